@@ -1,0 +1,127 @@
+"""Segments and contexts: immutable values, named by what they hold.
+
+A segment's digest is the BLAKE3 of its canonical form under the tenant's key, so that equal text
+of two tenants has two names. A context is a chain of segments; its *logical root* hashes the
+parent's root with the appended segment's digest, so that a root names the whole chain.
+Storing and shipping contexts is the business of `resolve` and `delta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgpack
+from blake3 import blake3
+
+__all__ = ["DIGEST_SIZE", "Context", "Segment", "SegmentKind", "TenantKey"]
+
+DIGEST_SIZE = 32
+
+
+class SegmentKind(StrEnum):
+    """What a segment is in the conversation. Layouts place each kind."""
+
+    ROLE = "role"
+    """An agent's standing instructions; `author` is the agent they are for."""
+    DOCUMENT = "document"
+    """Material that all may read."""
+    USER = "user"
+    """Said by the user, or by a program on the user's behalf."""
+    ASK = "ask"
+    """What the next speaker is asked to do."""
+    MESSAGE = "message"
+    """Said by the agent named in `author`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One immutable piece of context."""
+
+    kind: SegmentKind
+    author: str
+    text: str
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    """Names segments and contexts for one tenant. `key` is 32 bytes, kept by the daemon."""
+
+    key: bytes = field(default=bytes(32), repr=False)
+
+    def segment(self, kind: SegmentKind, author: str, text: str) -> Segment:
+        """Make a segment under this key."""
+        canonical = msgpack.packb([kind.value, author, text])
+        return Segment(kind, author, text, blake3(canonical, key=self.key).digest())
+
+    def root(self, parent: bytes, digest: bytes) -> bytes:
+        """Name the context that appending segment `digest` to context `parent` gives."""
+        return blake3(parent + digest, key=self.key).digest()
+
+    def empty(self) -> Context:
+        """Return the context that nothing was said in."""
+        return Context(self, None, None, bytes(DIGEST_SIZE), 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """A chain of segments, as a value: appending gives a new one, forking is free."""
+
+    tenant: TenantKey = field(repr=False)
+    parent: Context | None = field(repr=False)
+    last: Segment | None = field(repr=False)
+    root: bytes
+    length: int
+
+    def append(self, segment: Segment) -> Context:
+        """Return this context with `segment` at its end."""
+        root = self.tenant.root(self.root, segment.digest)
+        return Context(self.tenant, self, segment, root, self.length + 1)
+
+    def add(self, kind: SegmentKind, author: str, text: str) -> Context:
+        """Return this context with a new segment at its end."""
+        return self.append(self.tenant.segment(kind, author, text))
+
+    def role(self, agent: str, text: str) -> Context:
+        """Append the standing instructions of `agent`."""
+        return self.add(SegmentKind.ROLE, agent, text)
+
+    def document(self, text: str, *, name: str = "document") -> Context:
+        """Append material that all may read."""
+        return self.add(SegmentKind.DOCUMENT, name, text)
+
+    def user(self, text: str) -> Context:
+        """Append what the user said."""
+        return self.add(SegmentKind.USER, "user", text)
+
+    def ask(self, text: str, *, author: str = "user") -> Context:
+        """Append what the next speaker is asked to do."""
+        return self.add(SegmentKind.ASK, author, text)
+
+    def message(self, agent: str, text: str) -> Context:
+        """Append what `agent` said."""
+        return self.add(SegmentKind.MESSAGE, agent, text)
+
+    def ancestors(self) -> Iterator[Context]:
+        """Yield this context, then each that it was made from, down to the empty one."""
+        node: Context | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def segments(self) -> list[Segment]:
+        """Return the segments in the order in which they were said."""
+        found = [node.last for node in self.ancestors() if node.last is not None]
+        found.reverse()
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Context) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    def __len__(self) -> int:
+        return self.length

@@ -1,0 +1,121 @@
+"""The contract of a model engine.
+
+An engine takes a prompt (turns and an open cue), reuses what KV it holds, and streams text.
+Laying a context out as a prompt is `agentbus.context.layout`'s business; putting engines on a bus
+is `agentbus.workers`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..context.layout import Prompt
+
+__all__ = ["Capabilities", "Engine", "EngineStats", "Finished", "GenerateRequest", "Piece", "Usage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do. `window` is in tokens."""
+
+    model: str
+    window: int
+    prefix_reuse: bool
+    append_only_template: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One model call, decoded greedily."""
+
+    prompt: Prompt
+    max_tokens: int = 256
+    ignore_end: bool = False
+    """Go on past the end-of-text token, up to `max_tokens`."""
+    forced: tuple[int, ...] = ()
+    """Teacher forcing: decode these token ids instead of the model's own choice."""
+    reuse: bool = True
+    """Use KV of earlier prompts. False computes everything, and keeps nothing."""
+    tenant: str = ""
+    """Salt of the KV index: KV is shared within a tenant only."""
+    label: str = ""
+    """Copied to the token log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it streams. `text` is empty while a character is incomplete."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a call cost. Times in seconds; `ttft_s` from submission to the first piece."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prefilled_tokens: int = 0
+    decoded_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    ttft_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last item of a stream. `reason` is `end`, `length` or `forced`."""
+
+    reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """The state of an engine's KV pool, in blocks, and its requests so far."""
+
+    total_blocks: int
+    free_blocks: int
+    cached_blocks: int
+    locked_blocks: int
+    waiting: int
+    running: int
+    finished: int
+
+
+class Engine(Protocol):
+    """Runs one model. Every engine passes `tests/contract/test_engine.py`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece | Finished, None]:
+        """Stream the answer to one prompt: pieces, then one `Finished`.
+
+        Closing the generator cancels the call and frees its blocks. What was computed stays
+        reusable for later prompts.
+
+        Raises:
+            ContextTooLong: prompt and `max_tokens` do not fit the window.
+            KVExhausted: the pool has no room left that may be evicted.
+            LayoutError: the model's template cannot render the prompt.
+        """
+        ...
+
+    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+        """Compute a prompt's KV ahead of its use, without its cue."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return the state of pool and queue."""
+        ...
+
+    async def aclose(self) -> None:
+        """End running calls, free the model."""
+        ...

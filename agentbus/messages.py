@@ -1,0 +1,61 @@
+"""The envelope: what one process sends another, before it is bytes and after.
+
+Within a process no envelope is made; objects are passed. Values here are slotted and unfrozen,
+since one is built for every message that crosses a link (ten frozen fields cost 2 µs, unfrozen 0.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ["Envelope", "Kind"]
+
+
+class Kind(IntEnum):
+    """What an envelope is for. The numbers are the wire's; they are never reused."""
+
+    HELLO = 1
+    """First envelope on a link, in both directions."""
+    REQUEST = 2
+    """Asks `target` for one reply, with parts before it if `stream` is set."""
+    REPLY = 3
+    """Ends the request `id`."""
+    ERROR = 4
+    """Ends the request `id` with a typed error: schema is its code, the payload its fields."""
+    PART = 5
+    """One part of the streamed reply to request `id`."""
+    CANCEL = 6
+    """The caller no longer wants a reply to request `id`."""
+    PUBLISH = 7
+    """For whoever subscribed to the topic in `target`."""
+    WANT = 8
+    """The receiver of request or reply `id` lacks the context it refers to."""
+    HAVE = 9
+    """Answers WANT with the whole context."""
+    GOODBYE = 10
+    """Last envelope of an orderly close."""
+
+
+@dataclass(slots=True)
+class Envelope:
+    """Header and payload frames of one message on one link."""
+
+    kind: Kind
+    id: int = 0
+    """The request that this belongs to, unique among its sender's requests on the link."""
+    source: str = ""
+    """The sending agent's address; empty for a bus client."""
+    target: str = ""
+    """The receiving agent's address, or a topic."""
+    schema: str = ""
+    """Name of the payload's type; an error's code in ERROR."""
+    stream: bool = False
+    remaining_us: int = -1
+    """Time left until the deadline; -1 for none. Never a wall-clock time."""
+    hops_left: int = 0
+    trace: bytes = b""
+    """16 bytes of trace id and 8 of the parent span, or empty."""
+    context: bytes = b""
+    """A packed context delta, or empty."""
+    payloads: tuple[bytes | memoryview, ...] = ()
