@@ -28,6 +28,8 @@ class Limits:
     """One envelope, header and payloads together."""
     payloads: int = 16
     """Payload frames behind one header."""
+    write_buffer: int = 64 * MIB
+    """Bytes that wait to be written on one link; more are refused with `LinkFull`."""
     segment: int = 4 * MIB
     """The text of one context segment."""
     delta_segments: int = 4096

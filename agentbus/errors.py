@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, StreamOverflow, HandlerFailed
+│   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -41,6 +41,7 @@ __all__ = [
     "InvalidName",
     "KVExhausted",
     "LayoutError",
+    "LinkFull",
     "MailboxFull",
     "MalformedFrame",
     "MisuseError",
@@ -227,6 +228,18 @@ class MailboxFull(DeliveryError):
 
     def __str__(self) -> str:
         return f"the mailbox of {self.target!r} is full ({self.limit} messages)"
+
+
+@dataclass(eq=False)
+class LinkFull(DeliveryError):
+    """The peer reads so slowly that the link's write buffer is full; nothing was sent."""
+
+    code: ClassVar[str] = "link_full"
+    peer: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the process {self.peer!r} does not read: over {self.limit} bytes wait for it"
 
 
 @dataclass(eq=False)
@@ -425,6 +438,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     DeadlineExceeded,
     RequestCancelled,
     MailboxFull,
+    LinkFull,
     StreamOverflow,
     HandlerFailed,
     MalformedFrame,

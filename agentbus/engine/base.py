@@ -30,10 +30,11 @@ class Capabilities:
 class GenerateRequest:
     """One model call, decoded greedily."""
 
-    prompt: Prompt
+    prompt: Prompt | tuple[int, ...]
+    """Turns and a cue, or token ids that were rendered elsewhere."""
     max_tokens: int = 256
     ignore_end: bool = False
-    """Go on past the end-of-text token, up to `max_tokens`."""
+    """Never choose an end-of-text token: decode exactly `max_tokens`."""
     forced: tuple[int, ...] = ()
     """Teacher forcing: decode these token ids instead of the model's own choice."""
     reuse: bool = True
@@ -106,6 +107,10 @@ class Engine(Protocol):
             KVExhausted: the pool has no room left that may be evicted.
             LayoutError: the model's template cannot render the prompt.
         """
+        ...
+
+    def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """Render a whole prompt by the model's own chat template and tokenize it as one text."""
         ...
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
