@@ -1,1 +1,27 @@
-"""agentbus."""
+"""agentbus: the communication layer for systems of foundation-model agents.
+
+Write agents as classes, spawn them on a `Bus`, and ask them by name: in one process, across
+processes, with contexts that travel by reference and models that prefill only what is new.
+"""
+
+from .client import Agent, Bus, Call, Published, Reply, ReplyStream, Subscription, handler
+from .config import BusSettings, EngineSettings, Limits
+from .context import Context
+from .telemetry import HopAccount, ModelCost
+
+__all__ = [
+    "Agent",
+    "Bus",
+    "BusSettings",
+    "Call",
+    "Context",
+    "EngineSettings",
+    "HopAccount",
+    "Limits",
+    "ModelCost",
+    "Published",
+    "Reply",
+    "ReplyStream",
+    "Subscription",
+    "handler",
+]

@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed
+│   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -37,6 +37,7 @@ __all__ = [
     "EngineFailed",
     "FrameTooLarge",
     "HandlerFailed",
+    "HopsExhausted",
     "InvalidMessage",
     "InvalidName",
     "KVExhausted",
@@ -255,6 +256,17 @@ class StreamOverflow(DeliveryError):
 
 
 @dataclass(eq=False)
+class HopsExhausted(DeliveryError):
+    """The request was caused by so many others in a row that it was not sent."""
+
+    code: ClassVar[str] = "hops_exhausted"
+    target: str
+
+    def __str__(self) -> str:
+        return f"the request to {self.target!r} is over the limit of hops; do agents call in a circle?"
+
+
+@dataclass(eq=False)
 class HandlerFailed(DeliveryError):
     """The handler raised an exception that is not one of agentbus's own."""
 
@@ -440,6 +452,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     MailboxFull,
     LinkFull,
     StreamOverflow,
+    HopsExhausted,
     HandlerFailed,
     MalformedFrame,
     FrameTooLarge,

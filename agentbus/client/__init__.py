@@ -1,1 +1,22 @@
-"""."""
+"""What programs and agents use: the bus, agents, calls, streams, subscriptions."""
+
+from .agent import Agent, handler
+from .bus import Bus
+from .call import Call
+from .exchange import Reply, ReplyStream
+from .models import Generate, ModelAgent, model_agent_name
+from .subscription import Published, Subscription
+
+__all__ = [
+    "Agent",
+    "Bus",
+    "Call",
+    "Generate",
+    "ModelAgent",
+    "Published",
+    "Reply",
+    "ReplyStream",
+    "Subscription",
+    "handler",
+    "model_agent_name",
+]

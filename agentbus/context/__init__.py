@@ -1,1 +1,46 @@
-"""."""
+"""Context by reference: what was said, how it is shipped, and how each reader's model sees it."""
+
+from .delta import Delta, HeldRoots, KnownRoots, delta_for, pack, unpack
+from .layout import (
+    LAYOUTS,
+    ROSTER_INTRODUCTION,
+    Layout,
+    Prompt,
+    Turn,
+    delivered_root,
+    find_layout,
+    role_first,
+    roster_first,
+)
+from .resolve import CONTEXT_BYTES, ContextStore
+from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
+from .template import Render, Template, TurnPieces, probe
+
+__all__ = [
+    "CONTEXT_BYTES",
+    "DIGEST_SIZE",
+    "LAYOUTS",
+    "ROSTER_INTRODUCTION",
+    "Context",
+    "ContextStore",
+    "Delta",
+    "HeldRoots",
+    "KnownRoots",
+    "Layout",
+    "Prompt",
+    "Render",
+    "Segment",
+    "SegmentKind",
+    "Template",
+    "TenantKey",
+    "Turn",
+    "TurnPieces",
+    "delivered_root",
+    "delta_for",
+    "find_layout",
+    "pack",
+    "probe",
+    "role_first",
+    "roster_first",
+    "unpack",
+]

@@ -1,1 +1,56 @@
-"""."""
+"""The demo: a team answers a question over agentbus, then the ordinary ways, side by side."""
+
+from __future__ import annotations
+
+from .account import Account, HopAccount, LogEntry, UnequalWork
+from .compare import compare
+from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
+from .roles import (
+    DEFAULT_QUESTION,
+    ROLES,
+    ROUNDS,
+    Role,
+    Step,
+    load_default_document,
+    load_document,
+    steps,
+)
+from .script import Conversation, Hop, Said
+from .table import Comparison, WayReport, sentences, side_by_side, to_json
+from .view import LiveView, replay_view, show_comparison
+from .ways import Way
+
+__all__ = [
+    "DEFAULT_QUESTION",
+    "ROLES",
+    "ROUNDS",
+    "Account",
+    "Comparison",
+    "Conversation",
+    "Event",
+    "Hop",
+    "HopAccount",
+    "HopEnded",
+    "HopResult",
+    "HopStarted",
+    "HopText",
+    "Leg",
+    "LiveView",
+    "LogEntry",
+    "Progress",
+    "Role",
+    "Said",
+    "Step",
+    "UnequalWork",
+    "Way",
+    "WayReport",
+    "compare",
+    "load_default_document",
+    "load_document",
+    "replay_view",
+    "sentences",
+    "show_comparison",
+    "side_by_side",
+    "steps",
+    "to_json",
+]

@@ -1,0 +1,101 @@
+"""From a model's name to a model in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+
+from agentbus.config import EngineSettings
+from agentbus.context.template import Template, probe
+from agentbus.errors import ConfigError, ModelBroken
+
+from .chat import read_chat_template
+from .config import ModelConfig, read_config
+from .convert import converted
+from .locate import locate
+from .model import Model
+from .runner import Runner
+from .tokens import PromptEncoder, Vocabulary
+from .weights import Weights
+
+__all__ = ["Loaded", "load", "load_runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """All of a model that the engine needs."""
+
+    runner: Runner
+    vocabulary: Vocabulary
+    encoder: PromptEncoder
+    template: Template
+    fingerprint: bytes
+    """Names everything but tokens and tenant that shapes KV: weights, config and dtype."""
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError("device", f"{name!r} cannot be used ({error})") from error
+    return device
+
+
+def _fingerprint(folder: Path, config: ModelConfig, dtype: str) -> bytes:
+    hasher = blake3(repr((config, dtype)).encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        status = path.stat()
+        hasher.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+    return hasher.digest()
+
+
+def _end_ids(config: ModelConfig, encoder: PromptEncoder) -> tuple[int, ...]:
+    ids = {*config.end_ids, *encoder.markup_ids}
+    return tuple(sorted(i for i in ids if 0 <= i < config.vocabulary))
+
+
+def load_runner(
+    folder: Path, config: ModelConfig, settings: EngineSettings, end_ids: tuple[int, ...]
+) -> Runner:
+    """Load a folder's weights and lay out their KV pool.
+
+    Raises:
+        ModelBroken: the weights cannot be used.
+        ConfigError: there is no such device.
+    """
+    device, dtype = _device(settings.device), getattr(torch, settings.dtype)
+    positions = min(config.window, settings.kv_tokens)
+    try:
+        weights = Weights(folder, dtype=dtype, device=device)
+        model = Model(config, weights, positions=positions)
+        return Runner(
+            model,
+            kv_tokens=settings.kv_tokens,
+            block_size=settings.block_size,
+            end_ids=end_ids,
+        )
+    except (RuntimeError, MemoryError) as error:  # torch says RuntimeError when memory is out
+        raise ModelBroken(str(folder), f"it cannot be loaded ({error})") from error
+
+
+def load(model: str, settings: EngineSettings) -> Loaded:
+    """Find, convert if need be, and load a model.
+
+    Raises:
+        ModelNotFound, ModelBroken: it cannot be had.
+        ConfigError: a setting does not fit this machine.
+    """
+    source = locate(model)
+    folder = converted(source.path, settings.cache_dir) if source.is_gguf else source.path
+    config = read_config(folder)
+    vocabulary = Vocabulary.load(folder)
+    template = probe(read_chat_template(folder))
+    encoder = PromptEncoder(vocabulary, template)
+    runner = load_runner(folder, config, settings, _end_ids(config, encoder))
+    return Loaded(
+        runner, vocabulary, encoder, template, _fingerprint(folder, config, settings.dtype)
+    )

@@ -1,0 +1,128 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import BusSettings, EngineSettings
+from .runtime import default_url, fail, print_json, run, until_signal
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="agentbus",
+    help="The communication layer for systems of foundation-model agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+BusUrl = Annotated[
+    str,
+    typer.Option("--bus", help="The bus to join, unix:///path/to.sock.", envvar="AGENTBUS_URL"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _url(given: str) -> str:
+    return given or default_url()
+
+
+@app.command()
+def up(bus: BusUrl = "", json: Json = False) -> None:
+    """Start the broker; agents in other processes join it until it is stopped."""
+    from ..client import Bus
+    from ..daemon import start_broker
+
+    url = _url(bus)
+
+    async def job() -> None:
+        async with Bus.open(listen=url.removeprefix("unix://"), name="broker") as broker:
+            await start_broker(broker)
+            if json:
+                print_json({"ready": url})
+            else:
+                print(f"The bus is up at {url}. Stop it with Ctrl-C.", flush=True)
+            await until_signal()
+
+    if not url.startswith("unix://"):
+        fail(f"{url!r} is not of the form unix:///path/to.sock")
+    run(job)
+
+
+@app.command()
+def worker(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(help="Agents to start: module:Class, or name=module:Class."),
+    ] = None,
+    bus: BusUrl = "",
+    model: Annotated[str, typer.Option(help="The model behind the agents' generate.")] = "",
+    serve: Annotated[
+        list[str] | None, typer.Option(help="A model to run an engine for, in this process.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="This process's name in logs and errors.")] = "worker",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
+    token_log: Annotated[str, typer.Option(help="A file for the token ids of each call.")] = "",
+    json: Json = False,
+) -> None:
+    """Join a bus with agents, engines or both, until stopped."""
+    from ..workers import parse_target, run_worker
+
+    async def ready(names: list[str]) -> None:
+        if json:
+            print_json({"ready": names})
+        else:
+            print(f"On the bus: {', '.join(names)}. Stop with Ctrl-C.", flush=True)
+        await until_signal()
+
+    async def job() -> None:
+        settings = EngineSettings(dtype=dtype, threads=threads, token_log=token_log)
+        await run_worker(
+            _url(bus),
+            [parse_target(text) for text in agents or []],
+            name=name,
+            model=model,
+            serve=serve or [],
+            engine_settings=settings,
+            bus_settings=BusSettings(),
+            ready=ready,
+        )
+
+    if not (agents or serve):
+        fail("name at least one agent (module:Class) or a model to --serve")
+    # As with `python -m`: agents of the folder in which the command is run can be imported.
+    sys.path.insert(0, str(Path.cwd()))
+    run(job)
+
+
+@app.command()
+def ps(bus: BusUrl = "", json: Json = False) -> None:
+    """List the agents on a bus."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..client import Bus
+
+    async def job() -> None:
+        async with Bus.open(_url(bus), name="ps") as joined:
+            found = await joined.agents()
+        if json:
+            print_json([{"name": a.name, "process": a.peer, "socket": a.path} for a in found])
+            return
+        table = Table("agent", "process", "socket")
+        for agent in found:
+            table.add_row(agent.name, agent.peer, agent.path)
+        Console().print(table)
+
+    run(job)
+
+
+def main() -> None:
+    """Entry point of the `agentbus` command."""
+    app()

@@ -1,0 +1,163 @@
+"""A handler's view of the message that it handles."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..context import Context
+from ..telemetry import ModelCost
+from .exchange import Replies
+from .mailbox import Delivery, Mailbox
+from .requester import Origin, Requester, Sender
+
+__all__ = ["Call", "Caller", "Generation", "Handling"]
+
+
+class Caller(Protocol):
+    """Makes the call that a handler gets."""
+
+    def call_for(self, mailbox: Mailbox, delivery: Delivery) -> Call:
+        """Return a handler's view of `delivery`."""
+        ...
+
+
+class Handling(Sender, Protocol):
+    """What a call needs of this process's node."""
+
+    def now(self) -> float:
+        """The loop's clock."""
+        ...
+
+    def empty_context(self) -> Context:
+        """The context that nothing was said in."""
+        ...
+
+    def remember(self, peer: str, context: Context) -> None:
+        """Note that the peer holds `context`, as this process does."""
+        ...
+
+    def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
+        """Run the agent's model on the call's context."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a handler asks its model."""
+
+    text: str
+    max_tokens: int
+    ignore_end: bool
+    forced: tuple[int, ...]
+    label: str
+
+
+class Call(Requester):
+    """One message in the hands of its handler: who asks, with what context, until when.
+
+    Requests made through a call inherit its deadline, its trace and one hop less.
+    """
+
+    __slots__ = ("_delivery", "_node", "agent", "context", "model", "role")
+
+    def __init__(
+        self, node: Handling, delivery: Delivery, agent: str, model: str, role: str
+    ) -> None:
+        self._node = node
+        self._delivery = delivery
+        self.agent = agent
+        """The name under which the handling agent was spawned."""
+        self.model = model
+        self.role = role
+        self.context: Context | None = delivery.context
+        """The context that came with the message, as the handler has extended it since."""
+
+    @property
+    def source(self) -> str:
+        """The agent that asks; empty if a program does."""
+        return self._delivery.source
+
+    @property
+    def peer(self) -> str:
+        """The process that asks; empty if it is this one."""
+        return self._delivery.peer
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return self._delivery.deadline_at - self._node.now()
+
+    @property
+    def cost(self) -> ModelCost:
+        """What the handler's model calls have cost so far."""
+        return self._delivery.cost
+
+    def charge(self, cost: ModelCost) -> None:
+        """Add the cost of a model call to this call's account."""
+        self._delivery.cost += cost
+
+    @property
+    def replies(self) -> Replies:
+        """Where the results of this call go."""
+        return self._delivery.replies
+
+    async def generate(
+        self,
+        text: str = "",
+        *,
+        max_tokens: int = 256,
+        ignore_end: bool = False,
+        forced: tuple[int, ...] = (),
+        label: str = "",
+    ) -> str:
+        """Ask the agent's model and return its answer.
+
+        `text` is appended to `context` as what the agent is asked to do, the answer as its
+        message; of both, and of what others said since, only what is new is prefilled.
+
+        Raises:
+            ModelNotFound: no model was given, or none of that name is served.
+            ContextTooLong: context and answer do not fit the model's window.
+        """
+        parts = self.generate_stream(
+            text, max_tokens=max_tokens, ignore_end=ignore_end, forced=forced, label=label
+        )
+        async with aclosing(parts):
+            return "".join([part async for part in parts])
+
+    def generate_stream(
+        self,
+        text: str = "",
+        *,
+        max_tokens: int = 256,
+        ignore_end: bool = False,
+        forced: tuple[int, ...] = (),
+        label: str = "",
+    ) -> AsyncGenerator[str, None]:
+        """Ask the agent's model and yield its answer as it comes. As `generate`."""
+        request = Generation(
+            text=text, max_tokens=max_tokens, ignore_end=ignore_end, forced=forced, label=label
+        )
+        return self._node.generate(self, request)
+
+    def empty_context(self) -> Context:
+        """Return the context that nothing was said in."""
+        return self._node.empty_context()
+
+    def remember(self, context: Context) -> None:
+        """Note that the asking process holds `context` too, so that it need not be sent."""
+        self._node.remember(self.peer, context)
+
+    @property
+    def _sender(self) -> Handling:
+        return self._node
+
+    def _origin(self, deadline: float | None) -> Origin:
+        delivery = self._delivery
+        until = delivery.deadline_at
+        if deadline is not None:
+            until = min(until, self._node.now() + deadline)
+        return Origin(self.agent, until, delivery.hops_left - 1, delivery.trace)

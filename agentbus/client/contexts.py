@@ -1,0 +1,155 @@
+"""Contexts by reference across links: what to send, what to ask for, what to answer.
+
+A message carries its context's root and the segments that its receiver is not known to hold. An
+engine is taken to hold also what this process got from other agents, since it most likely wrote
+it. A receiver that lacks something asks for it: WANT and HAVE, first for what it is not known to
+hold, then, if it has forgotten that too, for the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..config import BusSettings
+from ..context import Context, ContextStore, KnownRoots, TenantKey, delta_for, pack, unpack
+from ..errors import UnknownContext
+from ..messages import Envelope, Kind
+
+__all__ = ["ContextExchange", "PeerContexts"]
+
+_KNOWN_ROOTS = 65536
+"""Roots remembered for each peer; forgetting one costs a round trip, never correctness."""
+_HELD = 1024
+"""Messages of one peer that may wait for their context."""
+_NOTHING: frozenset[bytes] = frozenset()
+_WHOLE = b"whole"
+
+
+@dataclass(slots=True)
+class PeerContexts:
+    """What one peer is known to hold, and which of its messages wait for a context."""
+
+    known: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
+    assumed: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
+    """Roots that a message referred to without knowing; the peer may ask for these too."""
+    waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
+    asked_whole: set[int] = field(default_factory=set)
+
+
+class _Either:
+    """Roots in one set or the other."""
+
+    __slots__ = ("_first", "_second")
+
+    def __init__(self, first: KnownRoots, second: KnownRoots) -> None:
+        self._first = first
+        self._second = second
+
+    def __contains__(self, root: bytes) -> bool:
+        return root in self._first or root in self._second
+
+
+class _Without:
+    """Roots in a set, but for one that turned out not to be held."""
+
+    __slots__ = ("_known", "_root")
+
+    def __init__(self, known: KnownRoots, root: bytes) -> None:
+        self._known = known
+        self._root = root
+
+    def __contains__(self, root: bytes) -> bool:
+        return root != self._root and root in self._known
+
+
+class ContextExchange:
+    """The contexts of this process, and their traffic."""
+
+    def __init__(self, settings: BusSettings, tenant: TenantKey) -> None:
+        self._limits = settings.limits
+        self._tenant = tenant
+        self._received = KnownRoots(_KNOWN_ROOTS)
+        self.store = ContextStore(settings.context_bytes)
+
+    def outgoing(self, peer: PeerContexts, context: Context | None, *, engine: bool) -> bytes:
+        """Write a context for a peer: its root, and what the peer is not taken to hold.
+
+        `engine` says that the peer's agent runs a model for the team.
+        """
+        if context is None:
+            return b""
+        held = _Either(peer.known, self._received) if engine else peer.known
+        delta = delta_for(context, held)
+        packed = pack(delta, self._limits)
+        self.store.add(context)
+        peer.assumed.add(delta.base)
+        peer.known.add(context.root)
+        return packed
+
+    def remember(self, peer: PeerContexts | None, context: Context) -> None:
+        """Note that a peer holds `context`, as this process does."""
+        self.store.add(context)
+        if peer is not None:
+            peer.known.add(context.root)
+
+    def incoming(self, peer: PeerContexts, envelope: Envelope) -> Context | Envelope:
+        """Return the context that came with a message, or the WANT that asks for the rest of it.
+
+        Raises:
+            MalformedFrame: the bytes are no context.
+            UnknownContext: the peer was asked already, or too many messages wait.
+        """
+        delta = unpack(envelope.context, self._limits, self._tenant)
+        context = self.store.resolve(delta)
+        if context is not None:
+            peer.known.add(context.root)
+            self._received.add(context.root)
+            return context
+        key = (envelope.kind, envelope.id)
+        if key in peer.waiting or len(peer.waiting) >= _HELD:
+            raise UnknownContext(delta.base.hex())
+        peer.waiting[key] = envelope
+        return Envelope(Kind.WANT, envelope.id, schema=envelope.kind.name, payloads=(delta.base,))
+
+    def answer(self, peer: PeerContexts, want: Envelope) -> Envelope:
+        """Return the HAVE for a WANT: a context that this process named on the link.
+
+        It is empty if the context was never named there, or is no longer kept here.
+        """
+        root = bytes(want.payloads[0]) if want.payloads else b""
+        named = root in peer.known or root in peer.assumed
+        context = self.store.get(root) if named else None
+        packed = b""
+        if context is not None:
+            held = _NOTHING if len(want.payloads) > 1 else _Without(peer.known, root)
+            packed = pack(delta_for(context, held), self._limits)
+        return Envelope(Kind.HAVE, want.id, schema=want.schema, context=packed)
+
+    def waiting_for(self, peer: PeerContexts, have: Envelope) -> Envelope | None:
+        """Return the message that waits for this HAVE. It goes on waiting until `arrived`."""
+        kind = Kind.REPLY if have.schema == Kind.REPLY.name else Kind.REQUEST
+        return peer.waiting.get((kind, have.id))
+
+    def learn(self, peer: PeerContexts, have: Envelope, waiting: Envelope) -> Envelope | None:
+        """Take over what a HAVE brings; returns the WANT for the whole if that is not enough.
+
+        Raises:
+            MalformedFrame: the bytes are no context.
+            UnknownContext: the peer does not hold it either.
+        """
+        if not have.context:
+            raise UnknownContext("")
+        delta = unpack(have.context, self._limits, self._tenant)
+        if self.store.resolve(delta) is not None:
+            return None
+        if delta.base == self._tenant.empty().root or have.id in peer.asked_whole:
+            raise UnknownContext(delta.base.hex())
+        peer.asked_whole.add(have.id)
+        return Envelope(
+            Kind.WANT, have.id, schema=waiting.kind.name, payloads=(delta.root, _WHOLE)
+        )
+
+    def arrived(self, peer: PeerContexts, envelope: Envelope) -> None:
+        """A message waits no longer."""
+        peer.waiting.pop((envelope.kind, envelope.id), None)
+        peer.asked_whole.discard(envelope.id)

@@ -1,0 +1,163 @@
+"""Models on the bus: an engine is served by an agent, and asked with contexts by reference.
+
+Asker and server append the generated answer to the context on their own and arrive at the same
+root, so that neither the prompt nor the answer is sent twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..context import Context, SegmentKind, find_layout
+from ..engine.base import Engine, Finished, GenerateRequest, Usage
+from ..errors import LayoutError, ModelNotFound, NoResponder
+from ..routing import MODEL
+from ..telemetry import ModelCost
+from .agent import Agent, handler
+
+if TYPE_CHECKING:
+    from .call import Call, Generation
+    from .node import Node
+
+__all__ = ["Generate", "ModelAgent", "ModelClient", "model_agent_name"]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def model_agent_name(spec: str) -> str:
+    """Return the address of the agent that serves the model `spec`."""
+    if _UNSAFE.search(spec) or len(spec) > 64:
+        digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        spec = f"{_UNSAFE.sub('_', spec)[-40:]}-{digest}"
+    return MODEL + spec
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Answer as `reader` on the context that comes along, laid out as `layout` says."""
+
+    reader: str
+    layout: str
+    max_tokens: int
+    ignore_end: bool
+    forced: tuple[int, ...]
+    label: str
+
+
+class ModelAgent(Agent):
+    """Serves one engine on the bus."""
+
+    concurrency = 64
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def stopped(self) -> None:
+        await self.engine.aclose()
+
+    @handler
+    async def generate(self, ask: Generate, call: Call) -> AsyncIterator[str]:
+        """Stream the answer's text."""
+        context = call.context
+        if context is None:
+            raise LayoutError("a model reads a context: send one with the request")
+        request = GenerateRequest(
+            prompt=find_layout(ask.layout).render(context, ask.reader),
+            max_tokens=ask.max_tokens,
+            ignore_end=ask.ignore_end,
+            forced=ask.forced,
+            label=ask.label,
+        )
+        text = []
+        async with aclosing(self.engine.generate(request)) as items:
+            async for item in items:
+                if isinstance(item, Finished):
+                    call.charge(_cost(item.usage))
+                elif item.text:
+                    text.append(item.text)
+                    yield item.text
+        call.remember(context.message(ask.reader, "".join(text)))
+
+
+def _cost(usage: Usage) -> ModelCost:
+    return ModelCost(
+        1,
+        0,
+        usage.prompt_tokens,
+        usage.reused_tokens,
+        usage.prefilled_tokens,
+        usage.decoded_tokens,
+        usage.queue_s,
+        usage.prefill_s,
+        usage.decode_s,
+        usage.ttft_s,
+    )
+
+
+class ModelClient:
+    """Asks models on behalf of handlers."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
+        """Yield the answer's text; extend the call's context by the ask and the answer."""
+        if not call.model:
+            raise ModelNotFound("", f"spawn {call.agent!r} with model=, for example 'smollm2'")
+        context = call.context or self._node.empty_context()
+        if request.text:
+            context = context.ask(request.text, author=call.source or "user")
+        read, layout = _as_read_by(call, context)
+        ask = Generate(
+            call.agent,
+            layout,
+            request.max_tokens,
+            request.ignore_end,
+            request.forced,
+            request.label,
+        )
+        target = model_agent_name(call.model)
+        text = []
+        try:
+            async with call.stream(target, ask, context=read, returns=type(None)) as parts:
+                async for part in parts:
+                    text.append(part)
+                    yield part
+                reply = parts.reply
+        except NoResponder as error:
+            if error.target != target:
+                raise
+            advice = (
+                f"no engine on this bus serves it; start one: agentbus worker --serve {call.model}"
+            )
+            raise ModelNotFound(call.model, advice) from error
+        answer = "".join(text)
+        call.charge(replace(reply.account.model, sent_bytes=reply.account.sent_bytes))
+        self._node.note_held(target, read.message(call.agent, answer))
+        call.context = context.message(call.agent, answer)
+
+
+def _as_read_by(call: Call, context: Context) -> tuple[Context, str]:
+    """Return the context and the layout that the agent's model reads it in.
+
+    A team whose roles stand in the context shares one prefix. An agent whose role is its own
+    affair reads a context that begins with it: role first, as frameworks do.
+    """
+    segments = context.segments()
+    roles = [s for s in segments if s.kind is SegmentKind.ROLE]
+    if any(role.author == call.agent for role in roles):
+        return context, "roster_first"
+    private = call.empty_context()
+    if call.role:
+        private = private.role(call.agent, call.role)
+    for segment in segments:
+        if segment.kind is not SegmentKind.ROLE:
+            private = private.append(segment)
+    return private, "role_first"

@@ -1,0 +1,248 @@
+"""This process's part in a bus: its agents, its links, its topics, its deadlines.
+
+`Bus` is the face that users see; here requests find their way to a mailbox or a link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from ..config import BusSettings
+from ..context import Context, TenantKey
+from ..errors import (
+    AgentbusError,
+    Closed,
+    DeadlineExceeded,
+    HopsExhausted,
+    InvalidMessage,
+    MalformedFrame,
+    NameTaken,
+    NoResponder,
+)
+from ..messages import Envelope, Kind
+from ..names import check_pattern, check_topic
+from ..routing import BUS, SubscriptionTable
+from .agent import Agent, role_of
+from .call import Call, Generation
+from .deadlines import DeadlineTimer
+from .exchange import Pending
+from .mailbox import Delivery, Mailbox
+from .models import ModelClient
+from .payload import payload_type
+from .peers import Peer, Peers
+from .requester import Origin, returned_type
+from .routes import Routes
+from .subscription import Published, Subscription
+from .types import TypeTable
+
+__all__ = ["Hosted", "Node"]
+
+logger = logging.getLogger("agentbus")
+
+
+class Hosted:
+    """An agent that lives in this process."""
+
+    __slots__ = ("mailbox", "model", "role")
+
+    def __init__(self, mailbox: Mailbox, model: str, role: str) -> None:
+        self.mailbox = mailbox
+        self.model = model
+        self.role = role
+
+
+class Node:
+    """Sends, receives and delivers for one process."""
+
+    def __init__(self, settings: BusSettings, tenant: TenantKey, name: str) -> None:
+        self.settings = settings
+        self.tenant = tenant
+        self.name = name
+        self.loop = asyncio.get_running_loop()
+        self.timer = DeadlineTimer()
+        self.types = TypeTable()
+        self.agents: dict[str, Hosted] = {}
+        self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
+        self.peers = Peers(self, settings, self.timer, self.types, tenant)
+        self.routes = Routes(self.peers, self, name, settings)
+        self.models = ModelClient(self)
+        self.peer_watchers: list[Callable[[str], object]] = []
+        self.dropped_publishes = 0
+        self.closed = False
+        self._random = random.Random()
+
+    def now(self) -> float:
+        """The loop's clock."""
+        return self.loop.time()
+
+    def empty_context(self) -> Context:
+        """The context that nothing was said in."""
+        return self.tenant.empty()
+
+    def new_trace(self) -> bytes:
+        """Return a new trace id with its first span id."""
+        return self._random.randbytes(24)
+
+    def program_origin(self, deadline: float | None) -> Origin:
+        """Return the origin of requests that no handler makes."""
+        seconds = self.settings.default_deadline if deadline is None else deadline
+        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self.new_trace())
+
+    def pending(
+        self, target: str, context: Context | None, returns: Any, *, stream: bool
+    ) -> Pending:
+        """Make the caller's side of a request."""
+        limit = self.settings.stream_parts if stream else 0
+        return Pending(self.loop, target, context, returned_type(returns), limit)
+
+    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
+        """Send a request to its agent, here or elsewhere.
+
+        Raises:
+            AgentbusError: it could not be sent; `pending` has not been used.
+        """
+        if self.closed:
+            raise Closed("bus")
+        if origin.hops_left < 0:
+            raise HopsExhausted(pending.target)
+        if origin.deadline_at <= self.loop.time():
+            raise DeadlineExceeded(pending.target)
+        pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
+        try:
+            hosted = self.agents.get(pending.target)
+            if hosted is not None:
+                self._deliver_here(hosted.mailbox, pending, payload, origin)
+            else:
+                peer = await self.routes.reach(pending.target, origin)
+                if peer.link.paused:
+                    await peer.link.drain()
+                if not pending.ended:
+                    self.peers.send(peer, pending, payload, origin)
+        except BaseException:
+            pending.drop()
+            raise
+
+    def _deliver_here(
+        self, mailbox: Mailbox, pending: Pending, payload: Any, origin: Origin
+    ) -> None:
+        delivery = Delivery(
+            payload,
+            type(payload).__name__,
+            pending,
+            source=origin.source,
+            context=pending.context,
+            deadline_at=origin.deadline_at,
+            hops_left=origin.hops_left,
+            trace=origin.trace,
+        )
+        pending.on_cancel(delivery.cancel)
+        mailbox.put_nowait(delivery)
+
+    def call_for(self, mailbox: Mailbox, delivery: Delivery) -> Call:
+        """Return a handler's view of a delivery."""
+        hosted = self.agents[mailbox.name]
+        return Call(self, delivery, mailbox.name, hosted.model, hosted.role)
+
+    def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
+        """Run a model on a call's context."""
+        return self.models.generate(call, request)
+
+    def remember(self, peer: str, context: Context) -> None:
+        """Note that a peer holds a context, as this process does."""
+        self.peers.remember(self.peers.named(peer) if peer else None, context)
+
+    def note_held(self, target: str, context: Context) -> None:
+        """Note that the process of an agent holds a context, as this process does."""
+        self.peers.remember(self.routes.known(target), context)
+
+    def host(self, agent: Agent, name: str, model: str) -> Mailbox:
+        """Give an agent a mailbox under a name.
+
+        Raises:
+            NameTaken: this process has an agent of that name.
+            ConfigError: the agent's handlers are not well formed.
+        """
+        if name in self.agents:
+            raise NameTaken(name)
+        mailbox = Mailbox(agent, name, self, self.settings.mailbox)
+        self.agents[name] = Hosted(mailbox, model, role_of(type(agent)))
+        return mailbox
+
+    def deliver(self, target: str, delivery: Delivery) -> None:
+        """Queue a request that a link brought."""
+        if target == BUS:
+            self._subscribe_peer(delivery)
+            return
+        hosted = self.agents.get(target)
+        if hosted is None:
+            raise NoResponder(target)
+        hosted.mailbox.put_nowait(delivery)
+
+    def _subscribe_peer(self, delivery: Delivery) -> None:
+        """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes."""
+        text = payload_type(str).decode(delivery.payload)
+        peer = self.peers.named(delivery.peer)
+        if peer is None:
+            return
+        pattern = check_pattern(text[1:])
+        if text.startswith("+"):
+            self.topics.add(pattern, peer)
+        elif text.startswith("-"):
+            self.topics.remove(pattern, peer)
+        else:
+            raise InvalidMessage("str", "say +pattern or -pattern")
+        delivery.acknowledge()
+
+    def publish(self, topic: str, payload: Any, source: str) -> None:
+        """Hand a payload to this process's subscribers and, by way of the home, to all others."""
+        check_topic(topic)
+        kind = payload_type(type(payload))
+        envelope = None
+        for subscriber in [*self.topics.match(topic), *self.routes.homes()]:
+            if isinstance(subscriber, Subscription):
+                subscriber.deliver(Published(topic, kind.receive(payload), source))
+                continue
+            if envelope is None:
+                frame = kind.encode(payload)
+                envelope = Envelope(
+                    Kind.PUBLISH, source=source, target=topic, schema=kind.name, payloads=(frame,)
+                )
+            self._forward(subscriber, envelope)
+
+    def published(self, peer: Peer, envelope: Envelope) -> None:
+        """Hand on a message that a link brought, to all but the link that brought it."""
+        if len(envelope.payloads) != 1:
+            raise MalformedFrame("a published message has one payload")
+        topic = check_topic(envelope.target)
+        for subscriber in self.topics.match(topic):
+            if isinstance(subscriber, Subscription):
+                self._publish_here(subscriber, envelope)
+            elif subscriber is not peer:
+                self._forward(subscriber, envelope)
+
+    def _publish_here(self, subscriber: Subscription, envelope: Envelope) -> None:
+        try:
+            value = self.types.find(envelope.schema).decode(envelope.payloads[0])
+        except InvalidMessage as error:
+            self.dropped_publishes += 1
+            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+            return
+        subscriber.deliver(Published(envelope.target, value, envelope.source))
+
+    def _forward(self, peer: Peer, envelope: Envelope) -> None:
+        try:
+            peer.link.send(envelope)
+        except AgentbusError as error:
+            self.dropped_publishes += 1
+            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Forget a process that went away."""
+        self.topics.remove_all(peer)
+        self.routes.forget(peer)
+        for watcher in self.peer_watchers:
+            watcher(peer.name)

@@ -1,0 +1,305 @@
+"""Links to other processes: which requests are under way on each, and what its envelopes do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..config import BusSettings
+from ..context import Context, TenantKey
+from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, PeerLost
+from ..messages import Envelope, Kind
+from ..routing import MODEL
+from ..telemetry import HopAccount
+from ..transport import Link
+from ..wire import failure_envelope, read_failure
+from .contexts import ContextExchange, PeerContexts
+from .deadlines import DeadlineTimer
+from .exchange import Pending
+from .mailbox import Delivery
+from .payload import payload_type
+from .remote import RemoteReplies, read_account
+from .requester import Origin
+from .types import TypeTable
+
+__all__ = ["Inbox", "Peer", "Peers"]
+
+logger = logging.getLogger("agentbus")
+
+
+class Inbox(Protocol):
+    """Takes what links bring: this process's node."""
+
+    def deliver(self, target: str, delivery: Delivery) -> None:
+        """Queue a request for an agent; raises what is to be the caller's error."""
+        ...
+
+    def published(self, peer: Peer, envelope: Envelope) -> None:
+        """Take a message on a topic."""
+        ...
+
+    def peer_lost(self, peer: Peer) -> None:
+        """A link is gone."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One link and what is under way on it."""
+
+    link: Link
+    contexts: PeerContexts = field(default_factory=PeerContexts)
+    outgoing: dict[int, Pending] = field(default_factory=dict)
+    incoming: dict[int, RemoteReplies] = field(default_factory=dict)
+    last_id: int = 0
+
+    @property
+    def name(self) -> str:
+        """The process at the other end."""
+        return self.link.peer.peer
+
+
+class Peers:
+    """All links of this process. Implements `LinkOwner` for the transports."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        settings: BusSettings,
+        timer: DeadlineTimer,
+        types: TypeTable,
+        tenant: TenantKey,
+    ) -> None:
+        self._inbox = inbox
+        self._timer = timer
+        self._types = types
+        self._default_deadline = settings.default_deadline
+        self._contexts = ContextExchange(settings, tenant)
+        self._by_link: dict[Link, Peer] = {}
+        self._by_name: dict[str, Peer] = {}
+        self._takers: dict[Kind, Callable[[Peer, Envelope], None]] = {
+            Kind.REQUEST: self._take_request,
+            Kind.REPLY: self._take_reply,
+            Kind.ERROR: self._take_error,
+            Kind.PART: self._take_part,
+            Kind.CANCEL: self._take_cancel,
+            Kind.WANT: self._take_want,
+            Kind.HAVE: self._take_have,
+            Kind.PUBLISH: inbox.published,
+        }
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(tuple(self._by_link.values()))
+
+    def of(self, link: Link) -> Peer | None:
+        """Return what is known of a link's other end; None if the link is gone."""
+        return self._by_link.get(link)
+
+    def named(self, name: str) -> Peer | None:
+        """Return the peer that is the process `name`."""
+        return self._by_name.get(name)
+
+    def link_opened(self, link: Link) -> None:
+        """A link's handshake is done."""
+        peer = self._by_link[link] = Peer(link)
+        self._by_name[peer.name] = peer
+
+    def envelope_received(self, link: Link, envelope: Envelope) -> None:
+        """Take what a link brought. An envelope that cannot be answered ends its own link only."""
+        peer = self._by_link.get(link)
+        if peer is None:
+            return
+        try:
+            self._takers[envelope.kind](peer, envelope)
+        except AgentbusError as error:
+            logger.warning("the link to %s is closed: %s", peer.name, error)
+            link.abort()
+
+    def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+        """End all that was under way on a link."""
+        peer = self._by_link.pop(link, None)
+        if peer is None:
+            return
+        if self._by_name.get(peer.name) is peer:
+            del self._by_name[peer.name]
+        if error is not None and not isinstance(error, PeerLost):
+            logger.warning("the link to %s ended: %s", peer.name, error)
+        for pending in tuple(peer.outgoing.values()):
+            pending.fail(PeerLost(peer.name))
+        peer.outgoing.clear()
+        for replies in tuple(peer.incoming.values()):
+            replies.drop()
+        self._inbox.peer_lost(peer)
+
+    def send(self, peer: Peer, pending: Pending, payload: Any, origin: Origin) -> None:
+        """Send a request.
+
+        Raises:
+            LinkFull, TooLarge, InvalidMessage, Closed: nothing was sent.
+            DeadlineExceeded: the deadline has passed already.
+        """
+        remaining = origin.deadline_at - self._timer.time()
+        if remaining <= 0:
+            raise DeadlineExceeded(pending.target)
+        kind = payload_type(type(payload))
+        frame = kind.encode(payload)
+        peer.last_id += 1
+        request = Envelope(
+            Kind.REQUEST,
+            peer.last_id,
+            origin.source,
+            pending.target,
+            kind.name,
+            pending.streams,
+            max(1, int(remaining * 1e6)),
+            origin.hops_left,
+            origin.trace,
+            self._contexts.outgoing(
+                peer.contexts, pending.context, engine=pending.target.startswith(MODEL)
+            ),
+            (frame,),
+        )
+        sent = peer.link.send(request)
+        pending.account = HopAccount(origin.source, pending.target, "unix", sent)
+        peer.outgoing[request.id] = pending
+        pending.on_cancel(lambda _: self._cancel(peer, request.id))
+
+    def remember(self, peer: Peer | None, context: Context) -> None:
+        """Note that a peer holds `context`, as this process does."""
+        self._contexts.remember(None if peer is None else peer.contexts, context)
+
+    async def aclose(self) -> None:
+        """Close all links in order."""
+        for peer in self:
+            await peer.link.aclose()
+
+    def _cancel(self, peer: Peer, request: int) -> None:
+        if peer.outgoing.pop(request, None) is not None and peer.link in self._by_link:
+            try:
+                peer.link.send(Envelope(Kind.CANCEL, request))
+            except AgentbusError:
+                peer.link.abort()
+
+    def _context_of(self, peer: Peer, envelope: Envelope) -> Context | None:
+        """Return the context that came with a message; None if its rest had to be asked for."""
+        found = self._contexts.incoming(peer.contexts, envelope)
+        if isinstance(found, Context):
+            return found
+        peer.link.send(found)
+        return None
+
+    def _take_request(self, peer: Peer, envelope: Envelope) -> None:
+        try:
+            context = None
+            if envelope.context and (context := self._context_of(peer, envelope)) is None:
+                return
+            self._admit(peer, envelope, context)
+        except AgentbusError as error:
+            replies = peer.incoming.pop(envelope.id, None)
+            if replies is not None and replies.deadline is not None:
+                replies.deadline.cancel()
+            peer.link.send(failure_envelope(envelope.id, error))
+
+    def _admit(self, peer: Peer, envelope: Envelope, context: Context | None) -> None:
+        if len(envelope.payloads) != 1:
+            raise MalformedFrame("a request has one payload")
+        limited = envelope.remaining_us >= 0
+        seconds = envelope.remaining_us / 1e6 if limited else self._default_deadline
+        until = self._timer.time() + seconds
+        replies = RemoteReplies(
+            peer.link,
+            envelope,
+            context,
+            lambda changed: self._contexts.outgoing(peer.contexts, changed, engine=False),
+            lambda request: peer.incoming.pop(request, None),
+        )
+        replies.delivery = Delivery(
+            envelope.payloads[0],
+            envelope.schema,
+            replies,
+            source=envelope.source,
+            context=context,
+            deadline_at=until,
+            hops_left=envelope.hops_left,
+            trace=envelope.trace,
+            transport="unix",
+            peer=peer.name,
+            encoded=True,
+        )
+        peer.incoming[envelope.id] = replies
+        replies.deadline = self._timer.add(until, replies.expire)
+        self._inbox.deliver(envelope.target, replies.delivery)
+
+    def _take_reply(self, peer: Peer, envelope: Envelope) -> None:
+        pending = peer.outgoing.get(envelope.id)
+        if pending is None:
+            return
+        try:
+            context = pending.context
+            if envelope.context and (context := self._context_of(peer, envelope)) is None:
+                return
+            if len(envelope.payloads) != 2:
+                raise MalformedFrame("a reply has a value and an account")
+            kind = pending.returns or self._types.find(envelope.schema)
+            value = kind.decode(envelope.payloads[0])
+            account = pending.account or HopAccount()
+            read_account(envelope.payloads[1], account)
+            pending.reply(value, context, account)
+        except AgentbusError as error:
+            pending.fail(error)
+        peer.outgoing.pop(envelope.id, None)
+
+    def _take_error(self, peer: Peer, envelope: Envelope) -> None:
+        pending = peer.outgoing.pop(envelope.id, None)
+        if pending is not None:
+            pending.fail(read_failure(envelope))
+
+    def _take_part(self, peer: Peer, envelope: Envelope) -> None:
+        pending = peer.outgoing.get(envelope.id)
+        if pending is None:
+            return
+        try:
+            if len(envelope.payloads) != 1:
+                raise MalformedFrame("a part has one payload")
+            pending.part(self._types.find(envelope.schema).decode(envelope.payloads[0]))
+        except AgentbusError as error:
+            self._cancel(peer, envelope.id)
+            pending.fail(error)
+
+    def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
+        peer.contexts.waiting.pop((Kind.REQUEST, envelope.id), None)
+        replies = peer.incoming.get(envelope.id)
+        if replies is not None:
+            replies.drop()
+
+    def _take_want(self, peer: Peer, envelope: Envelope) -> None:
+        sent = peer.link.send(self._contexts.answer(peer.contexts, envelope))
+        pending = peer.outgoing.get(envelope.id)
+        if envelope.schema == Kind.REQUEST.name and pending is not None and pending.account:
+            pending.account.sent_bytes += sent
+
+    def _take_have(self, peer: Peer, envelope: Envelope) -> None:
+        waiting = self._contexts.waiting_for(peer.contexts, envelope)
+        if waiting is None:
+            return
+        try:
+            want = self._contexts.learn(peer.contexts, envelope, waiting)
+        except AgentbusError as error:
+            self._refuse(peer, waiting, error)
+        else:
+            if want is not None:
+                peer.link.send(want)
+                return
+            self._takers[waiting.kind](peer, waiting)
+        self._contexts.arrived(peer.contexts, waiting)
+
+    def _refuse(self, peer: Peer, waiting: Envelope, error: AgentbusError) -> None:
+        """End a request whose context cannot be had."""
+        if waiting.kind is Kind.REQUEST:
+            peer.link.send(failure_envelope(waiting.id, error))
+            return
+        pending = peer.outgoing.pop(waiting.id, None)
+        if pending is not None:
+            pending.fail(error)

@@ -1,0 +1,170 @@
+"""How requests are made: the verbs that a bus and a handler's call share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, overload
+
+from ..context import Context
+from .exchange import Pending, Reply, ReplyStream
+from .payload import payload_type
+
+__all__ = ["Origin", "Requester", "Sender"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Origin:
+    """On whose behalf a request is made, and what is left of its budget."""
+
+    source: str
+    deadline_at: float
+    """By the loop's clock."""
+    hops_left: int
+    trace: bytes
+
+
+class Sender(Protocol):
+    """Sends requests: this process's node."""
+
+    def pending(
+        self, target: str, context: Context | None, returns: Any, *, stream: bool
+    ) -> Pending:
+        """Make the caller's side of a request."""
+        ...
+
+    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
+        """Send it."""
+        ...
+
+    def publish(self, topic: str, payload: Any, source: str) -> None:
+        """Send a payload to whoever subscribed."""
+        ...
+
+
+class Requester:
+    """Asks agents. `Bus` asks for a program, `Call` for a handler, within what it was given."""
+
+    __slots__ = ()
+
+    @property
+    def _sender(self) -> Sender:
+        raise NotImplementedError
+
+    def _origin(self, deadline: float | None) -> Origin:
+        raise NotImplementedError
+
+    @overload
+    async def request(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        returns: type[T],
+        context: Context | None = ...,
+        deadline: float | None = ...,
+    ) -> T: ...
+    @overload
+    async def request(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        context: Context | None = ...,
+        deadline: float | None = ...,
+    ) -> Any: ...
+    async def request(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        returns: Any = None,
+        context: Context | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """Ask an agent and return the value that it answers with.
+
+        `deadline` is in seconds from now. Raises as `call` does.
+        """
+        pending = self._sender.pending(target, context, returns, stream=False)
+        await self._sender.send(pending, payload, self._origin(deadline))
+        return (await pending.wait()).value
+
+    @overload
+    async def call(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        returns: type[T],
+        context: Context | None = ...,
+        deadline: float | None = ...,
+    ) -> Reply[T]: ...
+    @overload
+    async def call(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        context: Context | None = ...,
+        deadline: float | None = ...,
+    ) -> Reply[Any]: ...
+    async def call(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        returns: Any = None,
+        context: Context | None = None,
+        deadline: float | None = None,
+    ) -> Reply[Any]:
+        """Ask an agent; return its value, the context as it now is, and what the hop cost.
+
+        Cancelling the call cancels the work at the callee.
+
+        Raises:
+            NoResponder, NoHandler: nobody takes such a message there.
+            MailboxFull, LinkFull: it was refused, since too much waits already.
+            PeerLost: the callee's process went away.
+            DeadlineExceeded: the deadline passed first.
+            HandlerFailed: the handler raised an exception of its own.
+            InvalidMessage, TooLarge: the payload cannot be sent or does not fit the handler.
+        """
+        pending = self._sender.pending(target, context, returns, stream=False)
+        await self._sender.send(pending, payload, self._origin(deadline))
+        return await pending.wait()
+
+    def stream(
+        self,
+        target: str,
+        payload: Any,
+        *,
+        returns: Any = None,
+        context: Context | None = None,
+        deadline: float | None = None,
+    ) -> ReplyStream[Any]:
+        """Ask an agent and read its answer part by part.
+
+        `async with bus.stream(…) as parts: async for part in parts: …`. Errors as in `call`,
+        raised where the parts are read; `StreamOverflow` if they are not read.
+        """
+        pending = self._sender.pending(target, context, returns, stream=True)
+
+        async def start() -> None:
+            await self._sender.send(pending, payload, self._origin(deadline))
+
+        return ReplyStream(pending, start)
+
+    async def publish(self, topic: str, payload: Any) -> None:
+        """Send a payload to all who subscribed to a matching pattern, at most once each.
+
+        Raises:
+            InvalidName: the topic is not well formed.
+        """
+        self._sender.publish(topic, payload, self._origin(None).source)
+
+
+def returned_type(returns: Any) -> Any:
+    """Return the payload type that the caller asked for, if it did."""
+    return None if returns is None else payload_type(returns)

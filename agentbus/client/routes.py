@@ -1,0 +1,142 @@
+"""Finds the link to an agent: the home process knows who is where, links are made when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+
+from ..config import BusSettings
+from ..context import Context
+from ..errors import NoResponder, PeerLost
+from ..routing import BROKER, Locate, Location
+from ..transport import Listener, connect_unix, listen_unix
+from ..wire import Hello
+from .exchange import Pending
+from .peers import Peer, Peers
+from .requester import Origin
+
+__all__ = ["Routes"]
+
+
+class Asker(Protocol):
+    """Makes requests of this process's own."""
+
+    def pending(
+        self, target: str, context: Context | None, returns: Any, *, stream: bool
+    ) -> Pending:
+        """Make the caller's side of a request."""
+        ...
+
+
+class Routes:
+    """Which link leads to which agent."""
+
+    def __init__(self, peers: Peers, asker: Asker, name: str, settings: BusSettings) -> None:
+        self._peers = peers
+        self._asker = asker
+        self._settings = settings
+        self._hello = Hello(peer=name)
+        self._by_agent: dict[str, Peer] = {}
+        self._by_path: dict[str, Peer] = {}
+        self._home: Peer | None = None
+        self._home_is_broker = True
+        self._connecting = anyio.Lock()
+        self._listener: Listener | None = None
+
+    @property
+    def home(self) -> Peer | None:
+        """The process that this one was told to connect to."""
+        return self._home
+
+    @property
+    def listens_at(self) -> str:
+        """The socket where this process accepts links; empty if it does not."""
+        return self._listener.path if self._listener is not None else ""
+
+    def homes(self) -> list[Peer]:
+        """Return the home as a list of one, or none."""
+        return [] if self._home is None else [self._home]
+
+    def known(self, name: str) -> Peer | None:
+        """Return the peer that requests to `name` were sent to."""
+        return self._by_agent.get(name, None if self._home_is_broker else self._home)
+
+    @property
+    def home_is_broker(self) -> bool:
+        """Whether the home keeps a directory; if not, it is asked for every name itself."""
+        return self._home is not None and self._home_is_broker
+
+    async def connect_home(self, path: str, origin: Origin) -> None:
+        """Connect to the process that knows who is where, and ask whether it does."""
+        home = await self._connect(path)
+        try:
+            await self._locate(home, BROKER, origin)
+        except NoResponder:
+            self._home_is_broker = False
+        self._home = home
+
+    async def listen(self, path: str) -> None:
+        """Accept links at `path`."""
+        limits = self._settings.limits
+        self._listener = await listen_unix(path, self._peers, self._hello, limits)
+
+    async def listen_beside_home(self, home_path: str, name: str) -> None:
+        """Accept links beside the home's own socket, unless this process does already."""
+        if self._listener is None:
+            await self.listen(str(Path(home_path).with_name(f"{name}.sock")))
+
+    async def reach(self, name: str, origin: Origin) -> Peer:
+        """Return the peer that has the agent `name`.
+
+        Raises:
+            NoResponder: nobody has it.
+            PeerLost: the home, or the agent's process, went away.
+        """
+        peer = self._by_agent.get(name)
+        if peer is not None:
+            return peer
+        home = self._home
+        if home is None:
+            raise NoResponder(name)
+        if name == BROKER or not self._home_is_broker:
+            return home
+        location = await self._locate(home, name, origin)
+        peer = self._by_agent[name] = await self._connect(location.path)
+        return peer
+
+    async def _locate(self, home: Peer, name: str, origin: Origin) -> Location:
+        pending = self._asker.pending(BROKER, None, Location, stream=False)
+        self._peers.send(home, pending, Locate(name), origin)
+        location: Location = (await pending.wait()).value
+        return location
+
+    async def _connect(self, path: str) -> Peer:
+        async with self._connecting:
+            peer = self._by_path.get(path)
+            if peer is None:
+                link = await connect_unix(
+                    path,
+                    self._peers,
+                    self._hello,
+                    self._settings.limits,
+                    timeout=self._settings.connect_timeout,
+                )
+                peer = self._peers.of(link)
+                if peer is None:
+                    raise PeerLost(path)
+                self._by_path[path] = peer
+            return peer
+
+    def forget(self, peer: Peer) -> None:
+        """Drop all routes over a link that is gone."""
+        if self._home is peer:
+            self._home = None
+        self._by_agent = {name: p for name, p in self._by_agent.items() if p is not peer}
+        self._by_path = {path: p for path, p in self._by_path.items() if p is not peer}
+
+    async def aclose(self) -> None:
+        """Accept no more links."""
+        if self._listener is not None:
+            await self._listener.aclose()

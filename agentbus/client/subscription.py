@@ -1,0 +1,88 @@
+"""One subscriber's view of topics: a bounded queue that drops its oldest when it is full."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import Closed
+
+__all__ = ["Published", "Subscription"]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One message on a topic. `source` is the publishing agent; empty for a program."""
+
+    topic: str
+    value: Any
+    source: str
+
+
+class Subscription:
+    """Messages on topics that match `pattern`. Use in `async with`, iterate over it."""
+
+    def __init__(
+        self,
+        pattern: str,
+        limit: int,
+        enter: Callable[[Subscription], Awaitable[None]],
+        leave: Callable[[Subscription], Awaitable[None]],
+    ) -> None:
+        self.pattern = pattern
+        self.dropped = 0
+        """Messages that this subscriber was too slow for."""
+        self._queue: deque[Published] = deque(maxlen=limit)
+        self._waiter: asyncio.Future[None] | None = None
+        self._enter = enter
+        self._leave = leave
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self._enter(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        await self._leave(self)
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Published:
+        while not self._queue:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._waiter is not None:
+                raise Closed("subscription for a second reader")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._queue.popleft()
+
+    def deliver(self, message: Published) -> None:
+        """Queue a message; drops the oldest one if the queue is full."""
+        if len(self._queue) == self._queue.maxlen:
+            self.dropped += 1
+        self._queue.append(message)
+        self._wake()
+
+    def close(self) -> None:
+        """End the iteration once the queue is empty."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,45 @@
+"""The broker process: a bus that others join, with the directory of who is where."""
+
+from __future__ import annotations
+
+from .broker import Directory
+from .client import Agent, Bus, Call, handler
+from .routing import BROKER, AgentList, ListAgents, Locate, Location, Register, Unregister
+
+__all__ = ["BrokerAgent", "start_broker"]
+
+
+class BrokerAgent(Agent):
+    """Answers where agents are. Its rules are `broker.Directory`'s."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    @handler
+    async def register(self, what: Register, call: Call) -> None:
+        """Take a name for an agent of the asking process."""
+        self._directory.register(Location(what.name, call.peer, what.path, what.role))
+
+    @handler
+    async def unregister(self, what: Unregister, call: Call) -> None:
+        """Let go of a name."""
+        self._directory.unregister(what.name, call.peer)
+
+    @handler
+    async def locate(self, what: Locate, call: Call) -> Location:
+        """Say where an agent is."""
+        return self._directory.locate(what.name)
+
+    @handler
+    async def list_agents(self, what: ListAgents, call: Call) -> AgentList:
+        """Say who is on the bus, without the broker itself."""
+        found = [agent for agent in self._directory.agents() if agent.name != BROKER]
+        return AgentList(tuple(found))
+
+
+async def start_broker(bus: Bus) -> None:
+    """Make a bus that listens the home of other processes."""
+    directory = Directory()
+    directory.register(Location(BROKER, bus.name, bus.listens_at, ""))
+    bus.on_peer_lost(directory.peer_lost)
+    await bus.spawn(BrokerAgent(directory), name=BROKER)

@@ -1,0 +1,224 @@
+"""The ordinary ways: agents behind HTTP and JSON, one engine server behind them.
+
+Each hop has two legs, from the orchestrator to the agent's process and from there to the engine's,
+and each leg carries the whole transcript.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from ..config import EngineSettings
+from ..errors import MalformedFrame
+from .children import serving_child
+from .events import HopResult, Leg
+from .http_client import EventClient, open_client
+from .script import Conversation
+from .ways import OnText
+
+__all__ = ["HTTP_LAYOUTS", "HttpWay", "OrdinaryWays", "Tokenizer", "ordinary_ways"]
+
+HTTP_LAYOUTS: Mapping[str, str] = {
+    "plain": "role_first",
+    "engine_cache": "role_first",
+    "engine_cache_same_layout": "roster_first",
+}
+"""The layout of each ordinary way."""
+
+_WARM_UP = "warm-up"
+_UNCACHED = ("plain", _WARM_UP)
+_AGENT_PROCESSES = 2
+_ENGINE_MODULE = "agentbus.demo.http_engine"
+_AGENT_MODULE = "agentbus.demo.http_agent"
+
+
+class HttpWay:
+    """One ordinary way, as the orchestrator sees it."""
+
+    transport = "HTTP, JSON"
+
+    def __init__(
+        self,
+        name: str,
+        conversation: Conversation,
+        agents: Mapping[str, EventClient],
+        token_log: Path,
+    ) -> None:
+        self.name = name
+        self.tenant = name
+        self.token_log = token_log
+        self._conversation = conversation
+        self._agents = agents
+
+    async def hop(self, index: int, on_text: OnText) -> HopResult:
+        """Send the transcript to the agent and read its answer.
+
+        Raises:
+            AgentbusError: agent or engine failed, in the class in which it failed there.
+        """
+        target = self._conversation.hops[index].target
+        max_tokens = len(self._conversation.hops[index].token_ids)
+        return await self._ask(target, index, max_tokens, str(index), on_text)
+
+    async def first_hop_to_all(self) -> None:
+        """Let every agent answer the first ask with one token."""
+        for target in self._agents:
+            await self._ask(target, 0, 1, _WARM_UP, lambda text: None)
+
+    async def _ask(
+        self, target: str, index: int, max_tokens: int, request_id: str, on_text: OnText
+    ) -> HopResult:
+        start = time.perf_counter()
+        transcript = self._conversation.transcript(index)
+        body = {"transcript": transcript, "max_tokens": max_tokens}
+        path = f"/{self.name}/agents/{target}"
+        reading = _Reading(start, on_text)
+        async with aclosing(self._agents[target].post(path, body, request_id)) as events:
+            async for event in events:
+                reading.take(event)
+        return reading.result(time.perf_counter())
+
+
+class _Reading:
+    """Collects one answer. `start` is on the clock of `time.perf_counter`."""
+
+    def __init__(self, start: float, on_text: OnText) -> None:
+        self._start = start
+        self._on_text = on_text
+        self._first = 0.0
+        self._parts: list[str] = []
+        self._legs: list[Leg] = []
+        self._usage: Mapping[str, object] = {}
+
+    def take(self, event: Mapping[str, object] | Leg) -> None:
+        """Take the next event of the answer."""
+        match event:
+            case Leg():
+                self._legs.insert(0, event)
+            case {"text": str(text)}:
+                if text and not self._parts:
+                    self._first = time.perf_counter()
+                if text:
+                    self._parts.append(text)
+                    self._on_text(text)
+            case {"usage": dict(usage), "leg": dict(leg)}:
+                self._usage = usage
+                self._legs.append(Leg(**leg))
+            case _:
+                raise MalformedFrame("an agent's event of an unknown kind")
+
+    def result(self, end: float) -> HopResult:
+        """Return what the answer was and cost, at time `end`."""
+        match self._usage:
+            case {
+                "prompt_tokens": int(prompt),
+                "completion_tokens": int(decoded),
+                "prompt_tokens_details": {"cached_tokens": int(reused)},
+            }:
+                return HopResult(
+                    text="".join(self._parts),
+                    legs=tuple(self._legs),
+                    prompt_tokens=prompt,
+                    reused=reused,
+                    prefilled=prompt - reused,
+                    decoded=decoded,
+                    ttft_s=(self._first or end) - self._start,
+                    wall_s=end - self._start,
+                )
+            case _:
+                raise MalformedFrame("an answer that ends without its usage")
+
+
+class Tokenizer:
+    """Asks the engine's server how a text looks in token ids."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    async def chat(self, texts: tuple[str, ...]) -> tuple[int, ...]:
+        """Return a chat of one system turn and one user turn for each text, as token ids."""
+        messages = [{"role": "system", "content": "-"}]
+        messages += [{"role": "user", "content": text} for text in texts]
+        answer = await self._client.post(self._url + "/tokenize", json={"messages": messages})
+        match answer.json():
+            case {"tokens": list(tokens)}:
+                return tuple(tokens)
+            case _:
+                raise MalformedFrame("the engine's server did not tokenize the text")
+
+
+@dataclass(frozen=True, slots=True)
+class OrdinaryWays:
+    """The running ordinary ways, in the order of the table."""
+
+    ways: tuple[HttpWay, ...]
+    tokenizer: Tokenizer
+
+
+@asynccontextmanager
+async def ordinary_ways(
+    conversation: Conversation, *, model_spec: str, settings: EngineSettings, folder: Path
+) -> AsyncGenerator[OrdinaryWays, None]:
+    """Start the engine's server and the agents' two servers, warm all up, and end them after.
+
+    The engine's token log is written in `folder`.
+
+    Raises:
+        AgentbusError: a process could not start.
+    """
+    log = folder / "http_tokens.jsonl"
+    engine_settings = {**asdict(settings), "token_log": str(log)}
+    forced = {str(hop.index): hop.token_ids for hop in conversation.hops}
+    async with AsyncExitStack() as stack:
+        engine_url = await stack.enter_async_context(
+            serving_child(
+                _ENGINE_MODULE,
+                {
+                    "model": model_spec,
+                    "engine": engine_settings,
+                    "forced": forced,
+                    "uncached": [*_UNCACHED],
+                },
+            )
+        )
+        client = await stack.enter_async_context(open_client())
+        agents = await _start_agents(stack, client, conversation, model_spec, engine_url)
+        ways = tuple(HttpWay(name, conversation, agents, log) for name in HTTP_LAYOUTS)
+        # Every connection is made and the model has computed once, apart from what is measured.
+        await HttpWay(_WARM_UP, conversation, agents, log).first_hop_to_all()
+        yield OrdinaryWays(ways, Tokenizer(client, engine_url))
+
+
+async def _start_agents(
+    stack: AsyncExitStack,
+    client: httpx.AsyncClient,
+    conversation: Conversation,
+    model: str,
+    engine_url: str,
+) -> dict[str, EventClient]:
+    """Start the agents' processes, neighbours in the conversation in different ones."""
+    names = [role.name for role in conversation.roles]
+    agents: dict[str, EventClient] = {}
+    for number in range(_AGENT_PROCESSES):
+        hosted = names[number::_AGENT_PROCESSES]
+        url = await stack.enter_async_context(
+            serving_child(
+                _AGENT_MODULE,
+                {
+                    "engine": engine_url,
+                    "model": model,
+                    "roles": {role.name: role.text for role in conversation.roles},
+                    "agents": hosted,
+                    "layouts": {**HTTP_LAYOUTS, _WARM_UP: "role_first"},
+                },
+            )
+        )
+        agents |= {name: EventClient(client, url, "orchestrator to agent") for name in hosted}
+    return agents

@@ -1,0 +1,59 @@
+"""What processes and broker tell each other about who is where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BROKER", "BUS", "MODEL", "AgentList", "ListAgents", "Locate", "Location", "Register", "Unregister"]
+
+BROKER = "$broker"
+"""The broker's own address, in the process that is one."""
+BUS = "$bus"
+"""Each process's own address, for what concerns the link itself."""
+MODEL = "$model."
+"""What the addresses of agents that serve a model begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Take `name` for an agent in the asking process, which accepts links at `path`."""
+
+    name: str
+    path: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unregister:
+    """Let go of `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Where is the agent `name`? Answered with a `Location` or `NoResponder`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """An agent's process and the socket where it accepts links."""
+
+    name: str
+    peer: str
+    path: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListAgents:
+    """Who is on the bus? Answered with an `AgentList`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentList:
+    """All agents, by name."""
+
+    agents: tuple[Location, ...]

@@ -1,0 +1,118 @@
+"""What a transport offers and what it asks of the owner of its links. Owns no mechanism.
+
+A link is one connection between two processes, open from the moment both said HELLO. It keeps the
+order of what is sent, and loses what is in flight when it is lost; who waits for a reply is the
+owner's business. All calls of one link happen in the event loop that made it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+from ..errors import AgentbusError
+from ..messages import Envelope
+from ..wire import Hello
+
+__all__ = ["Link", "LinkOwner", "Listener"]
+
+
+class Link(Protocol):
+    """One open connection to one peer."""
+
+    @property
+    def peer(self) -> Hello:
+        """What the peer said about itself."""
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """Whether so much waits for the peer that a sender who can wait should `drain`."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes accepted for sending, framing included."""
+        ...
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read, framing included."""
+        ...
+
+    def send(self, envelope: Envelope) -> int:
+        """Queue one envelope and return its bytes on the wire; never blocks.
+
+        What is sent within one tick of the loop is written together. Large payloads are not
+        copied: they must not change afterwards.
+
+        Raises:
+            Closed: the link was closed or lost.
+            LinkFull: the peer reads too slowly; nothing was sent.
+            TooLarge, InvalidName, InvalidMessage: see `wire.Encoder.encode`; nothing was sent.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the link is not paused.
+
+        Raises:
+            Closed: the link was closed or lost.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Say GOODBYE, flush, and wait until the peer did the same or a timeout passed.
+
+        Nothing is delivered any more from the call on. If cancelled, the close goes on by itself,
+        under the same timeout.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection at once, with what waits to be written."""
+        ...
+
+
+class LinkOwner(Protocol):
+    """Is told what happens to its links. Called from the event loop; must not raise."""
+
+    def link_opened(self, link: Link) -> None:
+        """Both sides said HELLO. Comes before anything else of this link."""
+        ...
+
+    def envelope_received(self, link: Link, envelope: Envelope) -> None:
+        """The peer sent an envelope. Never HELLO, GOODBYE or an ERROR of id 0."""
+        ...
+
+    def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+        """The link is over: called once for each link that opened, after everything else.
+
+        Args:
+            link: the link that is over.
+            error: None if either side closed it in order or this side aborted it; `PeerLost` if
+                the peer vanished; a `ProtocolError` if the peer broke the protocol; else the reason
+                that the peer gave for giving up on this side.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Accepts links until it is closed; links that opened go on without it."""
+
+    @property
+    def path(self) -> str:
+        """Where it listens, as peers give it to connect."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Connections that ended before they were links."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exception: object) -> None: ...
+
+    async def aclose(self) -> None:
+        """Stop accepting and leave nothing behind at `path`."""
+        ...

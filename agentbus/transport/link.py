@@ -1,0 +1,233 @@
+"""Drives the session of one link over a byte stream; every stream transport uses this class.
+
+Owns buffering of writes, the order of opening and closing, and telling the owner exactly once that
+a link is over. What the bytes mean is the session's business; making the stream, and deciding who
+may connect, is the transport's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from ..config import Limits
+from ..errors import AgentbusError, Closed, LinkFull, PeerLost
+from ..messages import Envelope
+from ..wire import Buffer, Hello, Session, State
+from .base import LinkOwner
+
+__all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "Settled", "StreamLink"]
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds for the flush and the peer's GOODBYE before a closing link is aborted."""
+HIGH_WATER = 256 * 1024
+"""Bytes waiting to be written from which on a link is paused."""
+
+_OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
+
+Settled = Callable[[AgentbusError | None], None]
+"""Told once, before anything else, that a link opened (None) or why it never did."""
+
+
+class StreamLink(asyncio.Protocol):
+    """A `base.Link` over whatever transport the loop connects it to."""
+
+    def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
+        self._owner = owner
+        self._session = Session(hello, limits)
+        self._write_limit = limits.write_buffer
+        self._settled = settled
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.WriteTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._peer: Hello | None = None
+        """Set when the owner was told that the link opened."""
+        self._closing = False
+        """Nothing more is sent or delivered."""
+        self._ended = False
+        """The owner was told that the link is over, or the opener that it never was."""
+        self._gone = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._queue: list[Buffer] = []
+        self._queued = 0
+        self._bytes_sent = 0
+        self._bytes_received = 0
+
+    # --- Link
+
+    @property
+    def peer(self) -> Hello:
+        if self._peer is None:
+            raise Closed("link")
+        return self._peer
+
+    @property
+    def paused(self) -> bool:
+        return not self._writable.is_set()
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        return self._bytes_received
+
+    def send(self, envelope: Envelope) -> int:
+        transport = self._transport
+        if self._closing or transport is None:
+            raise Closed("link")
+        buffers = self._session.send(envelope)
+        size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
+            raise LinkFull(self.peer.peer, self._write_limit)
+        self._enqueue(buffers, size)
+        return size
+
+    async def drain(self) -> None:
+        await self._writable.wait()
+        if self._closing:
+            raise Closed("link")
+
+    async def aclose(self) -> None:
+        if not self._closing:
+            self._say_last(self._session.closing())
+        await self._gone.wait()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._queue.clear()
+        self._queued = 0
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+        if self._closing:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        opening = self._session.opening()
+        self._enqueue([opening], len(opening))
+
+    def data_received(self, data: bytes) -> None:
+        self._bytes_received += len(data)
+        if self._ended:
+            return
+        session = self._session
+        try:
+            envelopes = session.receive(data)
+        except AgentbusError as error:
+            self._fail(error)
+            return
+        if self._peer is None:
+            self._open()
+        for envelope in envelopes:
+            if self._closing:
+                break
+            self._owner.envelope_received(self, envelope)
+        if session.state is not _OPEN:
+            self._finish()
+
+    def pause_writing(self) -> None:
+        if not self._closing:
+            self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        peer = self._peer.peer if self._peer is not None else ""
+        error = None if self._closing else PeerLost(peer)
+        self._closing = True
+        self._queue.clear()
+        self._queued = 0
+        self._end(error)
+        self._gone.set()
+        self._writable.set()
+
+    # --- opening and ending
+
+    def _open(self) -> None:
+        peer = self._session.peer
+        if peer is not None and not self._closing:
+            self._peer = peer
+            self._settled(None)
+            self._owner.link_opened(self)
+
+    def _finish(self) -> None:
+        """Act on what the session found behind the last envelope that it gave."""
+        error = self._session.error
+        if error is not None:
+            self._fail(error)
+        elif self._session.state is State.CLOSED:
+            if not self._closing:
+                self._say_last(self._session.closing())
+            self._hang_up(None)
+
+    def _fail(self, error: AgentbusError) -> None:
+        if self._closing:
+            self._hang_up(None)
+            return
+        refused = self._session.state is State.REFUSED
+        self._say_last(b"" if refused else self._session.farewell(error))
+        self._hang_up(error)
+
+    def _say_last(self, last: bytes) -> None:
+        """Send what stands in the queue and `last`; from here the link must end in time."""
+        self._closing = True
+        if last:
+            self._enqueue([last], len(last))
+        self.flush()
+        self._writable.set()
+        if self._transport is not None:
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def _hang_up(self, error: AgentbusError | None) -> None:
+        """Stop reading, and close the stream once it is flushed."""
+        if self._transport is not None:
+            self._transport.close()
+        self._end(error)
+
+    def _end(self, error: AgentbusError | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._peer is not None:
+            self._owner.link_lost(self, error)
+        else:
+            self._settled(error or Closed("link"))
+
+    # --- writing
+
+    def _enqueue(self, buffers: list[Buffer], size: int) -> None:
+        if not self._queue:
+            self._loop.call_soon(self.flush)
+        self._queue += buffers
+        self._queued += size
+        self._bytes_sent += size
+        if self._queued >= HIGH_WATER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was queued, ahead of the end of the tick."""
+        queue, size = self._queue, self._queued
+        transport = self._transport
+        if not queue or transport is None:
+            return
+        self._queue = []
+        self._queued = 0
+        if transport.is_closing():
+            return  # the loop is about to call connection_lost
+        if len(queue) == 1:
+            transport.write(queue[0])
+        elif size <= HIGH_WATER:
+            transport.write(b"".join(queue))
+        else:
+            transport.writelines(queue)

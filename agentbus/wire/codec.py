@@ -1,0 +1,390 @@
+"""Envelopes to bytes and back. Owns the layout of a frame; what may follow what is `session`'s.
+
+    frame  = size:u32  header_size:u16  header  context  payload*       (numbers big-endian)
+    header = msgpack [kind, id, source, target, schema, stream, remaining_us, hops_left, trace,
+                      context_size, [payload_size*]]
+
+`size` counts all that follows it. Context and payloads stand behind the header as they are: they
+are never encoded again. A header has exactly these fields; what a later version adds is refused
+here, since both sides agreed on one version before.
+
+What `Encoder` accepts, a `Decoder` with the same limits gives back.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NoReturn
+
+import msgpack
+
+from ..config import Limits
+from ..errors import (
+    FrameTooLarge,
+    InvalidMessage,
+    InvalidName,
+    MalformedFrame,
+    ProtocolError,
+    TooLarge,
+)
+from ..messages import Envelope, Kind
+from ..names import MAX_NAME_LENGTH
+
+__all__ = ["MAX_TEXT", "Buffer", "Decoder", "Encoder", "encode", "unpack"]
+
+Buffer = bytes | memoryview
+_Bytes = bytes | bytearray | memoryview
+
+MAX_TEXT = 2 * MAX_NAME_LENGTH + 1
+"""Longest source, target or schema, in characters: a name, a slash and a key."""
+
+_PREFIX = struct.Struct(">IH")
+_SIZE_OF_SIZE = 4
+_SIZE_OF_HEADER_SIZE = 2
+_MAX_HEADER = 0xFFFF
+_MAX_INT = 2**63 - 1
+_SCRATCH = 512
+"""Bytes that a packer begins with; its own default is 256 KiB, for every link."""
+_TRACE_SIZES = (0, 24)
+_JOINED = 64 * 1024
+"""Frames up to this size are one buffer: copying it costs less than a second buffer's write."""
+_VIEWED = 64 * 1024
+"""Payloads from this size are views into the buffer that they arrived in, not copies."""
+
+_KINDS = {
+    1: Kind.HELLO,
+    2: Kind.REQUEST,
+    3: Kind.REPLY,
+    4: Kind.ERROR,
+    5: Kind.PART,
+    6: Kind.CANCEL,
+    7: Kind.PUBLISH,
+    8: Kind.WANT,
+    9: Kind.HAVE,
+    10: Kind.GOODBYE,
+}
+_FIELDS = (
+    ("kind", int),
+    ("id", int),
+    ("source", str),
+    ("target", str),
+    ("schema", str),
+    ("stream", bool),
+    ("remaining_us", int),
+    ("hops_left", int),
+    ("trace", bytes),
+    ("context size", int),
+    ("payload sizes", tuple),
+)
+_TYPES = tuple(type_ for _, type_ in _FIELDS)
+
+
+class Encoder:
+    """Makes frames for one link. Keeps no more than a scratch buffer between calls."""
+
+    __slots__ = ("_limits", "_pack")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._pack = msgpack.Packer(buf_size=_SCRATCH).pack
+
+    def encode(self, envelope: Envelope) -> list[Buffer]:
+        """Return the frame as one buffer or, if it is large, as several to be sent in order.
+
+        Large payloads are handed on, not copied: they must not change until they are sent.
+
+        Raises:
+            TooLarge: the message or a name in it is over a limit.
+            InvalidName: a name is not ASCII.
+            InvalidMessage: a number, the trace or a payload is not one that can be sent.
+        """
+        _check_envelope(envelope)
+        context = envelope.context
+        bodies: list[Buffer] = [context]
+        sizes = []
+        size = len(context)
+        for payload in envelope.payloads:
+            body = _flat(payload) if type(payload) is memoryview else payload
+            bodies.append(body)
+            sizes.append(len(body))
+            size += len(body)
+        header: bytes = self._pack(
+            (
+                envelope.kind,
+                envelope.id,
+                envelope.source,
+                envelope.target,
+                envelope.schema,
+                envelope.stream,
+                envelope.remaining_us,
+                envelope.hops_left,
+                envelope.trace,
+                len(context),
+                sizes,
+            )
+        )
+        size += _SIZE_OF_HEADER_SIZE + len(header)
+        self._check_sizes(len(header), len(sizes), size)
+        prefix = _PREFIX.pack(size, len(header))
+        if size <= _JOINED:
+            return [b"".join((prefix, header, *bodies))]
+        return [prefix + header, *(body for body in bodies if len(body))]
+
+    def _check_sizes(self, header: int, payloads: int, frame: int) -> None:
+        limits = self._limits
+        if payloads > limits.payloads:
+            problem = f"{payloads} payload frames are over the limit of {limits.payloads}"
+            raise InvalidMessage("envelope", problem)
+        if header > min(limits.header, _MAX_HEADER):
+            raise TooLarge("the message's header", header, min(limits.header, _MAX_HEADER))
+        if frame > limits.frame:
+            raise TooLarge("the message", frame, limits.frame)
+
+
+def encode(envelope: Envelope, limits: Limits) -> list[Buffer]:
+    """Encode one envelope without keeping an `Encoder`; see there for result and errors."""
+    return Encoder(limits).encode(envelope)
+
+
+def _check_envelope(envelope: Envelope) -> None:
+    source, target, schema = envelope.source, envelope.target, envelope.schema
+    if not (
+        len(source) <= MAX_TEXT
+        and len(target) <= MAX_TEXT
+        and len(schema) <= MAX_TEXT
+        and source.isascii()
+        and target.isascii()
+        and schema.isascii()
+        and 0 <= envelope.id <= _MAX_INT
+        and -1 <= envelope.remaining_us <= _MAX_INT
+        and 0 <= envelope.hops_left <= _MAX_INT
+        and len(envelope.trace) in _TRACE_SIZES
+    ):
+        _refuse_envelope(envelope)
+
+
+def _refuse_envelope(envelope: Envelope) -> NoReturn:
+    for text in (envelope.source, envelope.target, envelope.schema):
+        if len(text) > MAX_TEXT:
+            raise TooLarge("a name in the message", len(text), MAX_TEXT)
+        if not text.isascii():
+            raise InvalidName(text, "only ASCII characters can be sent")
+    raise InvalidMessage(
+        "envelope",
+        f"out of range: id {envelope.id}, remaining_us {envelope.remaining_us}, "
+        f"hops_left {envelope.hops_left} or a trace of {len(envelope.trace)} bytes",
+    )
+
+
+def _flat(view: memoryview) -> memoryview:
+    """View any contiguous buffer, such as a tensor's, as its bytes."""
+    if not view.c_contiguous:
+        raise InvalidMessage("memoryview", "a payload must be contiguous")
+    return view.cast("B") if view.format != "B" or view.ndim != 1 else view
+
+
+class Decoder:
+    """Takes one peer's bytes in any pieces and gives its envelopes.
+
+    Holds at most one incomplete frame, hence at most `limits.frame` bytes and 4, and looks at
+    each byte once.
+    """
+
+    __slots__ = (
+        "_error",
+        "_frame_limit",
+        "_header_limit",
+        "_item_limit",
+        "_need",
+        "_payload_limit",
+        "_pending",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._frame_limit = limits.frame
+        self._header_limit = limits.header
+        self._payload_limit = limits.payloads
+        self._item_limit = max(len(_TYPES), limits.payloads)
+        self._pending = bytearray()
+        self._need = 0
+        """Size of the frame that is pending; 0 while its prefix is incomplete."""
+        self._error: ProtocolError | None = None
+
+    @property
+    def error(self) -> ProtocolError | None:
+        """What was wrong with the peer's bytes, once something was."""
+        return self._error
+
+    def feed(self, data: _Bytes) -> list[Envelope]:
+        """Return the envelopes that `data` completes.
+
+        Good frames are not lost to a bad one behind them: they are returned, the error stands in
+        `error`, and the next call raises it. After an error nothing more can be read.
+
+        Raises:
+            FrameTooLarge: a frame announces more than a limit allows.
+            MalformedFrame: anything else is wrong.
+        """
+        if self._error is not None:
+            raise self._error
+        envelopes: list[Envelope] = []
+        try:
+            self._consume(data, envelopes)
+        except ProtocolError as error:
+            self._error = error
+            self._pending = bytearray()
+            if not envelopes:
+                raise
+        return envelopes
+
+    def _consume(self, data: _Bytes, into: list[Envelope]) -> None:
+        offset = self._continue(memoryview(data), into) if self._pending else 0
+        end = len(data)
+        while end - offset >= _PREFIX.size:
+            size, header_size = self._read_prefix(data, offset)
+            frame_end = offset + _SIZE_OF_SIZE + size
+            if frame_end > end:
+                self._need = frame_end - offset
+                break
+            into.append(self._parse(data, offset + _PREFIX.size, header_size, frame_end))
+            offset = frame_end
+        if offset < end:
+            self._pending += memoryview(data)[offset:]
+
+    def _continue(self, data: memoryview, into: list[Envelope]) -> int:
+        """Go on with the pending frame. Returns how many bytes of `data` belong to it."""
+        pending = self._pending
+        taken = 0
+        if not self._need:
+            taken = min(_PREFIX.size - len(pending), len(data))
+            pending += data[:taken]
+            if len(pending) < _PREFIX.size:
+                return taken
+            self._need = _SIZE_OF_SIZE + self._read_prefix(pending, 0)[0]
+        rest = data[taken : taken + self._need - len(pending)]
+        pending += rest
+        if len(pending) == self._need:
+            # Large payloads stay views into this buffer, so the next frame gets another.
+            self._pending = bytearray()
+            self._need = 0
+            header_size = self._read_prefix(pending, 0)[1]
+            into.append(self._parse(pending, _PREFIX.size, header_size, len(pending)))
+        return taken + len(rest)
+
+    def _read_prefix(self, data: _Bytes, offset: int) -> tuple[int, int]:
+        size, header = prefix = _PREFIX.unpack_from(data, offset)
+        if size > self._frame_limit:
+            raise FrameTooLarge("a frame", size, self._frame_limit)
+        if header > self._header_limit:
+            raise FrameTooLarge("a header", header, self._header_limit)
+        if header + _SIZE_OF_HEADER_SIZE > size:
+            raise MalformedFrame("the header is longer than its frame")
+        return prefix
+
+    def _parse(self, data: _Bytes, start: int, header_size: int, end: int) -> Envelope:
+        offset = start + header_size
+        fields = unpack(data[start:offset], text=MAX_TEXT, items=self._item_limit)
+        if type(fields) is not tuple or tuple(map(type, fields)) != _TYPES:
+            _refuse_fields(fields)
+        (
+            kind,
+            id_,
+            source,
+            target,
+            schema,
+            stream,
+            remaining_us,
+            hops_left,
+            trace,
+            context_size,
+            payload_sizes,
+        ) = fields
+        known = _KINDS.get(kind)
+        if (
+            known is None
+            or id_ < 0
+            or remaining_us < -1
+            or hops_left < 0
+            or len(trace) not in _TRACE_SIZES
+            or not (source.isascii() and target.isascii() and schema.isascii())
+        ):
+            _refuse_values(fields)
+        if len(payload_sizes) > self._payload_limit:
+            raise MalformedFrame(f"{len(payload_sizes)} payload frames are too many")
+        context, *payloads = _cut(data, offset, end, (context_size, *payload_sizes))
+        return Envelope(
+            known,
+            id_,
+            source,
+            target,
+            schema,
+            stream,
+            remaining_us,
+            hops_left,
+            trace,
+            bytes(context),
+            tuple(payloads),
+        )
+
+
+def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> list[Buffer]:
+    """Take the parts between `start` and `end` apart; large ones of a buffer of ours as views."""
+    parts: list[Buffer] = []
+    for size in sizes:
+        if type(size) is not int or not 0 <= size <= end - start:
+            raise MalformedFrame("a part's size is no size or reaches beyond its frame")
+        stop = start + size
+        if size >= _VIEWED and type(data) is bytearray:
+            parts.append(memoryview(data)[start:stop].toreadonly())
+        else:
+            parts.append(bytes(data[start:stop]))
+        start = stop
+    if start != end:
+        raise MalformedFrame("the parts are shorter than their frame")
+    return parts
+
+
+def _refuse_fields(fields: object) -> NoReturn:
+    if type(fields) is not tuple or len(fields) != len(_TYPES):
+        raise MalformedFrame(f"the header is not an array of {len(_TYPES)} fields")
+    for value, (name, type_) in zip(fields, _FIELDS, strict=True):
+        if type(value) is not type_:
+            raise MalformedFrame(f"the header's {name} is no {type_.__name__}")
+    raise MalformedFrame("the header is wrong")
+
+
+def _refuse_values(fields: tuple[Any, ...]) -> NoReturn:
+    kind, id_, _, _, _, _, remaining_us, hops_left, trace, _, _ = fields
+    if kind not in _KINDS:
+        raise MalformedFrame(f"kind {kind} is unknown")
+    if id_ < 0 or remaining_us < -1 or hops_left < 0:
+        raise MalformedFrame("a number in the header is negative")
+    if len(trace) not in _TRACE_SIZES:
+        raise MalformedFrame(f"a trace of {len(trace)} bytes")
+    raise MalformedFrame("a name in the header is not ASCII")
+
+
+def unpack(data: _Bytes, *, text: int, items: int, pairs: int = 0) -> Any:
+    """Unpack msgpack from a peer: no ext types, `text` bytes a string, bounded collections.
+
+    Args:
+        data: one whole value.
+        text: longest string or binary, in bytes.
+        items: longest array.
+        pairs: largest map.
+
+    Raises:
+        MalformedFrame: it is no such value.
+    """
+    try:
+        return msgpack.unpackb(
+            data,
+            use_list=False,
+            max_str_len=text,
+            max_bin_len=text,
+            max_array_len=items,
+            max_map_len=pairs,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise MalformedFrame(f"not msgpack within its bounds: {error}") from error

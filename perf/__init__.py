@@ -1,0 +1,1 @@
+"""Measures agentbus against its peers: `python -m perf SUITE`. `README.md` states the method."""

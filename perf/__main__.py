@@ -1,0 +1,101 @@
+"""`python -m perf SUITE [--quick] [--peer NAME…] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from .children import ChildFailed
+from .micro import bus
+from .peers import Peer, installed_version
+from .report import Row, show, write_json
+from .suite import Suite, select
+
+__all__ = ["SUITES", "main"]
+
+SUITES: Mapping[str, Suite] = {
+    "bus": bus.SUITE,
+}
+
+_OUR_DISTRIBUTIONS = ("fm-agentbus", "uvloop", "pydantic")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one suite, print its table, and return the exit status."""
+    arguments = _parser().parse_args(argv)
+    suite = SUITES[arguments.suite]
+    errors = Console(stderr=True, highlight=False)
+    try:
+        selection = select(suite, arguments.peer)
+    except ValueError as error:
+        errors.print(f"perf: {error}")
+        return 2
+    for word in selection.skipped:
+        errors.print(word)
+    try:
+        rows = _run(suite, [peer.name for peer in selection.peers], arguments.quick, errors)
+    except ChildFailed as error:
+        errors.print(f"perf: {error}")
+        return 1
+    except KeyboardInterrupt:
+        errors.print("perf: interrupted")
+        return 130
+    show(Console(), f"perf {suite.name}", rows, _versions(selection.peers), suite.method)
+    if arguments.json is not None:
+        write_json(arguments.json, rows)
+    return 0
+
+
+def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> list[Row]:
+    with console.status(f"perf {suite.name}") as status:
+        return uvloop.run(suite.run(peers, quick=quick, progress=status.update))
+
+
+def _versions(peers: Sequence[Peer]) -> dict[str, str]:
+    names = dict.fromkeys((*_OUR_DISTRIBUTIONS, *(d for p in peers for d in p.distributions)))
+    versions = {name: installed_version(name) or "not installed" for name in names}
+    return {"Python": platform.python_version(), **versions}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m perf",
+        description="Measure agentbus against its peers on this machine, in one run.",
+    )
+    parser.add_argument("suite", choices=SUITES, help="what to measure")
+    parser.add_argument("--quick", action="store_true", help="end within 60 s, less precise")
+    parser.add_argument(
+        "--peer",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="only these peers; without it, all that are installed",
+    )
+    parser.add_argument(
+        "--json", type=_writable, metavar="FILE", help="also write the rows there, as JSON"
+    )
+    return parser
+
+
+def _writable(text: str) -> Path:
+    """Check before the run, not after it, that the file can be written."""
+    path = Path(text)
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from None
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

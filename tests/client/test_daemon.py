@@ -1,0 +1,111 @@
+"""Agents in several processes under one broker; here the processes share a loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agentbus import Bus
+from agentbus.daemon import start_broker
+from agentbus.errors import NameTaken, NoResponder, PeerLost
+
+from .agents import Echo, Hold, Ping, Pong, Relay, Say
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def broker(folder: Path) -> AsyncIterator[str]:
+    path = f"{folder}/run/bus.sock"
+    async with Bus.open(listen=path, name="broker") as bus:
+        await start_broker(bus)
+        yield f"unix://{path}"
+
+
+async def test_agents_find_each_other(socket_dir: Path) -> None:
+    async with broker(socket_dir) as url:
+        async with Bus.open(url) as a, Bus.open(url) as b, Bus.open(url) as program:
+            await a.spawn(Echo(), name="first")
+            await b.spawn(Echo(), name="second")
+            pong = await program.request("first", Relay(to="second", number=1), returns=Pong)
+            assert pong == Pong(number=1, by="second")
+            listed = {agent.name: agent for agent in await program.agents()}
+            assert set(listed) == {"first", "second"}
+            assert listed["first"].peer == a.name
+            assert listed["first"].role == "You repeat what you hear."
+
+
+async def test_names_are_unique_and_free_again_when_a_process_leaves(socket_dir: Path) -> None:
+    async with broker(socket_dir) as url, Bus.open(url) as b:
+        async with Bus.open(url) as a:
+            await a.spawn(Echo(), name="echo")
+            with pytest.raises(NameTaken):
+                await b.spawn(Echo(), name="echo")
+            assert (await b.request("echo", Ping(number=1))).number == 1
+        with pytest.raises(NoResponder):
+            await b.request("echo", Ping(number=1))
+        await b.spawn(Echo(), name="echo")
+        assert (await b.request("echo", Ping(number=2))).number == 2
+
+
+async def test_a_process_that_dies_fails_its_requests(socket_dir: Path) -> None:
+    outcome: list[BaseException] = []
+
+    async def ask(bus: Bus) -> None:
+        try:
+            await bus.request("echo", Hold())
+        except PeerLost as error:
+            outcome.append(error)
+
+    echo = Echo()
+    async with broker(socket_dir) as url, Bus.open(url) as asker:
+        async with Bus.open(url, name="doomed") as doomed:
+            await doomed.spawn(echo, name="echo")
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, asker)
+                await echo.held.wait()
+                for peer in doomed._sender.peers:
+                    peer.link.abort()
+    assert len(outcome) == 1
+    assert "doomed" in str(outcome[0])
+
+
+async def test_contexts_go_by_reference(socket_dir: Path) -> None:
+    """A hop's bytes are what is new plus a constant, however long the conversation is."""
+    async with broker(socket_dir) as url:
+        async with Bus.open(url) as a, Bus.open(url) as b, Bus.open(url) as program:
+            await a.spawn(Echo(), name="a")
+            await b.spawn(Echo(), name="b")
+            context = program.context().document("d" * 5000)
+            sizes = []
+            for hop in range(30):
+                target = "ab"[hop % 2]
+                reply = await program.call(target, Say(text="x" * 100), context=context)
+                assert reply.context is not None
+                context = reply.context
+                sizes.append(reply.account.sent_bytes)
+            assert context.length == 31
+            assert 5000 < sizes[0] < 5000 + 256
+            assert 5000 < sizes[1] < 5100 + 100 + 256
+            assert max(sizes[2:]) < 200 + 256
+            assert max(sizes[2:]) - min(sizes[2:]) < 8
+
+
+async def test_a_receiver_that_forgot_asks_again(socket_dir: Path) -> None:
+    async with broker(socket_dir) as url:
+        async with Bus.open(url) as a, Bus.open(url) as program:
+            await a.spawn(Echo(), name="a")
+            context = program.context().document("d" * 5000)
+            first = await program.call("a", Say(text="one"), context=context)
+            held = a._sender.peers._contexts.store
+            held._kept.clear()
+            held._segments.clear()
+            held._ends.clear()
+            assert first.context is not None
+            second = await program.call("a", Say(text="two"), context=first.context)
+            assert second.context == first.context.message("a", "two")
+            assert second.account.sent_bytes > 5000

@@ -1,0 +1,290 @@
+"""Requests end exactly once, in process and over a socket alike."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
+from agentbus.errors import (
+    AgentbusError,
+    Closed,
+    ConfigError,
+    DeadlineExceeded,
+    HandlerFailed,
+    HopsExhausted,
+    InvalidMessage,
+    MailboxFull,
+    NameTaken,
+    NoHandler,
+    NoResponder,
+    PeerLost,
+    RequestCancelled,
+    StreamOverflow,
+    TooLarge,
+)
+
+from .agents import Boom, Count, Echo, Hold, Ping, Pong, Relay, Say, Wheel
+from .conftest import Pair
+
+pytestmark = pytest.mark.anyio
+
+
+class Unsendable:
+    """A class that pydantic knows no schema for."""
+
+
+async def test_request_and_call(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        assert await bus.request("echo", Ping(number=1)) == Pong(number=1, by="echo")
+        reply = await bus.call("echo", Ping(number=2), deadline=5)
+        assert reply.value == Pong(number=2, by="echo")
+        assert reply.account.target == "echo"
+        assert reply.account.transport == pair.kind
+        assert (reply.account.sent_bytes > 0) == (pair.kind == "unix")
+        assert 0 < reply.account.handle_s < reply.account.wall_s
+
+
+async def test_order_is_kept(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus, anyio.create_task_group() as group:
+        for number in range(300):
+            group.start_soon(bus.request, "echo", Ping(number=number))
+    assert echo.seen == list(range(300))
+
+
+async def test_stream(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        async with bus.stream("echo", Count(upto=1000)) as parts:
+            assert [part async for part in parts] == list(range(1000))
+        assert parts.reply.value is None
+
+
+async def test_leaving_a_stream_early_cancels_it(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus:
+        async with bus.stream("echo", Hold()):
+            await echo.held.wait()
+        with anyio.fail_after(5):
+            await echo.cancelled.wait()
+        assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+async def test_an_unread_stream_ends_with_an_error(pair: Pair) -> None:
+    settings = BusSettings(stream_parts=10)
+    async with pair.with_agent(Echo(), settings) as bus:
+        async with bus.stream("echo", Count(upto=100)) as parts:
+            await bus.request("echo", Ping(number=1))
+            with pytest.raises(StreamOverflow):
+                _ = [part async for part in parts]
+
+
+async def test_typed_errors(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        with pytest.raises(NoResponder, match="nobody"):
+            await bus.request("nobody", Ping(number=1))
+        with pytest.raises(NoHandler, match="float"):
+            await bus.request("echo", 1.5)
+        with pytest.raises(HandlerFailed, match="ValueError: over the edge"):
+            await bus.request("echo", Boom(text="over the edge"))
+        with pytest.raises(InvalidMessage):
+            await bus.request("echo", Unsendable())
+        assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+async def test_a_payload_that_does_not_fit_the_handler(pair: Pair) -> None:
+    imposter = type("Ping", (Boom,), {"__module__": __name__})
+    async with pair.with_agent(Echo()) as bus:
+        with pytest.raises(InvalidMessage, match="number"):
+            await bus.request("echo", imposter(text="no number"))
+
+
+async def test_deadline(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus:
+        with pytest.raises(DeadlineExceeded):
+            await bus.request("echo", Hold(), deadline=0.05)
+        with anyio.fail_after(5):
+            await echo.cancelled.wait()
+        with pytest.raises(DeadlineExceeded):
+            await bus.request("echo", Ping(number=1), deadline=0)
+
+
+async def test_a_deadline_passes_on_to_the_next_hop(pair: Pair) -> None:
+    class Patient(Agent):
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> float:
+            assert call.remaining < 1
+            reply = await call.call("late", ping, deadline=60)
+            return float(reply.value)
+
+    class Late(Agent):
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> float:
+            return call.remaining
+
+    async with pair.open() as (host, asker):
+        await host.spawn(Patient(), name="patient")
+        await host.spawn(Late(), name="late")
+        assert 0 < await asker.request("patient", Ping(number=1), deadline=0.9) < 1
+
+
+async def test_cancelling_a_request_cancels_the_handler(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bus.request, "echo", Hold())
+            await echo.held.wait()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(5):
+            await echo.cancelled.wait()
+            assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+async def test_a_queued_request_that_is_cancelled_is_never_handled(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus, anyio.create_task_group() as group:
+        group.start_soon(bus.request, "echo", Hold())
+        await echo.held.wait()
+        with pytest.raises(DeadlineExceeded):
+            await bus.request("echo", Ping(number=7), deadline=0.05)
+        echo.release.set()
+        await bus.request("echo", Ping(number=8))
+    assert echo.seen == [8]
+
+
+async def test_a_full_mailbox_refuses(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo, BusSettings(mailbox=2)) as bus:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bus.request, "echo", Hold())
+            await echo.held.wait()
+            group.start_soon(bus.request, "echo", Ping(number=1))
+            group.start_soon(bus.request, "echo", Ping(number=2))
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(MailboxFull):
+                await bus.request("echo", Ping(number=3))
+            echo.release.set()
+    assert echo.seen == [1, 2]
+
+
+async def test_requests_in_a_circle_end(pair: Pair) -> None:
+    async with pair.open(BusSettings(max_hops=20)) as (host, asker):
+        await host.spawn(Wheel, name="wheel")
+        with pytest.raises(HopsExhausted):
+            await asker.request("wheel", "round and round")
+
+
+async def test_agents_ask_agents(pair: Pair) -> None:
+    async with pair.open() as (host, asker):
+        await host.spawn(Echo(), name="first")
+        await host.spawn(Echo(), name="second")
+        pong = await asker.request("first", Relay(to="second", number=4))
+        assert pong == Pong(number=4, by="second")
+        with pytest.raises(NoResponder, match="third"):
+            await asker.request("first", Relay(to="third", number=4))
+
+
+async def test_contexts_travel(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        start = bus.context().user("We write about tides.")
+        reply = await bus.call("echo", Say(text="Twice a day."), context=start)
+        assert reply.context == start.message("echo", "Twice a day.")
+        assert start.length == 1
+        again = await bus.call("echo", Say(text="Mostly."), context=reply.context)
+        assert again.context is not None
+        assert [s.text for s in again.context.segments()][1:] == ["Twice a day.", "Mostly."]
+
+
+async def test_closing_the_bus_ends_what_is_under_way(pair: Pair) -> None:
+    echo = Echo()
+    outcome: list[BaseException] = []
+
+    async def ask(bus: Bus) -> None:
+        try:
+            await bus.request("echo", Hold())
+        except AgentbusError as error:
+            outcome.append(error)
+
+    async with anyio.create_task_group() as group, pair.with_agent(echo) as bus:
+        group.start_soon(ask, bus)
+        await echo.held.wait()
+    assert len(outcome) == 1
+    assert isinstance(outcome[0], RequestCancelled | PeerLost)
+    with pytest.raises(Closed):
+        await bus.request("echo", Ping(number=1))
+
+
+async def test_the_bodys_own_exception_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError):
+        async with Bus.open():
+            raise KeyError("mine")
+
+
+async def test_nothing_is_left_behind(pair: Pair, socket_dir: Path) -> None:
+    before = asyncio.all_tasks()
+    async with pair.with_agent(Echo()) as bus:
+        await bus.request("echo", Ping(number=1))
+    await anyio.wait_all_tasks_blocked()
+    assert asyncio.all_tasks() == before
+    assert not [path for path in socket_dir.rglob("*") if not path.is_dir()]
+
+
+async def test_spawn_checks() -> None:
+    class Bad(Agent):
+        @handler
+        async def ask(self, anything, call: Call) -> None:  # type: ignore[no-untyped-def]
+            return None
+
+    class Empty(Agent):
+        pass
+
+    async with Bus.open() as bus:
+        await bus.spawn(Echo)
+        with pytest.raises(NameTaken):
+            await bus.spawn(Echo)
+        with pytest.raises(ConfigError, match="annotate"):
+            await bus.spawn(Bad)
+        with pytest.raises(ConfigError, match="@handler"):
+            await bus.spawn(Empty)
+        with pytest.raises(AgentbusError):
+            await bus.spawn(Echo, name="not a name")
+
+
+async def test_a_frame_over_the_limit_is_refused_by_the_sender(socket_dir: Path) -> None:
+    pair = Pair("unix", socket_dir)
+    settings = BusSettings(limits=Limits(frame=10_000))
+    async with pair.with_agent(Echo(), settings) as bus:
+        with pytest.raises(TooLarge):
+            await bus.request("echo", Ping(number=1, text="x" * 20_000))
+        assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+async def test_what_cannot_be_opened_says_why(socket_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="unix://"):
+        Bus.open("http://localhost")
+    with pytest.raises(AgentbusError, match=r"bus\.sock"):
+        async with Bus.open(f"unix://{socket_dir}/run/bus.sock"):
+            pass
+    with pytest.raises(Closed):
+        await Bus.open().request("echo", Ping(number=1))
+
+
+async def test_a_reply_is_the_callers_own(pair: Pair) -> None:
+    class Keeper(Agent):
+        def __init__(self) -> None:
+            self.kept: list[Any] = [1]
+
+        @handler
+        async def give(self, ping: Ping, call: Call) -> list[Any]:
+            return self.kept
+
+    keeper = Keeper()
+    async with pair.with_agent(keeper) as bus:
+        received = await bus.request("echo", Ping(number=1))
+        received.append(2)
+        assert keeper.kept == [1]

@@ -1,0 +1,71 @@
+"""Publish and subscribe, within a process and by way of a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agentbus import Bus, BusSettings
+from agentbus.daemon import start_broker
+from agentbus.errors import InvalidName
+
+from .agents import Echo, Ping
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_wildcards_in_process() -> None:
+    async with Bus.open() as bus:
+        async with bus.subscribe("news.*") as one, bus.subscribe("news.>") as rest:
+            await bus.publish("news.sea", Ping(number=1))
+            await bus.publish("news.sea.tides", Ping(number=2))
+            await bus.publish("other.sea", Ping(number=3))
+            first = await anext(one)
+            assert (first.topic, first.value, first.source) == ("news.sea", Ping(number=1), "")
+            assert [(await anext(rest)).value.number for _ in range(2)] == [1, 2]
+        with pytest.raises(InvalidName):
+            bus.subscribe("news..sea")
+        with pytest.raises(InvalidName):
+            await bus.publish("news.*", Ping(number=1))
+
+
+async def test_a_slow_subscriber_loses_its_oldest_and_harms_nobody() -> None:
+    async with Bus.open(settings=BusSettings(subscription=3)) as bus:
+        async with bus.subscribe("n") as slow, bus.subscribe("n") as quick:
+            for number in range(5):
+                await bus.publish("n", number)
+                if number < 3:
+                    assert (await anext(quick)).value == number
+            assert slow.dropped == 2
+            assert [(await anext(slow)).value for _ in range(3)] == [2, 3, 4]
+            assert quick.dropped == 0
+
+
+async def test_subscribers_get_their_own_copy() -> None:
+    async with Bus.open() as bus:
+        async with bus.subscribe("n") as one, bus.subscribe("n") as other:
+            await bus.publish("n", ["shared?"])
+            (await anext(one)).value.append("mine")
+            assert (await anext(other)).value == ["shared?"]
+
+
+async def test_between_processes(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    url = f"unix://{path}"
+    async with Bus.open(listen=path) as broker:
+        await start_broker(broker)
+        async with Bus.open(url, name="a") as a, Bus.open(url, name="b") as b:
+            await a.spawn(Echo)
+            async with b.subscribe("news.>") as at_b, a.subscribe("news.sea") as at_a:
+                await a.publish("news.sea", Ping(number=1))
+                await b.publish("news.land", Ping(number=2))
+                with anyio.fail_after(5):
+                    assert (await anext(at_a)).value == Ping(number=1)
+                    assert [(await anext(at_b)).value.number for _ in range(2)] == [2, 1]
+            await a.publish("news.sea", Ping(number=3))
+            async with b.subscribe("news.sea") as again:
+                await a.publish("news.sea", Ping(number=4))
+                with anyio.fail_after(5):
+                    assert (await anext(again)).value.number == 4

@@ -1,0 +1,23 @@
+"""Settings that all tests share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(params=[("asyncio", {"use_uvloop": True})], ids=["uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """The event loop that agentbus runs on."""
+    backend: tuple[str, dict[str, bool]] = request.param
+    return backend
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A folder with a path short enough for sockets, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="ab-") as folder:
+        yield Path(folder)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from agentbus.demo.children import serving_child
+from agentbus.errors import PeerLost, UnknownEngine
+
+pytestmark = pytest.mark.anyio
+
+AGENT = "agentbus.demo.http_agent"
+ENGINE = "agentbus.demo.http_engine"
+SETTINGS = {
+    "engine": "http://127.0.0.1:1",
+    "model": "m",
+    "roles": {"alpha": "You count."},
+    "agents": ["alpha"],
+    "layouts": {"plain": "role_first"},
+}
+
+
+async def test_a_child_serves_until_the_block_ends() -> None:
+    async with serving_child(AGENT, SETTINGS) as url, httpx.AsyncClient() as client:
+        assert (await client.post(url + "/plain/agents/nobody")).status_code == 404
+        assert (await client.post(url + "/other/agents/alpha")).status_code == 404
+        broken = await client.post(url + "/plain/agents/alpha", content=b"{")
+        assert broken.status_code == 400
+        assert "error" in broken.json()
+    with pytest.raises(httpx.ConnectError):
+        async with httpx.AsyncClient() as client:
+            await client.post(url)
+
+
+async def test_a_child_that_cannot_start_says_why() -> None:
+    settings = {"model": "nosuchkind:x", "engine": {}, "forced": {}, "uncached": []}
+    with pytest.raises(UnknownEngine):
+        async with serving_child(ENGINE, settings):
+            pass
+
+
+async def test_a_child_that_says_nothing_is_a_lost_peer() -> None:
+    with pytest.raises(PeerLost):
+        async with serving_child("agentbus.errors", {}):
+            pass

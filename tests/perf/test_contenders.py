@@ -1,0 +1,96 @@
+"""Very short runs of real contenders in real processes, and how those end."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from perf.children import ChildFailed, child, python_child
+from perf.micro.bus import CASES
+from perf.rounds import interleave
+from perf.workloads import Load
+
+BRIEF = Load(rounds=1, warmup_s=0.02, latency_s=0.02, rate_s=0.02, in_flight=8, one_core=True)
+
+
+async def _figures(**contenders: str) -> dict[str, dict[str, float]]:
+    seen: list[str] = []
+    results = await interleave(contenders, BRIEF, seen.append)
+    assert len(seen) == 2 * len(contenders)
+    return results
+
+
+@pytest.mark.anyio
+async def test_the_floor_can_be_measured() -> None:
+    results = await _figures(raw=CASES["unix"].peers["raw_uvloop"])
+    assert results["raw"]["req_s"] > 0
+    assert 0 < results["raw"]["p50_us"] <= results["raw"]["p99_us"]
+    assert ("one_core_p50_us" in results["raw"]) == (sys.platform == "linux")
+
+
+@pytest.mark.anyio
+async def test_agentbus_can_be_measured() -> None:
+    results = await _figures(inproc=CASES["inproc"].ours, unix=CASES["unix"].ours)
+    assert results["inproc"]["req_s"] > 0
+    assert results["unix"]["req_s"] > 0
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(find_spec("autogen_core") is None, reason="the peer is not installed")
+async def test_autogen_can_be_measured() -> None:
+    results = await _figures(autogen=CASES["inproc"].peers["autogen"])
+    assert results["autogen"]["req_s"] > 0
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(find_spec("nats") is None, reason="the peer is not installed")
+async def test_nats_can_be_measured() -> None:
+    results = await _figures(nats=CASES["unix"].peers["nats"])
+    assert results["nats"]["req_s"] > 0
+
+
+@pytest.mark.anyio
+async def test_a_child_that_breaks_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ChildFailed, match="broken ended early"):
+        await _figures(broken="perf.no_such_module:contend")
+    assert "no_such_module" in capfd.readouterr().err
+
+
+@pytest.mark.anyio
+async def test_a_silent_child_is_given_up_and_ended() -> None:
+    with pytest.raises(ChildFailed, match="mute was silent"):
+        async with child("mute", sys.executable, "-c", "input()") as mute:
+            await mute.hear(0.01)
+    assert mute.process.returncode is not None
+
+
+LEAVES_AN_ORPHAN = """
+import subprocess, sys
+argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+orphan = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+print(orphan.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="pidfd_open is Linux's")
+async def test_what_a_group_leader_leaves_behind_is_killed() -> None:
+    if sys.platform == "linux":
+        argv = (sys.executable, "-c", LEAVES_AN_ORPHAN)
+        async with child("leader", *argv, own_group=True) as leader:
+            orphan = os.pidfd_open(int(await leader.hear(10)))
+        ended, _, _ = select.select([orphan], [], [], 10)
+        os.close(orphan)
+        assert ended
+
+
+@pytest.mark.anyio
+async def test_a_child_must_say_that_it_is_ready() -> None:
+    with pytest.raises(ChildFailed, match=r"wrote .* instead of 'ready'"):
+        async with python_child("chatty", "this"):
+            pytest.fail("it was taken for ready")

@@ -1,0 +1,118 @@
+"""The layers of the package: imports point only downward, heavy libraries stay in one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = {
+    "errors": -1,
+    "names": 0,
+    "messages": 0,
+    "config": 0,
+    "wire": 1,
+    "routing": 1,
+    "context": 1,
+    "kv": 1,
+    "telemetry": 1,
+    "transport": 3,
+    "engine": 3,
+    "client": 4,
+    "broker": 4,
+    "daemon": 5,
+    "workers": 5,
+    "demo": 5,
+    "cli": 6,
+}
+"""Package or module to layer. 2 is for the pure policies (filters, placement, sla) to come; errors
+are below the rest of the vocabulary, which raises them."""
+PURE = 2
+"""Up to this layer there is no I/O, no clock, no event loop and no environment."""
+
+IMPURE_MODULES = frozenset(
+    "asyncio anyio uvloop socket select selectors ssl threading subprocess multiprocessing time "
+    "os io pathlib tempfile shutil signal logging random secrets torch zmq httpx".split()
+)
+HEAVY = {
+    "torch": {"agentbus_torch"},
+    "transformers": {"agentbus_torch"},
+    "safetensors": {"agentbus_torch"},
+    "tokenizers": {"agentbus_torch"},
+    "gguf": {"agentbus_torch"},
+    "typer": {"cli"},
+    "uvicorn": {"demo"},
+    "starlette": {"demo"},
+    "httpx": {"demo"},
+}
+"""Libraries that only the named packages may import."""
+PUBLIC = frozenset({"agentbus", "agentbus.errors", "agentbus.config"})
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "agentbus").rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    """Name the layer table's entry that a file belongs to; empty for `agentbus/__init__.py`."""
+    first = path.relative_to(ROOT / "agentbus").parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the absolute name of each module that a file imports, inside functions too."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    here = list(parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            yield ".".join([*base, *(node.module.split(".") if node.module else [])])
+            if node.module is None or node.level:
+                yield from (
+                    ".".join([*base, node.module or "", a.name]).replace("..", ".")
+                    for a in node.names
+                )
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downward(path: Path) -> None:
+    own = package_of(path)
+    if not own:
+        return
+    for name in imports(path):
+        if not name.startswith("agentbus."):
+            continue
+        other = name.split(".")[1]
+        if other == own or other not in LAYERS:
+            continue
+        assert LAYERS[other] < LAYERS[own], f"{own} (layer {LAYERS[own]}) imports {name}"
+
+
+def test_every_package_has_a_layer() -> None:
+    assert {package_of(path) for path in modules()} - {""} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_pure_layers_do_no_io(path: Path) -> None:
+    own = package_of(path)
+    if own and LAYERS[own] <= PURE:
+        assert not {name.split(".")[0] for name in imports(path)} & IMPURE_MODULES
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_heavy_libraries_stay_where_they_belong(path: Path) -> None:
+    own = package_of(path)
+    for name in imports(path):
+        assert own in HEAVY.get(name.split(".")[0], {own}), f"{own} imports {name}"
+
+
+def test_an_upward_import_would_be_seen(tmp_path: Path) -> None:
+    seen = list(imports(ROOT / "agentbus" / "client" / "bus.py"))
+    assert "agentbus.config" in seen
+    assert "agentbus.client.agent" in seen

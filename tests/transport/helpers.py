@@ -1,0 +1,137 @@
+"""An owner that remembers, and peers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import anyio
+
+from agentbus.config import Limits
+from agentbus.errors import AgentbusError
+from agentbus.messages import Envelope, Kind
+from agentbus.transport import Link, connect_unix, listen_unix
+from agentbus.wire import Decoder, Hello, Session
+
+HELLO_A = Hello("a", "/run/a")
+HELLO_B = Hello("b", "/run/b")
+LIMITS = Limits()
+
+
+class Recorder:
+    """A `LinkOwner` that keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self.received: list[Envelope] = []
+        self.lost: list[AgentbusError | None] = []
+        self.events: list[str] = []
+        self.on_envelope: Callable[[Link, Envelope], None] | None = None
+        self._changed = asyncio.Event()
+
+    def link_opened(self, link: Link) -> None:
+        self.links.append(link)
+        self._note("opened")
+
+    def envelope_received(self, link: Link, envelope: Envelope) -> None:
+        self.received.append(envelope)
+        self._note("envelope")
+        if self.on_envelope is not None:
+            self.on_envelope(link, envelope)
+
+    def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+        self.lost.append(error)
+        self._note("lost")
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a callback made the condition true."""
+        with anyio.fail_after(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_opened(self, count: int = 1) -> None:
+        await self.until(lambda: len(self.links) >= count)
+
+    async def until_received(self, count: int) -> None:
+        await self.until(lambda: len(self.received) >= count)
+
+    async def until_lost(self, count: int = 1) -> None:
+        await self.until(lambda: len(self.lost) >= count)
+
+
+class Pair(NamedTuple):
+    link_a: Link
+    a: Recorder
+    link_b: Link
+    b: Recorder
+
+
+@asynccontextmanager
+async def connected(
+    path: str, a: Recorder, b: Recorder, limits: Limits
+) -> AsyncIterator[tuple[Link, Link]]:
+    async with await listen_unix(path, b, HELLO_B, limits):
+        link_a = await connect_unix(path, a, HELLO_A, limits, timeout=5)
+        await b.until_opened()
+        try:
+            yield link_a, b.links[0]
+        finally:
+            link_a.abort()
+            await link_a.aclose()
+            await b.links[0].aclose()
+
+
+class RawPeer:
+    """Speaks bytes to a listener, well or badly."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def hello(self) -> None:
+        self.writer.write(Session(Hello("raw"), LIMITS).opening())
+
+    async def read_to_end(self) -> list[Envelope]:
+        """What the listener said until it hung up."""
+        with anyio.fail_after(10):
+            return Decoder(LIMITS).feed(await self.reader.read())
+
+
+@asynccontextmanager
+async def raw_peer(path: str) -> AsyncIterator[RawPeer]:
+    peer = RawPeer(*await asyncio.open_unix_connection(path))
+    try:
+        yield peer
+    finally:
+        peer.writer.transport.abort()
+
+
+@asynccontextmanager
+async def raw_server(path: str, answer: bytes | None) -> AsyncIterator[None]:
+    """Answers every connection with bytes and hangs up, or with None never answers."""
+    writers = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        if answer is not None:
+            writer.write(answer)
+            writer.close()
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+def request(number: int, body: bytes = b"") -> Envelope:
+    return Envelope(Kind.REQUEST, id=number, target="agent", payloads=(body,))
