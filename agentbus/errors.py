@@ -263,7 +263,9 @@ class HopsExhausted(DeliveryError):
     target: str
 
     def __str__(self) -> str:
-        return f"the request to {self.target!r} is over the limit of hops; do agents call in a circle?"
+        return (
+            f"the request to {self.target!r} is over the limit of hops; do agents call in a circle?"
+        )
 
 
 @dataclass(eq=False)

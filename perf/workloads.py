@@ -89,7 +89,7 @@ class Load:
 
 
 QUICK = Load(rounds=7, warmup_s=0.5, latency_s=0.35, rate_s=0.3)
-FULL = Load(rounds=15, warmup_s=2.0, latency_s=2.0, rate_s=2.0)
+FULL = Load(rounds=11, warmup_s=2.0, latency_s=1.5, rate_s=1.5)
 
 
 class Contender(Protocol):

@@ -7,6 +7,7 @@ Compute runs in `driver`'s thread, one request at a time; everything of a reques
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -24,17 +25,17 @@ from agentbus.engine.base import (
     Piece,
     Usage,
 )
+from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.errors import AgentbusError, Closed, EngineFailed
 
 from .driver import Driver, Job
 from .load import Loaded, load
 from .runner import Call, Sequence
-from .token_log import TokenLog
 from .tokens import Detokenizer
 
 __all__ = ["TorchEngine", "load_engine"]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Answer:
@@ -89,7 +90,7 @@ class TorchEngine:
         self._finished = 0
         self._driver = Driver(
             self._work,
-            prepare=lambda: torch.set_num_threads(settings.threads) if settings.threads else None,
+            prepare=lambda: torch.set_num_threads(settings.threads or os.cpu_count() or 1),
             name=name,
             limit=settings.queue,
         )
@@ -152,7 +153,6 @@ class TorchEngine:
     async def aclose(self) -> None:
         """End running calls with `Closed`, free the model."""
         await self._driver.aclose()
-        self._log.close()
 
     async def _stream(self, job: Job) -> AsyncGenerator[Piece | Finished, None]:
         self._driver.submit(job)
@@ -174,7 +174,7 @@ class TorchEngine:
         except AgentbusError as error:
             job.post(error)
         except Exception as error:
-            _LOG.exception("the engine of %r failed on a request", self._name)
+            logger.exception("the engine of %r failed on a request", self._name)
             job.post(EngineFailed(self._name, f"{type(error).__name__}: {error}"))
 
     def _compute(self, job: Job) -> Finished:
@@ -200,7 +200,16 @@ class TorchEngine:
                 request.prompt.cue, answer.text, ids, tenant=request.tenant
             )
         self._finished += 1
-        self._log.write(request, sequence)
+        self._log.write(
+            TokenRecord(
+                label=request.label,
+                tenant=request.tenant,
+                prompt_ids=sequence.call.prompt,
+                generated_ids=sequence.generated,
+                reused=sequence.reused,
+                prefilled=sequence.prefilled,
+            )
+        )
         return finished
 
     def _call(self, job: Job) -> Call:

@@ -28,6 +28,7 @@ __all__ = ["Loaded", "load", "load_runner"]
 class Loaded:
     """All of a model that the engine needs."""
 
+    folder: Path
     runner: Runner
     vocabulary: Vocabulary
     encoder: PromptEncoder
@@ -97,5 +98,10 @@ def load(model: str, settings: EngineSettings) -> Loaded:
     encoder = PromptEncoder(vocabulary, template)
     runner = load_runner(folder, config, settings, _end_ids(config, encoder))
     return Loaded(
-        runner, vocabulary, encoder, template, _fingerprint(folder, config, settings.dtype)
+        folder=folder,
+        runner=runner,
+        vocabulary=vocabulary,
+        encoder=encoder,
+        template=template,
+        fingerprint=_fingerprint(folder, config, settings.dtype),
     )

@@ -51,7 +51,7 @@ def up(bus: BusUrl = "", json: Json = False) -> None:
 
     if not url.startswith("unix://"):
         fail(f"{url!r} is not of the form unix:///path/to.sock")
-    run(job)
+    run(job, json=json)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def worker(
         fail("name at least one agent (module:Class) or a model to --serve")
     # As with `python -m`: agents of the folder in which the command is run can be imported.
     sys.path.insert(0, str(Path.cwd()))
-    run(job)
+    run(job, json=json)
 
 
 @app.command()
@@ -120,7 +120,28 @@ def ps(bus: BusUrl = "", json: Json = False) -> None:
             table.add_row(agent.name, agent.peer, agent.path)
         Console().print(table)
 
-    run(job)
+    run(job, json=json)
+
+
+@app.command()
+def demo(
+    input: Annotated[
+        Path | None, typer.Option("--input", help="A text file to read instead of the demo's own.")
+    ] = None,
+    question: Annotated[str, typer.Option(help="The question that the team answers.")] = "",
+    model: Annotated[
+        str, typer.Option(help="smollm2, a .gguf file or a folder with safetensors.")
+    ] = "smollm2",
+    tokens: Annotated[int, typer.Option(help="Tokens that each turn is long.", min=1)] = 40,
+    json: Json = False,
+) -> None:
+    """Let a team of agents answer a question, then compare with the ordinary ways."""
+    from .demo import run_demo
+
+    async def job() -> None:
+        await run_demo(input, question, model=model, tokens=tokens, json=json)
+
+    run(job, json=json)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import anyio
 import orjson
 
-from ..errors import AgentbusError
+from ..errors import AgentbusError, describe
 
 __all__ = ["default_url", "fail", "print_json", "run", "until_signal"]
 
@@ -47,8 +47,11 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def run(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a command's job; an error of agentbus becomes one sentence, not a traceback."""
+def run(job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False) -> None:
+    """Run a command's job; an error of agentbus becomes one sentence, not a traceback.
+
+    With `json` it is printed as an object too, for a program that runs the command.
+    """
     try:
         anyio.run(job, backend_options={"use_uvloop": True})
     except KeyboardInterrupt:
@@ -57,6 +60,10 @@ def run(job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         known = [leaf for leaf in _leaves(error) if isinstance(leaf, AgentbusError)]
         if not known:
             raise
+        if json:
+            code, fields = describe(known[0])
+            print_json({"error": {"code": code, "fields": fields, "text": str(known[0])}})
+            raise SystemExit(1) from None
         fail(str(known[0]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class HandlerSpec:
 
     method: str
     accepts: PayloadType
-    returns: PayloadType | None
-    """Type of the reply, or of each streamed part; None where it is not annotated."""
+    returns: tuple[PayloadType, ...]
+    """Types of the reply, or of the streamed parts; empty where they are not annotated."""
     streams: bool
 
 
@@ -72,11 +73,16 @@ def _evaluate(method: Callable[..., Any], name: str) -> Any:
         return None
 
 
-def _returned_type(method: Callable[..., Any], streams: bool) -> PayloadType | None:
+def _returned_types(method: Callable[..., Any], streams: bool) -> tuple[PayloadType, ...]:
     annotation = _evaluate(method, "return")
     if streams:
         annotation = next(iter(typing.get_args(annotation)), None)
-    return None if annotation is None else payload_type(annotation)
+    if annotation is None:
+        return ()
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return tuple(
+        payload_type(t) for t in (typing.get_args(annotation) if is_union else [annotation])
+    )
 
 
 def _spec(kind: type[Agent], name: str, method: Callable[..., Any]) -> HandlerSpec:
@@ -90,7 +96,7 @@ def _spec(kind: type[Agent], name: str, method: Callable[..., Any]) -> HandlerSp
     accepts = _evaluate(method, parameters[1])
     if accepts is None:
         raise ConfigError(where, "annotate the message with a type that its module can see")
-    return HandlerSpec(name, payload_type(accepts), _returned_type(method, streams), streams)
+    return HandlerSpec(name, payload_type(accepts), _returned_types(method, streams), streams)
 
 
 def handlers_of(kind: type[Agent]) -> dict[str, HandlerSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +19,7 @@ from .agent import Agent
 from .mailbox import Mailbox
 from .models import ModelAgent, model_agent_name
 from .node import Node
+from .payload import payload_type
 from .requester import Origin, Requester
 from .subscription import Subscription
 
@@ -199,14 +200,17 @@ class Bus(Requester):
         """Have `action` called with the name of each process whose link ends."""
         self._entered()[0].peer_watchers.append(action)
 
-    def subscribe(self, pattern: str) -> Subscription:
+    def subscribe(self, pattern: str, *, types: Sequence[type] = ()) -> Subscription:
         """Return the messages on topics that match: `*` stands for one token, `>` for the rest.
 
         `async with bus.subscribe("news.>") as messages: async for message in messages: …`
+        `types` names payload types that other processes send and no agent here handles.
 
         Raises:
             InvalidName: the pattern is not well formed.
         """
+        for kind in types:
+            self._sender.types.declare(payload_type(kind))
         limit = self._settings.subscription
         return Subscription(check_pattern(pattern), limit, self._subscribed, self._unsubscribed)
 

@@ -52,6 +52,7 @@ class Generation:
     max_tokens: int
     ignore_end: bool
     forced: tuple[int, ...]
+    salt: str
     label: str
 
 
@@ -111,19 +112,28 @@ class Call(Requester):
         max_tokens: int = 256,
         ignore_end: bool = False,
         forced: tuple[int, ...] = (),
+        salt: str = "",
         label: str = "",
     ) -> str:
         """Ask the agent's model and return its answer.
 
         `text` is appended to `context` as what the agent is asked to do, the answer as its
         message; of both, and of what others said since, only what is new is prefilled.
+        `ignore_end` decodes exactly `max_tokens`; `forced` decodes these token ids instead of the
+        model's choice; calls share KV only with calls of the same `salt`; `label` marks the call
+        in the engine's token log.
 
         Raises:
             ModelNotFound: no model was given, or none of that name is served.
             ContextTooLong: context and answer do not fit the model's window.
         """
         parts = self.generate_stream(
-            text, max_tokens=max_tokens, ignore_end=ignore_end, forced=forced, label=label
+            text,
+            max_tokens=max_tokens,
+            ignore_end=ignore_end,
+            forced=forced,
+            salt=salt,
+            label=label,
         )
         async with aclosing(parts):
             return "".join([part async for part in parts])
@@ -135,11 +145,17 @@ class Call(Requester):
         max_tokens: int = 256,
         ignore_end: bool = False,
         forced: tuple[int, ...] = (),
+        salt: str = "",
         label: str = "",
     ) -> AsyncGenerator[str, None]:
         """Ask the agent's model and yield its answer as it comes. As `generate`."""
         request = Generation(
-            text=text, max_tokens=max_tokens, ignore_end=ignore_end, forced=forced, label=label
+            text=text,
+            max_tokens=max_tokens,
+            ignore_end=ignore_end,
+            forced=forced,
+            salt=salt,
+            label=label,
         )
         return self._node.generate(self, request)
 

@@ -246,6 +246,12 @@ class ReplyStream(Generic[T]):
         return part
 
     @property
+    def sent_bytes(self) -> int:
+        """Bytes sent so far for this request; 0 within a process."""
+        account = self._pending.account
+        return 0 if account is None else account.sent_bytes
+
+    @property
     def reply(self) -> Reply[Any]:
         """The reply, once all parts have been read."""
         return self._pending.result()

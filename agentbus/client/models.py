@@ -46,6 +46,7 @@ class Generate:
     max_tokens: int
     ignore_end: bool
     forced: tuple[int, ...]
+    salt: str
     label: str
 
 
@@ -71,6 +72,7 @@ class ModelAgent(Agent):
             max_tokens=ask.max_tokens,
             ignore_end=ask.ignore_end,
             forced=ask.forced,
+            tenant=ask.salt,
             label=ask.label,
         )
         text = []
@@ -121,6 +123,7 @@ class ModelClient:
             request.max_tokens,
             request.ignore_end,
             request.forced,
+            request.salt,
             request.label,
         )
         target = model_agent_name(call.model)

@@ -31,8 +31,7 @@ def _declared() -> Iterator[PayloadType]:
             continue
         for spec in specs.values():
             yield spec.accepts
-            if spec.returns is not None:
-                yield spec.returns
+            yield from spec.returns
 
 
 class TypeTable:
@@ -42,6 +41,10 @@ class TypeTable:
 
     def __init__(self) -> None:
         self._known = {kind.__name__: payload_type(kind) for kind in _PLAIN}
+
+    def declare(self, kind: PayloadType) -> None:
+        """Have `find` answer with this type for its name."""
+        self._known[kind.name] = kind
 
     def find(self, name: str) -> PayloadType:
         """Return the type of that name.
@@ -56,7 +59,8 @@ class TypeTable:
         if len(matches) != 1:
             how_many = "several types" if matches else "no type"
             raise InvalidMessage(
-                name, f"this process declares {how_many} of that name; pass returns="
+                name,
+                f"this process declares {how_many} of that name; name it with types= or returns=",
             )
         (self._known[name],) = matches.values()
         return self._known[name]

@@ -37,12 +37,13 @@ class EqualWork:
 class Pieces:
     """Texts of the conversation as token ids, and the id that begins a turn.
 
-    The first and the last token of a text are left out, since they may merge with what stands
-    around it.
+    Each text has two spellings, since its first word may be spelt otherwise behind a name: as a
+    turn's beginning, and behind `name:` and a blank. The last token is left out, since it may merge
+    with what follows.
     """
 
     turn_start: int
-    ids: Mapping[str, Ids]
+    spellings: Mapping[str, tuple[Ids, ...]]
 
 
 async def tokenize_pieces(conversation: Conversation, tokenize: ChatTokenizer) -> Pieces:
@@ -51,22 +52,25 @@ async def tokenize_pieces(conversation: Conversation, tokenize: ChatTokenizer) -
     Raises:
         UnequalWork: the model's template cannot be cut into turns.
     """
-    samples = await tokenize(("x", "y"))
-    turn_start = find_turn_start(samples, len(("x", "y")) + _BESIDES)
-    _, x, y, _ = split_turns(samples, turn_start)
-    place = next((place for place in range(len(x)) if x[place] != y[place]), 0)
-    texts = tuple(
-        {
-            text: None
-            for index in range(len(conversation.hops))
-            for text in _texts(conversation, index)
-        }
-    )
-    chat = await tokenize(texts)
-    _, *turns, _ = split_turns(chat, turn_start)
-    behind = len(x) - place - 1
-    inner = (turn[place + 1 : len(turn) - behind - 1] for turn in turns)
-    return Pieces(turn_start, dict(zip(texts, inner, strict=True)))
+    samples = ("x", "y", "x:")
+    chat = await tokenize(samples)
+    turn_start = find_turn_start(chat, len(samples) + _BESIDES)
+    _, x, y, named, _ = split_turns(chat, turn_start)
+    ahead = next((place for place in range(len(x)) if x[place] != y[place]), 0)
+    behind = len(x) - ahead - 1
+    ends = range(len(conversation.hops))
+    texts = tuple(dict.fromkeys(text for index in ends for text in _texts(conversation, index)))
+    begun = await _turns(texts, turn_start, tokenize)
+    quoted = await _turns(tuple(f"x: {text}" for text in texts), turn_start, tokenize)
+    spellings = {
+        text: (a[ahead : len(a) - behind - 1], b[len(named) - behind : len(b) - behind - 1])
+        for text, a, b in zip(texts, begun, quoted, strict=True)
+    }
+    return Pieces(turn_start, spellings)
+
+
+async def _turns(texts: tuple[str, ...], turn_start: int, tokenize: ChatTokenizer) -> list[Ids]:
+    return split_turns(await tokenize(texts), turn_start)[1:-1]
 
 
 def _texts(conversation: Conversation, index: int) -> list[str]:
@@ -132,7 +136,9 @@ def _count_pieces(
     # A model may spell a text in other tokens than its tokenizer would; both are the same text.
     decoded = {hop.text.strip(): hop.token_ids for hop in conversation.hops[:index]}
     for text in texts:
-        spellings = (pieces.ids[text], decoded.get(text, pieces.ids[text]))
+        spellings = pieces.spellings[text]
+        if text in decoded:
+            spellings = (*spellings, decoded[text])
         if not any(_as_text(ids) in prompt for ids in spellings):
             raise UnequalWork(f"hop {index} of {way}: its prompt lacks {text[:40]!r}")
     return len(texts)

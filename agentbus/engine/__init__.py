@@ -1,1 +1,17 @@
-"""."""
+"""Engines: the contract, the scripted one for tests, and how others are found."""
+
+from .base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
+from .registry import EngineFactory, installed_engines, open_engine
+
+__all__ = [
+    "Capabilities",
+    "Engine",
+    "EngineFactory",
+    "EngineStats",
+    "Finished",
+    "GenerateRequest",
+    "Piece",
+    "Usage",
+    "installed_engines",
+    "open_engine",
+]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BROKER", "BUS", "MODEL", "AgentList", "ListAgents", "Locate", "Location", "Register", "Unregister"]
+__all__ = [
+    "BROKER",
+    "BUS",
+    "MODEL",
+    "AgentList",
+    "ListAgents",
+    "Locate",
+    "Location",
+    "Register",
+    "Unregister",
+]
 
 BROKER = "$broker"
 """The broker's own address, in the process that is one."""

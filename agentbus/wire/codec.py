@@ -331,10 +331,12 @@ def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> list[Buf
     """Take the parts between `start` and `end` apart; large ones of a buffer of ours as views."""
     parts: list[Buffer] = []
     for size in sizes:
-        if type(size) is not int or not 0 <= size <= end - start:
+        if type(size) is not int or size < 0 or size > end - start:
             raise MalformedFrame("a part's size is no size or reaches beyond its frame")
         stop = start + size
-        if size >= _VIEWED and type(data) is bytearray:
+        if isinstance(data, bytes):
+            parts.append(data[start:stop])
+        elif size >= _VIEWED and isinstance(data, bytearray):
             parts.append(memoryview(data)[start:stop].toreadonly())
         else:
             parts.append(bytes(data[start:stop]))

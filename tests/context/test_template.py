@@ -64,6 +64,9 @@ FORCED_THOUGHT = CHATML.replace(
     "'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think>\n' }}"
 )
 LAST_OPEN = CHATML.replace("'<|im_end|>' + '\n' }}", "('' if loop.last else '<|im_end|>\n') }}")
+NUMBERED = CHATML.replace(
+    "+ m.role +", "+ m.role + (loop.index | string if m.role == 'user' else '') +"
+)
 NO_SYSTEM = CHATML.replace(
     "{%- if loop.first and m.role != 'system' -%}",
     "{%- if m.role == 'system' -%}{{ refuse('no system') }}{%- endif -%}{%- if false -%}",
@@ -191,6 +194,7 @@ def test_a_system_turn_may_be_allowed_only_first() -> None:
         (QWEN3, "drops parts of earlier turns"),
         (LAST_OPEN, "anew|opens an answer|simply open|place"),
         (FORCED_THOUGHT, "opens an answer differently"),
+        (NUMBERED, "depending on its place"),
         (NO_SYSTEM, "no system"),
         ("{{ refuse('all') }}", "takes no system turn"),
         ("the same whatever is said", "place|drops"),

@@ -26,8 +26,9 @@ async def test_pieces_are_the_texts_without_their_ends(conversation: Conversatio
     pieces = await tokenize_pieces(conversation, tokenize)
     assert isinstance(pieces, Pieces)
     assert pieces.turn_start == START
-    assert pieces.ids["Gull, Tern."] == spell("ull, Tern")
-    assert pieces.ids["You count the boats."] == spell("ou count the boats")
+    begun, quoted = pieces.spellings["Gull, Tern."]
+    assert begun == spell("Gull, Tern")
+    assert quoted == spell(" Gull, Tern")
 
 
 @pytest.mark.parametrize("layout", ["role_first", "roster_first"])

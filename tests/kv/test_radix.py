@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
+    precondition,
     rule,
 )
 
@@ -225,92 +225,60 @@ def test_a_broken_count_is_found() -> None:
 TOTAL = 16
 MOST = 30
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
-NAMESPACES = st.sampled_from([b"one", b"one", b"two"])
 
 
+@dataclass(eq=False)
 class Work:
-    """One call as an engine makes it: it writes each token's 'KV' where the lease says."""
+    """One running call."""
 
-    def __init__(
-        self, namespace: bytes, tokens: tuple[int, ...], lease: Lease, reuse: bool
-    ) -> None:
-        self.namespace, self.tokens, self.lease, self.reuse = namespace, tokens, lease, reuse
+    namespace: bytes
+    tokens: tuple[int, ...]
+    lease: Lease
+    reuse: bool
 
 
-class IndexMachine(RuleBasedStateMachine):
-    """Blocks hold (namespace, prefix up to and with this token): what KV depends on."""
+class Simulation:
+    """An index and a naive engine: a block's slot holds (namespace, tokens up to this one).
 
-    running = Bundle("running")
+    That is what KV depends on, so a slot that holds anything else would be a wrong answer.
+    """
 
-    @initialize()
-    def start(self) -> None:
+    def __init__(self) -> None:
         self.pool = BlockPool(TOTAL)
         self.radix = RadixIndex(self.pool, BLOCK)
         self.store: list[list[object]] = [[None] * BLOCK for _ in range(TOTAL)]
-        self.committed: set[tuple[bytes, tuple[int, ...]]] = set()
-        self.open: list[Work] = []
+        self.computed: set[tuple[bytes, tuple[int, ...]]] = set()
         self.asked: list[tuple[int, ...]] = [()]
+        self.open: list[Work] = []
 
-    def _expected(self, work: Work, position: int) -> object:
-        return work.namespace, work.tokens[: position + 1]
-
-    def _read(self, work: Work, position: int) -> object:
-        return self.store[work.lease.blocks[position // BLOCK]][position % BLOCK]
-
-    def _write(self, work: Work, start: int) -> None:
-        for position in range(start, len(work.tokens)):
-            block = work.lease.blocks[position // BLOCK]
-            self.store[block][position % BLOCK] = self._expected(work, position)
-
-    def _naive_longest(self, namespace: bytes, tokens: tuple[int, ...]) -> int:
-        for length in range(len(tokens), 0, -1):
-            if (namespace, tokens[:length]) in self.committed:
-                return length
-        return 0
-
-    def _snapshot(self) -> tuple[object, ...]:
-        return self.radix.stats(), [
-            self.radix.match_length(name, tokens) for name, tokens in sorted(self.committed)
-        ]
-
-    @rule(
-        target=running,
-        namespace=NAMESPACES,
-        origin=st.integers(0, 20),
-        common=st.integers(0, 24),
-        more=TOKENS,
-        reuse=st.sampled_from([True, True, True, False]),
-    )
     def begin(
         self, namespace: bytes, origin: int, common: int, more: tuple[int, ...], reuse: bool
-    ) -> object:
-        """Continue or branch off something that was asked before, mostly within a block."""
+    ) -> None:
+        """Continue, or branch off, something that was asked before."""
         tokens = (self.asked[origin % len(self.asked)][:common] + more)[:MOST]
         self.asked.append(tokens)
         cached = self.radix.match_length(namespace, tokens)
-        assert cached <= self._naive_longest(namespace, tokens)
+        assert cached <= self._computed_length(namespace, tokens)
         before = self._snapshot()
         try:
             lease = self.radix.begin(namespace, tokens, reuse=reuse)
         except KVExhausted as error:
             assert error.available < error.needed
             assert self._snapshot() == before
-            return multiple()
+            return
         work = Work(namespace, tokens, lease, reuse)
         assert lease.reused == (min(cached, len(tokens) - 1) if reuse else 0)
         assert len(lease.blocks) == -(-len(tokens) // BLOCK)
         for copy in lease.copies:
             self.store[copy.target][: copy.tokens] = self.store[copy.source][: copy.tokens]
         for position in range(lease.reused):
-            assert self._read(work, position) == self._expected(work, position)
+            assert self._read(work, position) == (namespace, tokens[: position + 1])
         self._write(work, lease.reused)
         self.open.append(work)
-        return work
 
-    @rule(work=running, more=TOKENS)
-    def decode(self, work: Work, more: tuple[int, ...]) -> None:
-        if work not in self.open:
-            return
+    def decode(self, choice: int, more: tuple[int, ...]) -> None:
+        """Let a running call grow."""
+        work = self.open[choice % len(self.open)]
         before = self._snapshot()
         longer = work.tokens + more
         try:
@@ -321,52 +289,138 @@ class IndexMachine(RuleBasedStateMachine):
         start, work.tokens = len(work.tokens), longer
         self._write(work, start)
 
-    @rule(work=consumes(running), share=st.sampled_from([1.0, 1.0, 0.7, 0.3]))
-    def commit(self, work: Work, share: float) -> None:
+    def commit(self, choice: int, share: float) -> None:
+        """End a call, perhaps midway."""
+        work = self.open.pop(choice % len(self.open))
         length = round(len(work.tokens) * share)
-        self.open.remove(work)
         self.radix.commit(work.lease, work.tokens[:length])
         if work.reuse:
-            done = [(work.namespace, work.tokens[:n]) for n in range(1, length + 1)]
-            self.committed.update(done)
+            self.computed.update((work.namespace, work.tokens[:n]) for n in range(1, length + 1))
+            self.asked.append(work.tokens)
             assert self.radix.match_length(work.namespace, work.tokens[:length]) == length
 
-    @rule(work=consumes(running))
-    def release(self, work: Work) -> None:
-        self.open.remove(work)
-        self.radix.release(work.lease)
+    def release(self, choice: int) -> None:
+        """End a call without keeping anything."""
+        self.radix.release(self.open.pop(choice % len(self.open)).lease)
 
-    @rule(namespace=st.one_of(st.none(), NAMESPACES))
-    def clear(self, namespace: bytes | None) -> None:
-        self.radix.clear(namespace)
-
-    @invariant()
-    def holds(self) -> None:
-        if not hasattr(self, "radix"):
-            return
+    def check(self) -> None:
+        """Check the index, and that no running call's KV was touched."""
         self.radix.check_integrity()
         for work in self.open:
             for position in range(len(work.tokens)):
-                assert self._read(work, position) == self._expected(work, position)
+                assert self._read(work, position) == (
+                    work.namespace,
+                    work.tokens[: position + 1],
+                )
 
-    def teardown(self) -> None:
-        if not hasattr(self, "radix"):
-            return
-        for work in self.open:
-            self.radix.release(work.lease)
+    def finish(self) -> None:
+        """End everything; all blocks must be free then."""
+        while self.open:
+            self.release(0)
         self.radix.clear()
         self.radix.check_integrity()
         assert self.pool.free == TOTAL
 
+    def _read(self, work: Work, position: int) -> object:
+        return self.store[work.lease.blocks[position // BLOCK]][position % BLOCK]
 
-IndexMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+    def _write(self, work: Work, start: int) -> None:
+        for position in range(start, len(work.tokens)):
+            block = work.lease.blocks[position // BLOCK]
+            self.store[block][position % BLOCK] = (work.namespace, work.tokens[: position + 1])
+
+    def _computed_length(self, namespace: bytes, tokens: tuple[int, ...]) -> int:
+        lengths = range(len(tokens), 0, -1)
+        return next((n for n in lengths if (namespace, tokens[:n]) in self.computed), 0)
+
+    def _snapshot(self) -> tuple[object, ...]:
+        return self.radix.stats(), [
+            self.radix.match_length(name, tokens)
+            for tokens in self.asked
+            for name in (b"one", b"two")
+        ]
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """Finds the shortest sequence of operations that breaks an invariant."""
+
+    @initialize()
+    def start(self) -> None:
+        self.simulation = Simulation()
+
+    @rule(
+        namespace=st.sampled_from([b"one", b"one", b"two"]),
+        origin=st.integers(0, 20),
+        common=st.integers(0, MOST),
+        more=TOKENS,
+        reuse=st.sampled_from([True, True, True, False]),
+    )
+    def begin(
+        self, namespace: bytes, origin: int, common: int, more: tuple[int, ...], reuse: bool
+    ) -> None:
+        self.simulation.begin(namespace, origin, common, more, reuse)
+
+    @precondition(lambda self: self.simulation.open)
+    @rule(choice=st.integers(0, 9), more=TOKENS)
+    def decode(self, choice: int, more: tuple[int, ...]) -> None:
+        self.simulation.decode(choice, more)
+
+    @precondition(lambda self: self.simulation.open)
+    @rule(choice=st.integers(0, 9), share=st.sampled_from([1.0, 1.0, 0.7, 0.3]))
+    def commit(self, choice: int, share: float) -> None:
+        self.simulation.commit(choice, share)
+
+    @precondition(lambda self: self.simulation.open)
+    @rule(choice=st.integers(0, 9))
+    def release(self, choice: int) -> None:
+        self.simulation.release(choice)
+
+    @precondition(lambda self: len(self.simulation.asked) % 8 == 7)
+    @rule(namespace=st.sampled_from([None, b"one", b"two"]))
+    def clear(self, namespace: bytes | None) -> None:
+        self.simulation.radix.clear(namespace)
+
+    @invariant()
+    def holds(self) -> None:
+        self.simulation.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "simulation"):
+            self.simulation.finish()
+
+
+IndexMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestIndexMachine = IndexMachine.TestCase
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_long_random_runs(seed: int) -> None:
+    chance = random.Random(seed)
+    simulation = Simulation()
+    for _ in range(250):
+        more = tuple(chance.choices(range(3), k=chance.randint(1, 9)))
+        choice = chance.randrange(99)
+        step = chance.choices(["begin", "decode", "commit", "release", "clear"], [9, 4, 8, 1, 0.2])
+        if step == ["clear"]:
+            simulation.radix.clear(chance.choice([None, b"one"]))
+        elif step == ["begin"] or not simulation.open:
+            origin = len(simulation.asked) - 1 - chance.randrange(8)
+            reuse = chance.random() < 0.9
+            simulation.begin(b"one", origin, chance.randint(0, MOST), more, reuse)
+        elif step == ["decode"]:
+            simulation.decode(choice, more)
+        elif step == ["commit"]:
+            simulation.commit(choice, chance.choice([1.0, 1.0, 0.6]))
+        else:
+            simulation.release(choice)
+        simulation.check()
+    simulation.finish()
 
 
 def test_with_room_enough_the_longest_prefix_is_always_found() -> None:
     radix = RadixIndex(BlockPool(4096), BLOCK)
     seen: list[tuple[int, ...]] = []
-    for number in range(200):
+    for number in range(120):
         tokens = tuple((number * 7919 >> bit) & 1 for bit in range(number % 13 + 1))
         best = max((_common(tokens, other) for other in seen), default=0)
         assert radix.match_length(N, tokens) == best

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import select
 import sys
-from importlib.util import find_spec
 
 import pytest
 
 from perf.children import ChildFailed, child, python_child
 from perf.micro.bus import CASES
+from perf.peers import AUTOGEN, NATS
 from perf.rounds import interleave
 from perf.workloads import Load
 
@@ -40,14 +40,14 @@ async def test_agentbus_can_be_measured() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(find_spec("autogen_core") is None, reason="the peer is not installed")
+@pytest.mark.skipif(bool(AUTOGEN.missing()), reason="the peer is not installed")
 async def test_autogen_can_be_measured() -> None:
     results = await _figures(autogen=CASES["inproc"].peers["autogen"])
     assert results["autogen"]["req_s"] > 0
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(find_spec("nats") is None, reason="the peer is not installed")
+@pytest.mark.skipif(bool(NATS.missing()), reason="the peer is not installed")
 async def test_nats_can_be_measured() -> None:
     results = await _figures(nats=CASES["unix"].peers["nats"])
     assert results["nats"]["req_s"] > 0

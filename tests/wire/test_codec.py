@@ -57,7 +57,7 @@ envelopes = st.builds(
 
 def frame(*fields: object, body: bytes = b"") -> bytes:
     """A frame with any header at all."""
-    header = msgpack.packb(fields)
+    header: bytes = msgpack.packb(fields)
     return struct.pack(">IH", 2 + len(header) + len(body), len(header)) + header + body
 
 
@@ -151,9 +151,9 @@ def test_large_payloads_are_neither_copied_to_be_sent_nor_when_received() -> Non
 
 
 def test_a_view_of_other_items_is_sent_as_its_bytes() -> None:
-    floats = memoryview(struct.pack("4f", 1, 2, 3, 4)).cast("f", (2, 2))
-    (received,) = Decoder(LIMITS).feed(whole(Envelope(Kind.REPLY, id=1, payloads=(floats,))))
-    assert received.payloads == (struct.pack("4f", 1, 2, 3, 4),)
+    grid = memoryview(struct.pack("4i", 1, 2, 3, 4)).cast("i", (2, 2))
+    (received,) = Decoder(LIMITS).feed(whole(Envelope(Kind.REPLY, id=1, payloads=(grid,))))
+    assert received.payloads == (struct.pack("4i", 1, 2, 3, 4),)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,9 @@ def test_wrong_headers_are_malformed(fields: tuple[object, ...]) -> None:
         struct.pack(">IH", 1002, 1000) + b"\x91" * 1000,
         frame(*fields_of(), body=b"left over"),
         frame(*fields_of(sizes=(1,)), body=b"xy"),
+        frame(*fields_of(sizes=(-1, 2)), body=b"x"),
+        frame(*fields_of(context_size=-1, sizes=(2,)), body=b"x"),
+        frame(*fields_of(sizes=(True,)), body=b"x"),
         frame(*fields_of(context_size=3, sizes=(1,)), body=b"xyz"),
         struct.pack(">IH", 5, 3) + b"\x80" + b"\xa1\xff",
     ],
@@ -261,6 +264,12 @@ def test_wrong_headers_are_malformed(fields: tuple[object, ...]) -> None:
 def test_wrong_bytes_are_malformed(data: bytes) -> None:
     with pytest.raises(MalformedFrame):
         Decoder(LIMITS).feed(data)
+
+
+def test_more_payloads_than_the_limit_are_malformed() -> None:
+    Decoder(SMALL).feed(frame(*fields_of(sizes=(0,) * 3)))
+    with pytest.raises(MalformedFrame):
+        Decoder(SMALL).feed(frame(*fields_of(sizes=(0,) * 4)))
 
 
 def test_a_size_over_the_limit_is_refused_before_its_bytes_come() -> None:

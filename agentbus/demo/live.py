@@ -1,0 +1,173 @@
+"""The live run: a broker, an engine and two worker processes, and the team at work on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from ..client import Bus, Subscription
+from ..config import EngineSettings
+from ..context import Context
+from .account import LogEntry, UnequalWork, read_log
+from .commands import running
+from .events import Event, HopEnded, HopResult, HopStarted, HopText, Progress
+from .roles import ROLES, steps
+from .script import Conversation, Hop
+from .table import AGENTBUS
+from .team import Tell, make_hop, topic_of, turn_of
+from .ways import OnText
+
+__all__ = ["AgentbusWay", "Stage", "hold", "stage"]
+
+_LIVE = "live"
+_DEADLINE_S = 900.0
+_WORKERS = (("planner", "writer"), ("reader", "checker"))
+"""Which members share a process."""
+_MEMBER = "agentbus.demo.team:Member"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running bus with the team on it. `token_log` is the engine's."""
+
+    bus: Bus
+    token_log: Path
+
+
+@asynccontextmanager
+async def stage(model: str, settings: EngineSettings, folder: Path) -> AsyncGenerator[Stage, None]:
+    """Start broker, engine and workers as processes of their own, and join them.
+
+    Raises:
+        AgentbusError: one of them could not start.
+    """
+    url = f"unix://{folder}/bus/bus.sock"
+    log = folder / "agentbus-tokens.jsonl"
+    engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        await enter(running(["up", "--bus", url]))
+        await enter(
+            running(["worker", "--bus", url, "--serve", model, "--token-log", str(log), *engine])
+        )
+        for members in _WORKERS:
+            targets = [f"{name}={_MEMBER}" for name in members]
+            await enter(running(["worker", "--bus", url, "--model", model, *targets]))
+        yield Stage(await enter(Bus.open(url, name="demo")), log)
+
+
+def opening(bus: Bus, document: str, question: str) -> Context:
+    """Return the context that the team begins with: all roles, the document, the question."""
+    context = bus.context()
+    for role in ROLES:
+        context = context.role(role.name, role.text)
+    return context.document(document).user(question)
+
+
+async def hold(
+    team: Stage, document: str, question: str, *, max_tokens: int, progress: Progress
+) -> tuple[Conversation, list[HopResult]]:
+    """Let the team hold its conversation; returns the record of it and what each hop cost.
+
+    Raises:
+        AgentbusError: a member failed; the same class as where it failed.
+    """
+    watcher = _InOrder(progress)
+    topic = topic_of(_LIVE)
+    step = steps()[0]
+    first = turn_of(step, run=_LIVE, max_tokens=max_tokens, hand_on=True)
+    start = opening(team.bus, document, question)
+    async with (
+        team.bus.subscribe(topic, types=(HopStarted, HopText, HopEnded)) as events,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(_watch, events, watcher)
+        stream = team.bus.stream(step.target, first, context=start, deadline=_DEADLINE_S)
+        await make_hop(stream, first, step.target, watcher.tell)
+        await watcher.finished.wait()
+        group.cancel_scope.cancel()
+    results = watcher.results
+    log = {entry.label: entry for entry in read_log(team.token_log, _LIVE)}
+    return _record(document, question, results, log), results
+
+
+def _record(
+    document: str, question: str, results: list[HopResult], log: dict[str, LogEntry]
+) -> Conversation:
+    hops = []
+    for step, result in zip(steps(), results, strict=True):
+        entry = log.get(str(step.index))
+        if entry is None:
+            raise UnequalWork(f"the engine logged no call for hop {step.index}")
+        ids = entry.generated_ids
+        hops.append(Hop(step.index, step.source, step.target, step.ask, result.text, ids))
+    return Conversation(ROLES, document, question, tuple(hops))
+
+
+async def _watch(events: Subscription, watcher: _InOrder) -> None:
+    async for message in events:
+        await watcher.tell(message.value)
+
+
+class _InOrder:
+    """Passes events on hop by hop: they come from several processes, each in its own order."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._early: dict[int, list[Event]] = {}
+        self._current = 0
+        self.results: list[HopResult] = []
+        self.finished = anyio.Event()
+
+    async def tell(self, event: Event) -> None:
+        """Take an event; it is passed on once all of the hops before it have been."""
+        self._early.setdefault(event.index, []).append(event)
+        while ready := self._early.pop(self._current, None):
+            for one in ready:
+                self._progress(one)
+                if isinstance(one, HopEnded):
+                    self.results.append(one.result)
+                    self._current += 1
+        if self._current == len(steps()):
+            self.finished.set()
+
+
+class AgentbusWay:
+    """The conversation again, hop by hop, over the team's bus."""
+
+    name = AGENTBUS
+    transport = "Unix socket, msgpack"
+    tenant = AGENTBUS
+
+    def __init__(self, team: Stage, conversation: Conversation) -> None:
+        self.token_log = team.token_log
+        self._bus = team.bus
+        self._conversation = conversation
+        self._context = opening(team.bus, conversation.document, conversation.question)
+
+    async def hop(self, index: int, on_text: OnText) -> HopResult:
+        """Ask the member of hop `index` to speak again. Decoding is greedy: it says the same.
+
+        Raises:
+            AgentbusError: the member failed.
+        """
+        step = steps()[index]
+        count = len(self._conversation.hops[index].token_ids)
+        turn = turn_of(step, run=self.tenant, max_tokens=count, hand_on=False)
+        stream = self._bus.stream(step.target, turn, context=self._context, deadline=_DEADLINE_S)
+        result, context = await make_hop(stream, turn, step.target, _only_text(on_text))
+        if context is not None:
+            self._context = context
+        return result
+
+
+def _only_text(on_text: OnText) -> Tell:
+    async def tell(event: Event) -> None:
+        if isinstance(event, HopText):
+            on_text(event.text)
+
+    return tell

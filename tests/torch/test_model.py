@@ -1,0 +1,233 @@
+"""The forward pass and the files it reads, on tiny models, against `transformers`."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from agentbus_torch.config import read_config
+from agentbus_torch.load import load, load_runner
+from agentbus_torch.runner import Call, Runner
+
+from agentbus.config import EngineSettings
+from agentbus.errors import AgentbusError, ConfigError, ModelBroken, ModelNotFound
+from tests.torch.tiny import TinyModel
+
+SETTINGS = EngineSettings(kv_tokens=1024, block_size=16, threads=1)
+IDS = tuple(3 + (7 * n * n + n) % 250 for n in range(70))
+
+SHAPES = {
+    "grouped": TinyModel(),
+    "one_kv_head": TinyModel(kv_heads=1),
+    "ungrouped": TinyModel(kv_heads=4),
+    "wide_heads": TinyModel(head_size=16),
+    "bias": TinyModel(bias=True),
+    "untied": TinyModel(tied=False),
+    "qwen2": TinyModel(model_type="qwen2", bias=True),
+    "linear_rope": TinyModel(rope={"rope_type": "linear", "factor": 4.0}),
+    "llama3_rope": TinyModel(
+        rope={
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    ),
+}
+
+
+def make_runner(folder: Path, settings: EngineSettings = SETTINGS) -> Runner:
+    return load_runner(folder, read_config(folder), settings, (2,))
+
+
+def forced_logits(runner: Runner, ids: tuple[int, ...], first: int, **how: bool) -> torch.Tensor:
+    """Return the scores [len(ids) - first, vocabulary] behind each of `ids[first - 1 : -1]`."""
+    call = Call(prompt=ids[:first], max_tokens=0, forced=ids[first:], namespace=b"t", **how)
+    sequence = runner.begin(call)
+    rows = []
+    while not sequence.reason:
+        runner.step(sequence)
+        if sequence.logits is not None:
+            rows.append(sequence.logits)
+    runner.finish(sequence)
+    return torch.stack(rows)
+
+
+def reference_logits(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        scores: torch.Tensor = model(torch.tensor([ids])).logits[0]
+    return scores
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_it_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    folder = SHAPES[name].write(tmp_path)
+    runner = make_runner(folder)
+    expected = reference_logits(folder, IDS)[39:-1]
+    cold = forced_logits(runner, IDS, 40)
+    torch.testing.assert_close(cold, expected, atol=2e-4, rtol=2e-4)
+    warm = forced_logits(runner, IDS, 40)
+    torch.testing.assert_close(warm, expected, atol=2e-4, rtol=2e-4)
+    runner.check_integrity()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 30, 60, 300])
+def test_prompts_of_all_lengths_and_chunks(rows: int, tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path)
+    ids = tuple(3 + (11 * n) % 251 for n in range(rows + 1))
+    found = forced_logits(make_runner(folder), ids, rows)
+    expected = reference_logits(folder, ids)[rows - 1 : -1]
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_bfloat16_stays_close(tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path)
+    runner = make_runner(folder, EngineSettings(dtype="bfloat16", kv_tokens=1024))
+    found = forced_logits(runner, IDS, 40).float()
+    expected = reference_logits(folder, IDS)[39:-1]
+    assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_interleaved_conversations_keep_their_kv_apart(tmp_path: Path) -> None:
+    """Forks and returns: the window must notice which blocks it does not mirror."""
+    folder = TinyModel().write(tmp_path)
+    runner = make_runner(folder, EngineSettings(kv_tokens=192, block_size=4, threads=1))
+    fork = IDS[:30] + tuple(reversed(IDS[30:]))
+    for ids in (IDS, fork, IDS[:25], fork[:50], IDS, tuple(reversed(IDS)), fork, IDS):
+        first = len(ids) - 6
+        again = forced_logits(runner, ids, first)
+        alone = forced_logits(make_runner(folder), ids, first)
+        torch.testing.assert_close(again, alone, atol=2e-4, rtol=2e-4)
+        runner.check_integrity()
+
+
+def test_a_call_without_reuse_leaves_no_trace_in_the_window(tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path)
+    runner = make_runner(folder)
+    first = forced_logits(runner, IDS, 50)
+    forced_logits(runner, tuple(reversed(IDS)), 50, reuse=False)
+    torch.testing.assert_close(forced_logits(runner, IDS, 50), first, atol=2e-4, rtol=2e-4)
+
+
+def test_a_broken_computation_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make_runner(TinyModel().write(tmp_path))
+    sequence = runner.begin(Call(prompt=IDS, max_tokens=5))
+    runner.step(sequence)
+    runner.abandon(sequence)
+    assert runner.stats().free == runner.stats().total
+    runner.check_integrity()
+
+
+def _edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _break(folder: Path, how: str) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    (header_length,) = struct.unpack("<Q", content[:8])
+    match how:
+        case "cut_off":
+            weights.write_bytes(content[:-100])
+        case "cut_in_header":
+            weights.write_bytes(content[:20])
+        case "empty":
+            weights.write_bytes(b"")
+        case "absurd_header":
+            weights.write_bytes(struct.pack("<Q", 2**60) + content[8:])
+        case "garbled_header":
+            weights.write_bytes(content[:8] + b"x" * header_length + content[8 + header_length :])
+        case "no_weights":
+            weights.unlink()
+        case "no_config":
+            (folder / "config.json").unlink()
+        case "no_tokenizer":
+            (folder / "tokenizer.json").unlink()
+        case "bad_tokenizer":
+            (folder / "tokenizer.json").write_text("{}")
+        case "bad_config":
+            (folder / "config.json").write_text("[1]")
+        case "config_without_layers":
+            _edit(folder / "config.json", num_hidden_layers=None)
+        case "other_shape":
+            _edit(folder / "config.json", hidden_size=64)
+        case "fewer_layers":
+            _edit(folder / "config.json", num_hidden_layers=1)
+        case "other_type":
+            _edit(folder / "config.json", model_type="gpt2")
+        case "other_rope":
+            _edit(folder / "config.json", rope_parameters={"rope_type": "yarn", "factor": 2})
+        case "no_template":
+            _edit(folder / "tokenizer_config.json", chat_template=None)
+        case "bad_template":
+            _edit(folder / "tokenizer_config.json", chat_template="{% for %}")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut_off",
+        "cut_in_header",
+        "empty",
+        "absurd_header",
+        "garbled_header",
+        "no_weights",
+        "no_config",
+        "no_tokenizer",
+        "bad_tokenizer",
+        "bad_config",
+        "config_without_layers",
+        "other_shape",
+        "fewer_layers",
+        "other_type",
+        "other_rope",
+        "no_template",
+        "bad_template",
+    ],
+)
+def test_a_broken_folder_is_one_plain_error(how: str, tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path)
+    _break(folder, how)
+    with pytest.raises(ModelBroken) as caught:
+        load(str(folder), SETTINGS)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "no-such-model", "/no/such/folder"])
+def test_a_missing_model_says_what_to_do(name: str) -> None:
+    with pytest.raises(ModelNotFound, match=r"\.gguf"):
+        load(name, SETTINGS)
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x")
+    with pytest.raises(ModelNotFound, match=r"not a \.gguf file"):
+        load(str(path), SETTINGS)
+
+
+def test_an_unknown_device(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        load(str(TinyModel().write(tmp_path)), EngineSettings(device="abacus"))
+
+
+@pytest.mark.parametrize("position", range(0, 400, 23))
+def test_damage_anywhere_in_the_header_is_typed(position: int, tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[position] ^= 0x15
+    weights.write_bytes(content)
+    try:
+        load(str(folder), SETTINGS)
+    except AgentbusError:
+        pass  # or the flip was harmless, such as one in the metadata
