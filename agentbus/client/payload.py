@@ -27,6 +27,11 @@ from ..errors import InvalidMessage
 
 __all__ = ["PayloadType", "payload_type"]
 
+Copy = Callable[[Any], Any]
+
+_SCRATCH_BYTES = 4096
+"""First size of a packer's buffer, which is kept from message to message and grows as needed."""
+
 _ATOMS = (
     str,
     int,
@@ -85,16 +90,60 @@ def _share(value: Any) -> Any:
     return value
 
 
-def _copy_model(value: Any) -> Any:
-    return value.__copy__()
+def _copy_items(kind: Callable[[Any], Any], item: Copy) -> Copy:
+    """Copy a list or set by its items; what is no such thing after all, deeply."""
+    if item is _share:
+        return lambda value: kind(value) if type(value) is kind else copy.deepcopy(value)
+    return lambda value: kind(map(item, value)) if type(value) is kind else copy.deepcopy(value)
 
 
-def _copier(kind: Any) -> Callable[[Any], Any]:
-    """Choose the cheapest copy that still separates sender and receiver."""
+def _copy_values(item: Copy) -> Copy:
+    """Copy a dict by its values; what is no dict after all, deeply."""
+
+    def copied(value: Any) -> Any:
+        if type(value) is not dict:
+            return copy.deepcopy(value)
+        return dict(value) if item is _share else {key: item(one) for key, one in value.items()}
+
+    return copied
+
+
+def _copy_model(kind: type[pydantic.BaseModel]) -> Copy:
+    """Copy a model, and within it only those fields that could be changed."""
+    if kind.model_config.get("extra") == "allow" or kind.__private_attributes__:
+        return copy.deepcopy
+    changeable = [
+        (name, _copier(field.annotation))
+        for name, field in kind.model_fields.items()
+        if not _is_immutable(field.annotation)
+    ]
+
+    def copied(value: pydantic.BaseModel) -> pydantic.BaseModel:
+        if type(value) is not kind:
+            return copy.deepcopy(value)
+        made = value.__copy__()
+        inside = made.__dict__
+        for name, copier in changeable:
+            inside[name] = copier(inside[name])
+        return made
+
+    return copied
+
+
+def _copier(kind: Any) -> Copy:
+    """Choose the cheapest copy that still separates sender and receiver.
+
+    Only types that say what they hold are copied by their parts; all others deeply.
+    """
     if _is_immutable(kind):
         return _share
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (list, set) and len(arguments) == 1:
+        return _copy_items(origin, _copier(arguments[0]))
+    if origin is dict and _is_immutable(arguments[0]):
+        return _copy_values(_copier(arguments[1]))
     if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-        return _copy_model if _has_immutable_fields(kind) else copy.deepcopy
+        return _copy_model(kind)
     if is_dataclass(kind) and isinstance(kind, type) and _has_immutable_fields(kind):
         return copy.copy
     return copy.deepcopy
@@ -103,17 +152,22 @@ def _copier(kind: Any) -> Callable[[Any], Any]:
 class PayloadType:
     """One type of payload: `name` on the wire, bytes, copies."""
 
-    __slots__ = ("_adapter", "_copy", "kind", "name")
+    __slots__ = ("_copy", "_dump", "_pack", "_validate", "kind", "name")
 
     def __init__(self, kind: Any) -> None:
         self.kind = kind
         self.name: str = getattr(kind, "__name__", None) or str(kind)
         self._copy = _copier(kind)
         try:
-            self._adapter = pydantic.TypeAdapter(kind)
+            adapter = pydantic.TypeAdapter(kind)
         except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError) as error:
             problem = "cannot be sent; use a pydantic model, a dataclass or a plain type"
             raise InvalidMessage(self.name, problem) from error
+        self._dump: Callable[[Any], Any] = adapter.serializer.to_python
+        self._validate: Callable[[Any], Any] = adapter.validator.validate_python
+        self._pack: Callable[[Any], bytes] = msgpack.Packer(
+            default=_plain, buf_size=_SCRATCH_BYTES
+        ).pack
 
     def encode(self, value: Any) -> bytes:
         """Return the payload frame of `value`.
@@ -122,8 +176,7 @@ class PayloadType:
             InvalidMessage: the value cannot be written.
         """
         try:
-            plain = self._adapter.dump_python(value)
-            return typing.cast("bytes", msgpack.packb(plain, default=_plain))
+            return self._pack(self._dump(value))
         except (
             TypeError,
             ValueError,
@@ -152,7 +205,7 @@ class PayloadType:
             InvalidMessage: it does not fit; says where.
         """
         try:
-            return self._adapter.validate_python(plain)
+            return self._validate(plain)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"]) or "value"

@@ -26,6 +26,9 @@ from .payload import payload_type
 __all__ = ["RemoteReplies", "read_account"]
 
 
+_PACKER = msgpack.Packer(buf_size=1024)
+
+
 class RemoteReplies:
     """Sends a handler's results back over a link. Implements `Replies`."""
 
@@ -108,7 +111,7 @@ def _pack_account(account: HopAccount) -> bytes:
     row: list[Any] = [account.queue_s, account.handle_s]
     if account.model.calls:
         row.append(account.model.pack())
-    packed: bytes = msgpack.packb(row)
+    packed: bytes = _PACKER.pack(row)
     return packed
 
 

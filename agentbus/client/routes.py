@@ -103,7 +103,9 @@ class Routes:
         if name == BROKER or not self._home_is_broker:
             return home
         location = await self._locate(home, name, origin)
-        peer = self._by_agent[name] = await self._connect(location.path)
+        # One link serves both directions: each side then knows what the other holds.
+        peer = self._peers.named(location.peer) or await self._connect(location.path)
+        self._by_agent[name] = peer
         return peer
 
     async def _locate(self, home: Peer, name: str, origin: Origin) -> Location:

@@ -102,24 +102,25 @@ ROLES: tuple[Role, ...] = (
     ),
 )
 
+# Small models answer questions about a document better than they follow orders about a team.
 _ASKS: tuple[tuple[str, ...], ...] = (
     (
-        "Planner, name the points on which the answer turns and who looks at each.",
-        "Reader, give the facts in the document that bear on the planner's first point.",
-        "Checker, test the reader's facts and name one cost or risk that was left out.",
-        "Writer, draft a first answer in two sentences from what the team has so far.",
+        "Which points decide the answer to the question?",
+        "Which amounts and dates in the document bear on these points?",
+        "Which cost or risk in the document has nobody mentioned yet?",
+        "What is the answer to the question, and what is the main reason?",
     ),
     (
-        "Planner, say what the draft still lacks and who should find it.",
-        "Reader, find what the planner asked for and quote it with its units.",
-        "Checker, say which statement in the draft is weakest and correct it.",
-        "Writer, improve the draft with what the checker found.",
+        "What does this answer still lack?",
+        "What does the document say about that?",
+        "Which part of the answer is the weakest, and why?",
+        "What is the better answer now, and who would object to it?",
     ),
     (
-        "Planner, decide which open point matters most for the final answer.",
-        "Reader, read out the passage that settles that point, or say that none does.",
-        "Checker, confirm or reject the writer's choice in one sentence.",
-        "Writer, give the final answer with its conditions.",
+        "Which point is still open?",
+        "Which sentence of the document settles that point best?",
+        "Is the answer right, and what speaks against it?",
+        "What is the final answer, and under which conditions?",
     ),
 )
 

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+import uvloop
+
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost
 from ..messages import Envelope
@@ -39,6 +41,9 @@ class StreamLink(asyncio.Protocol):
         self._write_limit = limits.write_buffer
         self._settled = settled
         self._loop = asyncio.get_running_loop()
+        # uvloop itself writes at the end of a tick what was written within it; waiting for the
+        # end here as well would cost each message another turn of the loop.
+        self._loop_joins = isinstance(self._loop, uvloop.Loop)
         self._transport: asyncio.WriteTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._peer: Hello | None = None
@@ -207,13 +212,14 @@ class StreamLink(asyncio.Protocol):
     # --- writing
 
     def _enqueue(self, buffers: list[Buffer], size: int) -> None:
-        if not self._queue:
-            self._loop.call_soon(self.flush)
+        first = not self._queue
         self._queue += buffers
         self._queued += size
         self._bytes_sent += size
-        if self._queued >= HIGH_WATER:
+        if self._loop_joins or self._queued >= HIGH_WATER:
             self.flush()
+        elif first:
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what was queued, ahead of the end of the tick."""
