@@ -6,7 +6,7 @@ since one is built for every message that crosses a link (ten frozen fields cost
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 __all__ = ["Envelope", "Kind"]
@@ -59,3 +59,5 @@ class Envelope:
     context: bytes = b""
     """A packed context delta, or empty."""
     payloads: tuple[bytes | memoryview, ...] = ()
+    size: int = field(default=0, compare=False)
+    """Bytes on the wire, framing included; set by whoever decoded it."""

@@ -15,22 +15,21 @@ class Draft(BaseModel):
 
 
 class Review(BaseModel):
-    words: int
-    longest: str
+    verdict: str
 
 
 class Reviewer(Agent):
     @handler
     async def review(self, draft: Draft, call: Call) -> Review:
         words = draft.text.split()
-        return Review(words=len(words), longest=max(words, key=len))
+        return Review(verdict=f"{len(words)} words, the longest: {max(words, key=len)}")
 
 
 async def main() -> None:
     async with Bus.open() as bus:
         await bus.spawn(Reviewer, name="reviewer")
         reply = await bus.call("reviewer", Draft(text="The tide turns twice daily"), deadline=5)
-        print(f"{reply.value!r} in {reply.account.wall_s * 1e6:.0f} µs")
+        print(f"{reply.value.verdict} (in {reply.account.wall_s * 1e6:.0f} µs)")
         try:
             await bus.request("editor", Draft(text="…"))
         except NoResponder as error:

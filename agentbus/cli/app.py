@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..config import BusSettings, EngineSettings
-from .runtime import default_url, fail, print_json, run, until_signal
+from ..errors import ConfigError
+from .runtime import default_url, print_json, run, until_signal
 
 __all__ = ["app", "main"]
 
@@ -41,7 +42,10 @@ def up(bus: BusUrl = "", json: Json = False) -> None:
     url = _url(bus)
 
     async def job() -> None:
-        async with Bus.open(listen=url.removeprefix("unix://"), name="broker") as broker:
+        path = url.removeprefix("unix://")
+        if path in ("", url):
+            raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+        async with Bus.open(listen=path, name="broker") as broker:
             await start_broker(broker)
             if json:
                 print_json({"ready": url})
@@ -49,8 +53,6 @@ def up(bus: BusUrl = "", json: Json = False) -> None:
                 print(f"The bus is up at {url}. Stop it with Ctrl-C.", flush=True)
             await until_signal()
 
-    if not url.startswith("unix://"):
-        fail(f"{url!r} is not of the form unix:///path/to.sock")
     run(job, json=json)
 
 
@@ -82,6 +84,8 @@ def worker(
         await until_signal()
 
     async def job() -> None:
+        if not (agents or serve):
+            raise ConfigError("worker", "name an agent (module:Class) or a model to --serve")
         settings = EngineSettings(dtype=dtype, threads=threads, token_log=token_log)
         await run_worker(
             _url(bus),
@@ -94,8 +98,6 @@ def worker(
             ready=ready,
         )
 
-    if not (agents or serve):
-        fail("name at least one agent (module:Class) or a model to --serve")
     # As with `python -m`: agents of the folder in which the command is run can be imported.
     sys.path.insert(0, str(Path.cwd()))
     run(job, json=json)

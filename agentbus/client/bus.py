@@ -61,8 +61,11 @@ class Bus(Requester):
 
         Raises:
             ConfigError: the url or path cannot be used.
+            InvalidName: the name is not well formed.
         """
-        if url and not url.startswith(_SCHEME):
+        if name:
+            check_agent_name(name)
+        if url and (not url.startswith(_SCHEME) or url == _SCHEME):
             raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
         return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings())
 
@@ -162,10 +165,11 @@ class Bus(Requester):
         mailbox = node.host(agent, name, model)
         try:
             await self._register(node, name)
+            await tasks.start(self._live, agent, mailbox)
         except BaseException:
             del node.agents[name]
+            mailbox.close()
             raise
-        await tasks.start(self._live, agent, mailbox)
 
     async def _register(self, node: Node, name: str) -> None:
         if not node.routes.home_is_broker:
@@ -217,8 +221,11 @@ class Bus(Requester):
     async def _subscribed(self, subscription: Subscription) -> None:
         node, _ = self._entered()
         node.topics.add(subscription.pattern, subscription)
-        if node.routes.home is not None:
+        try:
             await self._tell_home(f"+{subscription.pattern}")
+        except BaseException:
+            node.topics.remove(subscription.pattern, subscription)
+            raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
         node, _ = self._entered()
@@ -235,10 +242,10 @@ class Bus(Requester):
 
     @property
     def _sender(self) -> Node:
-        return self._entered()[0]
+        return self._node or self._entered()[0]
 
     def _origin(self, deadline: float | None) -> Origin:
-        return self._entered()[0].program_origin(deadline)
+        return (self._node or self._entered()[0]).program_origin(deadline)
 
     def _entered(self) -> tuple[Node, TaskGroup]:
         if self._node is None or self._tasks is None:

@@ -10,18 +10,10 @@ from typing import Protocol
 from ..context import Context
 from ..telemetry import ModelCost
 from .exchange import Replies
-from .mailbox import Delivery, Mailbox
+from .mailbox import Delivery
 from .requester import Origin, Requester, Sender
 
-__all__ = ["Call", "Caller", "Generation", "Handling"]
-
-
-class Caller(Protocol):
-    """Makes the call that a handler gets."""
-
-    def call_for(self, mailbox: Mailbox, delivery: Delivery) -> Call:
-        """Return a handler's view of `delivery`."""
-        ...
+__all__ = ["Call", "Generation", "Handling"]
 
 
 class Handling(Sender, Protocol):
@@ -65,7 +57,7 @@ class Call(Requester):
     __slots__ = ("_delivery", "_node", "agent", "context", "model", "role")
 
     def __init__(
-        self, node: Handling, delivery: Delivery, agent: str, model: str, role: str
+        self, node: Handling, agent: str, model: str, role: str, delivery: Delivery
     ) -> None:
         self._node = node
         self._delivery = delivery
@@ -79,7 +71,7 @@ class Call(Requester):
     @property
     def source(self) -> str:
         """The agent that asks; empty if a program does."""
-        return self._delivery.source
+        return self._delivery.origin.source
 
     @property
     def peer(self) -> str:
@@ -89,7 +81,7 @@ class Call(Requester):
     @property
     def remaining(self) -> float:
         """Seconds until the deadline."""
-        return self._delivery.deadline_at - self._node.now()
+        return self._delivery.origin.deadline_at - self._node.now()
 
     @property
     def cost(self) -> ModelCost:
@@ -172,8 +164,8 @@ class Call(Requester):
         return self._node
 
     def _origin(self, deadline: float | None) -> Origin:
-        delivery = self._delivery
-        until = delivery.deadline_at
+        origin = self._delivery.origin
+        until = origin.deadline_at
         if deadline is not None:
             until = min(until, self._node.now() + deadline)
-        return Origin(self.agent, until, delivery.hops_left - 1, delivery.trace)
+        return Origin(self.agent, until, origin.hops_left - 1, origin.trace)

@@ -9,75 +9,59 @@ import asyncio
 import heapq
 from collections.abc import Callable
 
-__all__ = ["Deadline", "DeadlineHeap", "DeadlineTimer"]
+__all__ = ["DeadlineHeap", "DeadlineTimer"]
 
-_COMPACT_ABOVE = 64
-
-
-class Deadline:
-    """A moment and what to do then. `cancel` forgets it."""
-
-    __slots__ = ("action", "heap", "when")
-
-    def __init__(self, when: float, action: Callable[[], None], heap: DeadlineHeap) -> None:
-        self.when = when
-        self.action: Callable[[], None] | None = action
-        self.heap = heap
-
-    def __lt__(self, other: Deadline) -> bool:
-        return self.when < other.when
-
-    def cancel(self) -> None:
-        """Forget this deadline; harmless once it has passed."""
-        if self.action is not None:
-            self.action = None
-            self.heap.cancelled += 1
+_SLACK = 64
+"""Entries of forgotten deadlines that may always stay in the heap."""
 
 
 class DeadlineHeap:
     """Deadlines by moment; reads no clock."""
 
-    __slots__ = ("_entries", "cancelled")
+    __slots__ = ("_actions", "_entries", "_last")
 
     def __init__(self) -> None:
-        self._entries: list[Deadline] = []
-        self.cancelled = 0
+        self._entries: list[tuple[float, int]] = []
+        self._actions: dict[int, Callable[[], None]] = {}
+        """What to do, by the number of the deadline; without those that were cancelled."""
+        self._last = 0
 
     def __len__(self) -> int:
-        return len(self._entries) - self.cancelled
+        return len(self._actions)
 
-    def add(self, when: float, action: Callable[[], None]) -> Deadline:
-        """Have `expire` call `action` once `when` is reached."""
+    def add(self, when: float, action: Callable[[], None]) -> int:
+        """Have `expire` call `action` once `when` is reached; returns the deadline's number."""
+        number = self._last = self._last + 1
         # Most deadlines never pass: without this, finished requests would pile up in the heap.
-        if self.cancelled > _COMPACT_ABOVE and self.cancelled * 2 > len(self._entries):
-            self._entries = [entry for entry in self._entries if entry.action is not None]
+        if len(self._entries) > 2 * len(self._actions) + _SLACK:
+            self._entries = [entry for entry in self._entries if entry[1] in self._actions]
             heapq.heapify(self._entries)
-            self.cancelled = 0
-        deadline = Deadline(when, action, self)
-        heapq.heappush(self._entries, deadline)
-        return deadline
+        self._actions[number] = action
+        heapq.heappush(self._entries, (when, number))
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Forget a deadline; harmless once it has passed."""
+        self._actions.pop(number, None)
 
     def next(self) -> float | None:
         """Return the nearest moment, or None when there is nothing to wait for."""
         entries = self._entries
-        while entries and entries[0].action is None:
+        while entries and entries[0][1] not in self._actions:
             heapq.heappop(entries)
-            self.cancelled -= 1
-        return entries[0].when if entries else None
+        return entries[0][0] if entries else None
 
     def expire(self, now: float) -> None:
         """Run the action of each deadline that has been reached."""
         while (when := self.next()) is not None and when <= now:
-            entry = heapq.heappop(self._entries)
-            action, entry.action = entry.action, None
-            if action is not None:
-                action()
+            _, number = heapq.heappop(self._entries)
+            self._actions.pop(number)()
 
 
 class DeadlineTimer:
     """Drives a `DeadlineHeap` from the running event loop's clock."""
 
-    __slots__ = ("_armed_for", "_handle", "_heap", "_loop", "time")
+    __slots__ = ("_armed_for", "_handle", "_heap", "_loop", "cancel", "time")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -85,16 +69,16 @@ class DeadlineTimer:
         self._handle: asyncio.TimerHandle | None = None
         self._armed_for = float("inf")
         self.time = self._loop.time
+        self.cancel = self._heap.cancel
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, when: float, action: Callable[[], None]) -> Deadline:
-        """Call `action` at `when`, by the loop's clock."""
-        deadline = self._heap.add(when, action)
+    def add(self, when: float, action: Callable[[], None]) -> int:
+        """Call `action` at `when`, by the loop's clock, unless the number returned is cancelled."""
         if when < self._armed_for:
             self._arm(when)
-        return deadline
+        return self._heap.add(when, action)
 
     def close(self) -> None:
         """Stop the timer."""

@@ -12,16 +12,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, StreamOverflow
-from ..telemetry import HopAccount
-from .deadlines import Deadline
+from ..telemetry import HopAccount, ModelCost
+from .deadlines import DeadlineTimer
 from .payload import PayloadType, payload_type
 
-__all__ = ["Pending", "Replies", "Reply", "ReplyStream"]
+__all__ = ["Callee", "Pending", "Replies", "Reply", "ReplyStream"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply(Generic[T]):
     """What a call came back with."""
 
@@ -38,12 +38,27 @@ class Replies(Protocol):
         """Pass one part of a streamed reply on."""
         ...
 
-    def reply(self, value: Any, context: Context | None, account: HopAccount) -> None:
-        """End the request with its reply."""
+    def reply(
+        self,
+        value: Any,
+        context: Context | None,
+        queue_s: float,
+        handle_s: float,
+        model: ModelCost,
+    ) -> None:
+        """End the request with its reply and what it cost; see `HopAccount`."""
         ...
 
     def fail(self, error: AgentbusError) -> None:
         """End the request with an error."""
+        ...
+
+
+class Callee(Protocol):
+    """Who was asked: a message in this process, or a link."""
+
+    def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
+        """Nobody waits for `pending` any more: stop working on it."""
         ...
 
 
@@ -52,74 +67,111 @@ class Pending:
 
     __slots__ = (
         "_buffer",
-        "_cancel_callee",
-        "_ended",
         "_future",
         "_loop",
         "_started",
-        "account",
+        "_timer",
+        "callee",
         "context",
         "deadline",
+        "ended",
+        "id",
+        "received_bytes",
         "returns",
+        "sent_bytes",
+        "source",
         "target",
+        "transport",
     )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        timer: DeadlineTimer,
         target: str,
         context: Context | None,
         returns: PayloadType | None,
         stream_limit: int = 0,
     ) -> None:
         self._loop = loop
+        self._timer = timer
         self._future: asyncio.Future[Reply[Any]] = loop.create_future()
         self._buffer = _PartBuffer(stream_limit) if stream_limit else None
-        self._cancel_callee: Callable[[AgentbusError | None], None] | None = None
-        self._ended = False
         self._started = perf_counter()
         self.target = target
         self.context = context
         self.returns = returns
-        self.deadline: Deadline | None = None
-        self.account: HopAccount | None = None
-        """Set by a link: the account with the bytes that it counted."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the request has ended."""
-        return self._ended
+        self.ended = False
+        self.callee: Callee | None = None
+        """Set once the request was sent, until it ends."""
+        self.deadline = 0
+        """Its number at the timer."""
+        # What follows is set by who sends it.
+        self.id = 0
+        self.source = ""
+        self.transport = "inproc"
+        self.sent_bytes = 0
+        self.received_bytes = 0
 
     @property
     def streams(self) -> bool:
         """Whether the caller reads parts."""
         return self._buffer is not None
 
-    def on_cancel(self, action: Callable[[AgentbusError | None], None]) -> None:
-        """Set what tells the callee that nobody waits any more."""
-        self._cancel_callee = action
-
     def part(self, value: Any) -> None:
         """Keep a part for the reader; ends the stream when too many wait."""
         buffer = self._buffer
-        if self._ended or buffer is None:
+        if not self.ended and buffer is not None:
+            self.take_part(payload_type(type(value)).receive(value))
+
+    def take_part(self, value: Any) -> None:
+        """Keep a part that is the caller's own already, since it came over a link."""
+        buffer = self._buffer
+        if self.ended or buffer is None:
             return
-        if not buffer.push(payload_type(type(value)).receive(value)):
+        if not buffer.push(value):
             self._abandon(StreamOverflow(self.target, buffer.limit))
 
-    def reply(self, value: Any, context: Context | None, account: HopAccount) -> None:
+    def reply(
+        self,
+        value: Any,
+        context: Context | None,
+        queue_s: float,
+        handle_s: float,
+        model: ModelCost,
+    ) -> None:
         """End with a reply."""
-        if self._ended:
-            return
-        value = (self.returns or payload_type(type(value))).receive(value)
-        account.wall_s = perf_counter() - self._started
+        if not self.ended:
+            value = (self.returns or payload_type(type(value))).receive(value)
+            self.take_reply(value, context, queue_s, handle_s, model)
+
+    def take_reply(
+        self,
+        value: Any,
+        context: Context | None,
+        queue_s: float,
+        handle_s: float,
+        model: ModelCost,
+    ) -> None:
+        """End with a reply whose value is the caller's own already."""
+        account = HopAccount(
+            self.source,
+            self.target,
+            self.transport,
+            self.sent_bytes,
+            self.received_bytes,
+            queue_s,
+            handle_s,
+            perf_counter() - self._started,
+            model,
+        )
         self._end()
         if not self._future.done():
             self._future.set_result(Reply(value, context, account))
 
     def fail(self, error: AgentbusError) -> None:
         """End with an error."""
-        if self._ended:
+        if self.ended:
             return
         self._end()
         if not self._future.done():
@@ -133,16 +185,17 @@ class Pending:
         """Wait for the end. Cancelling the wait cancels the request."""
         try:
             return await self._future
-        finally:
+        except BaseException:
             self.drop()
+            raise
 
     def drop(self) -> None:
         """End since the caller no longer waits; the callee is told."""
-        if not self._ended:
-            self._end()
+        if not self.ended:
+            callee = self._end()
             self._future.cancel()
-            if self._cancel_callee is not None:
-                self._cancel_callee(None)
+            if callee is not None:
+                callee.abandon(self, None)
 
     async def next_part(self) -> Any:
         """Return the next part.
@@ -170,18 +223,21 @@ class Pending:
             self._future.exception()
 
     def _abandon(self, error: AgentbusError) -> None:
-        if not self._ended:
+        callee = self.callee
+        if not self.ended:
             self.fail(error)
-            if self._cancel_callee is not None:
-                self._cancel_callee(error)
+            if callee is not None:
+                callee.abandon(self, error)
 
-    def _end(self) -> None:
-        self._ended = True
-        if self.deadline is not None:
-            self.deadline.cancel()
+    def _end(self) -> Callee | None:
+        """Note the end, and let go of the callee, which is returned."""
+        self.ended = True
+        self._timer.cancel(self.deadline)
         if self._buffer is not None:
             # Wakes the reader once the future below is done, since callbacks run in order.
             self._loop.call_soon(self._buffer.wake)
+        callee, self.callee = self.callee, None
+        return callee
 
 
 class _PartBuffer:
@@ -248,8 +304,12 @@ class ReplyStream(Generic[T]):
     @property
     def sent_bytes(self) -> int:
         """Bytes sent so far for this request; 0 within a process."""
-        account = self._pending.account
-        return 0 if account is None else account.sent_bytes
+        return self._pending.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes received so far for this request; 0 within a process."""
+        return self._pending.received_bytes
 
     @property
     def reply(self) -> Reply[Any]:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
 from ..errors import AgentbusError, HandlerFailed, MailboxFull, NoHandler, RequestCancelled
-from ..telemetry import NO_COST, HopAccount
-from .agent import Agent, HandlerSpec, handlers_of
-from .exchange import Replies
+from ..telemetry import NO_COST
+from .agent import Agent, handlers_of
+from .exchange import Pending, Replies
 from .payload import payload_type
+from .requester import Origin
 
 if TYPE_CHECKING:
-    from .call import Caller
+    from .call import Call
 
 __all__ = ["Delivery", "Mailbox"]
 
@@ -35,85 +37,67 @@ _ERROR_TEXT = 500
 
 
 class Delivery:
-    """One message on its way through one agent."""
+    """One message on its way through one agent. Implements `Callee` for callers in process."""
 
     __slots__ = (
-        "_reason",
         "_task",
         "arrived",
         "context",
         "cost",
-        "deadline_at",
         "done",
-        "encoded",
-        "hops_left",
+        "interrupted",
+        "origin",
         "payload",
         "peer",
         "replies",
         "schema",
-        "source",
-        "started",
-        "trace",
-        "transport",
     )
 
     def __init__(
         self,
         payload: Any,
         schema: str,
-        replies: Replies,
-        *,
-        source: str,
+        origin: Origin,
         context: Context | None,
-        deadline_at: float,
-        hops_left: int,
-        trace: bytes,
-        transport: str = "inproc",
+        replies: Replies,
         peer: str = "",
-        encoded: bool = False,
     ) -> None:
         self.payload = payload
-        self.encoded = encoded
-        """Whether the payload is still the bytes that a link brought."""
+        """The object; if a peer sent it, its bytes until the mailbox takes them."""
         self.schema = schema
-        self.replies = replies
-        self.source = source
+        self.origin = origin
         self.context = context
-        self.deadline_at = deadline_at
-        self.hops_left = hops_left
-        self.trace = trace
-        self.transport = transport
+        self.replies = replies
         self.peer = peer
+        """The process that sent it; empty if it is this one."""
         self.arrived = 0.0
-        self.started = 0.0
         self.done = False
         self.cost = NO_COST
+        self.interrupted: AgentbusError | None = None
+        """Why `cancel` was called, if it was."""
         self._task: asyncio.Task[Any] | None = None
-        self._reason: AgentbusError | None = None
 
-    def cancel(self, reason: AgentbusError | None, name: str = "") -> None:
+    def cancel(self, reason: AgentbusError) -> None:
         """Stop handling this message, or never start."""
         if self.done:
             return
         self.done = True
-        self._reason = reason or RequestCancelled(name)
+        self.interrupted = reason
         if self._task is not None:
             self._task.cancel()
+
+    def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
+        """Nobody waits for the reply any more."""
+        self.cancel(reason or RequestCancelled(pending.target))
 
     def acknowledge(self) -> None:
         """End the request with an empty reply."""
         self.done = True
-        self.replies.reply(None, self.context, HopAccount(self.source))
+        self.replies.reply(None, self.context, 0.0, 0.0, NO_COST)
 
-    @property
-    def interrupted(self) -> AgentbusError | None:
-        """Why `cancel` was called, if it was."""
-        return self._reason
-
-    def enter(self, task: asyncio.Task[Any], now: float) -> None:
+    def enter(self, task: asyncio.Task[Any]) -> None:
         """Note that `task` handles this message from now on."""
         self._task = task
-        self.started = now
 
     def leave(self) -> None:
         """Note that handling has ended."""
@@ -124,12 +108,16 @@ class Delivery:
 class Mailbox:
     """The queue of one agent, its handlers and their resident tasks."""
 
-    def __init__(self, agent: Agent, name: str, caller: Caller, limit: int) -> None:
-        self.agent = agent
+    def __init__(
+        self, agent: Agent, name: str, make_call: Callable[[Delivery], Call], limit: int
+    ) -> None:
         self.name = name
-        self._caller = caller
+        self._make_call = make_call
         self._limit = limit
-        self._handlers = handlers_of(type(agent))
+        self._handlers = {
+            accepted: (spec, getattr(agent, spec.method))
+            for accepted, spec in handlers_of(type(agent)).items()
+        }
         self._queue: deque[Delivery] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -142,14 +130,15 @@ class Mailbox:
             NoHandler: the agent does not handle this type.
             InvalidMessage: nobody could, or the payload does not fit the handler.
         """
-        spec = self._handlers.get(delivery.schema)
-        if spec is None:
-            if not delivery.encoded:
+        handler = self._handlers.get(delivery.schema)
+        if handler is None:
+            if not delivery.peer:
                 payload_type(type(delivery.payload))
             raise NoHandler(self.name, delivery.schema)
         if len(self._queue) >= self._limit:
             raise MailboxFull(self.name, self._limit)
-        take = spec.accepts.decode if delivery.encoded else spec.accepts.receive
+        accepts = handler[0].accepts
+        take = accepts.decode if delivery.peer else accepts.receive
         delivery.payload = take(delivery.payload)
         delivery.arrived = perf_counter()
         self._queue.append(delivery)
@@ -193,57 +182,58 @@ class Mailbox:
                 self._idle.remove(waiter)
 
     async def _handle(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
-        spec = self._handlers[delivery.schema]
-        delivery.enter(task, perf_counter())
+        spec, method = self._handlers[delivery.schema]
+        replies = delivery.replies
         error: AgentbusError | None = None
+        delivery.enter(task)
         try:
-            await self._run(spec, delivery)
-        except AgentbusError as raised:
-            error = raised
+            started = perf_counter()
+            call = self._make_call(delivery)
+            value = None
+            if spec.streams:
+                await _stream(method(delivery.payload, call), replies)
+            else:
+                value = await method(delivery.payload, call)
+            queue_s, handle_s = started - delivery.arrived, perf_counter() - started
+            replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
         except asyncio.CancelledError:
             if delivery.interrupted is None:
-                delivery.replies.fail(RequestCancelled(self.name))
+                replies.fail(RequestCancelled(self.name))
                 raise
             task.uncancel()
             error = delivery.interrupted
-        except Exception as raised:
-            logger.exception("handler %s of agent %r failed", spec.method, self.name)
-            error = HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
+        except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
+            error = self._failure(spec.method, raised)
         else:
-            await _absorb_late_cancel(delivery, task)
+            if delivery.interrupted is not None:
+                await _absorb_late_cancel(task)
         finally:
             delivery.leave()
         if error is not None:
-            delivery.replies.fail(error)
+            replies.fail(error)
 
-    async def _run(self, spec: HandlerSpec, delivery: Delivery) -> None:
-        call = self._caller.call_for(self, delivery)
-        method = getattr(self.agent, spec.method)
-        value = None
-        if spec.streams:
-            async with aclosing(method(delivery.payload, call)) as parts:
-                count = 0
-                async for part in parts:
-                    delivery.replies.part(part)
-                    count += 1
-                    if count % _YIELD_EVERY == 0:
-                        await asyncio.sleep(0)
-        else:
-            value = await method(delivery.payload, call)
-        account = HopAccount(
-            delivery.source,
-            self.name,
-            delivery.transport,
-            queue_s=delivery.started - delivery.arrived,
-            handle_s=perf_counter() - delivery.started,
-            model=delivery.cost,
-        )
-        delivery.replies.reply(value, call.context, account)
+    def _failure(self, method: str, raised: Exception) -> AgentbusError:
+        """Return the caller's error for what a handler raised."""
+        if isinstance(raised, AgentbusError):
+            return raised
+        logger.error("handler %s of agent %r failed", method, self.name, exc_info=raised)
+        return HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
 
 
-async def _absorb_late_cancel(delivery: Delivery, task: asyncio.Task[Any]) -> None:
+async def _stream(parts: AsyncGenerator[Any, None], replies: Replies) -> None:
+    """Send what a handler yields."""
+    async with aclosing(parts):
+        count = 0
+        async for part in parts:
+            replies.part(part)
+            count += 1
+            if count % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+
+async def _absorb_late_cancel(task: asyncio.Task[Any]) -> None:
     """Swallow an interrupt that came when the handler had already returned."""
-    if delivery.interrupted is not None and task.cancelling():
+    if task.cancelling():
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:

@@ -90,6 +90,7 @@ def _cost(usage: Usage) -> ModelCost:
     return ModelCost(
         1,
         0,
+        0,
         usage.prompt_tokens,
         usage.reused_tokens,
         usage.prefilled_tokens,
@@ -142,7 +143,14 @@ class ModelClient:
             )
             raise ModelNotFound(call.model, advice) from error
         answer = "".join(text)
-        call.charge(replace(reply.account.model, sent_bytes=reply.account.sent_bytes))
+        account = reply.account
+        call.charge(
+            replace(
+                account.model,
+                sent_bytes=account.sent_bytes,
+                received_bytes=account.received_bytes,
+            )
+        )
         self._node.note_held(target, read.message(call.agent, answer))
         call.context = context.message(call.agent, answer)
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 from ..config import BusSettings
@@ -34,7 +35,7 @@ from .mailbox import Delivery, Mailbox
 from .models import ModelClient
 from .payload import payload_type
 from .peers import Peer, Peers
-from .requester import Origin, returned_type
+from .requester import Origin
 from .routes import Routes
 from .subscription import Published, Subscription
 from .types import TypeTable
@@ -85,7 +86,7 @@ class Node:
 
     def new_trace(self) -> bytes:
         """Return a new trace id with its first span id."""
-        return self._random.randbytes(24)
+        return self._random.getrandbits(192).to_bytes(24, "big")
 
     def program_origin(self, deadline: float | None) -> Origin:
         """Return the origin of requests that no handler makes."""
@@ -97,55 +98,58 @@ class Node:
     ) -> Pending:
         """Make the caller's side of a request."""
         limit = self.settings.stream_parts if stream else 0
-        return Pending(self.loop, target, context, returned_type(returns), limit)
+        wanted = None if returns is None else payload_type(returns)
+        return Pending(self.loop, self.timer, target, context, wanted, limit)
 
-    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
-        """Send a request to its agent, here or elsewhere.
+    def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
+        """Send a request to an agent here, or over a link that is known and not paused.
+
+        Returns whether it was sent; if not, `send` takes it from there.
 
         Raises:
-            AgentbusError: it could not be sent; `pending` has not been used.
+            AgentbusError: it could not be sent; `pending` has ended.
         """
         if self.closed:
             raise Closed("bus")
+        target = pending.target
         if origin.hops_left < 0:
-            raise HopsExhausted(pending.target)
-        if origin.deadline_at <= self.loop.time():
-            raise DeadlineExceeded(pending.target)
+            raise HopsExhausted(target)
+        if origin.deadline_at <= self.timer.time():
+            raise DeadlineExceeded(target)
         pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
-            hosted = self.agents.get(pending.target)
+            hosted = self.agents.get(target)
             if hosted is not None:
-                self._deliver_here(hosted.mailbox, pending, payload, origin)
-            else:
-                peer = await self.routes.reach(pending.target, origin)
-                if peer.link.paused:
-                    await peer.link.drain()
-                if not pending.ended:
-                    self.peers.send(peer, pending, payload, origin)
+                schema = type(payload).__name__
+                delivery = Delivery(payload, schema, origin, pending.context, pending)
+                hosted.mailbox.put_nowait(delivery)
+                pending.source = origin.source
+                pending.callee = delivery
+                return True
+            peer = self.routes.known(target)
+            if peer is None or peer.link.paused:
+                return False
+            self.peers.send(peer, pending, payload, origin)
         except BaseException:
             pending.drop()
             raise
+        return True
 
-    def _deliver_here(
-        self, mailbox: Mailbox, pending: Pending, payload: Any, origin: Origin
-    ) -> None:
-        delivery = Delivery(
-            payload,
-            type(payload).__name__,
-            pending,
-            source=origin.source,
-            context=pending.context,
-            deadline_at=origin.deadline_at,
-            hops_left=origin.hops_left,
-            trace=origin.trace,
-        )
-        pending.on_cancel(delivery.cancel)
-        mailbox.put_nowait(delivery)
+    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
+        """Find the agent's link, wait until it takes more, and send.
 
-    def call_for(self, mailbox: Mailbox, delivery: Delivery) -> Call:
-        """Return a handler's view of a delivery."""
-        hosted = self.agents[mailbox.name]
-        return Call(self, delivery, mailbox.name, hosted.model, hosted.role)
+        Raises:
+            AgentbusError: it could not be sent; `pending` has ended.
+        """
+        try:
+            peer = await self.routes.reach(pending.target, origin)
+            if peer.link.paused:
+                await peer.link.drain()
+            if not pending.ended:
+                self.peers.send(peer, pending, payload, origin)
+        except BaseException:
+            pending.drop()
+            raise
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""
@@ -168,8 +172,10 @@ class Node:
         """
         if name in self.agents:
             raise NameTaken(name)
-        mailbox = Mailbox(agent, name, self, self.settings.mailbox)
-        self.agents[name] = Hosted(mailbox, model, role_of(type(agent)))
+        role = role_of(type(agent))
+        make_call = partial(Call, self, name, model, role)
+        mailbox = Mailbox(agent, name, make_call, self.settings.mailbox)
+        self.agents[name] = Hosted(mailbox, model, role)
         return mailbox
 
     def deliver(self, target: str, delivery: Delivery) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
 from .exchange import Pending, Reply, ReplyStream
-from .payload import payload_type
 
 __all__ = ["Origin", "Requester", "Sender"]
 
@@ -34,8 +33,12 @@ class Sender(Protocol):
         """Make the caller's side of a request."""
         ...
 
+    def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
+        """Send it if that can be done at once; say whether it was."""
+        ...
+
     async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
-        """Send it."""
+        """Send what could not be sent at once."""
         ...
 
     def publish(self, topic: str, payload: Any, source: str) -> None:
@@ -87,8 +90,11 @@ class Requester:
 
         `deadline` is in seconds from now. Raises as `call` does.
         """
-        pending = self._sender.pending(target, context, returns, stream=False)
-        await self._sender.send(pending, payload, self._origin(deadline))
+        sender = self._sender
+        pending = sender.pending(target, context, returns, stream=False)
+        origin = self._origin(deadline)
+        if not sender.send_nowait(pending, payload, origin):
+            await sender.send(pending, payload, origin)
         return (await pending.wait()).value
 
     @overload
@@ -131,8 +137,11 @@ class Requester:
             HandlerFailed: the handler raised an exception of its own.
             InvalidMessage, TooLarge: the payload cannot be sent or does not fit the handler.
         """
-        pending = self._sender.pending(target, context, returns, stream=False)
-        await self._sender.send(pending, payload, self._origin(deadline))
+        sender = self._sender
+        pending = sender.pending(target, context, returns, stream=False)
+        origin = self._origin(deadline)
+        if not sender.send_nowait(pending, payload, origin):
+            await sender.send(pending, payload, origin)
         return await pending.wait()
 
     def stream(
@@ -149,10 +158,13 @@ class Requester:
         `async with bus.stream(…) as parts: async for part in parts: …`. Errors as in `call`,
         raised where the parts are read; `StreamOverflow` if they are not read.
         """
-        pending = self._sender.pending(target, context, returns, stream=True)
+        sender = self._sender
+        pending = sender.pending(target, context, returns, stream=True)
 
         async def start() -> None:
-            await self._sender.send(pending, payload, self._origin(deadline))
+            origin = self._origin(deadline)
+            if not sender.send_nowait(pending, payload, origin):
+                await sender.send(pending, payload, origin)
 
         return ReplyStream(pending, start)
 
@@ -163,8 +175,3 @@ class Requester:
             InvalidName: the topic is not well formed.
         """
         self._sender.publish(topic, payload, self._origin(None).source)
-
-
-def returned_type(returns: Any) -> Any:
-    """Return the payload type that the caller asked for, if it did."""
-    return None if returns is None else payload_type(returns)

@@ -41,6 +41,7 @@ class Routes:
         self._by_agent: dict[str, Peer] = {}
         self._by_path: dict[str, Peer] = {}
         self._home: Peer | None = None
+        self._lost_home = ""
         self._home_is_broker = True
         self._connecting = anyio.Lock()
         self._listener: Listener | None = None
@@ -56,7 +57,13 @@ class Routes:
         return self._listener.path if self._listener is not None else ""
 
     def homes(self) -> list[Peer]:
-        """Return the home as a list of one, or none."""
+        """Return the home as a list of one, or none.
+
+        Raises:
+            PeerLost: the home went away.
+        """
+        if self._lost_home:
+            raise PeerLost(self._lost_home)
         return [] if self._home is None else [self._home]
 
     def known(self, name: str) -> Peer | None:
@@ -66,7 +73,8 @@ class Routes:
     @property
     def home_is_broker(self) -> bool:
         """Whether the home keeps a directory; if not, it is asked for every name itself."""
-        return self._home is not None and self._home_is_broker
+        connected = self._home is not None or self._lost_home != ""
+        return connected and self._home_is_broker
 
     async def connect_home(self, path: str, origin: Origin) -> None:
         """Connect to the process that knows who is where, and ask whether it does."""
@@ -97,6 +105,8 @@ class Routes:
         peer = self._by_agent.get(name)
         if peer is not None:
             return peer
+        if self._lost_home:
+            raise PeerLost(self._lost_home)
         home = self._home
         if home is None:
             raise NoResponder(name)
@@ -135,6 +145,7 @@ class Routes:
         """Drop all routes over a link that is gone."""
         if self._home is peer:
             self._home = None
+            self._lost_home = peer.name
         self._by_agent = {name: p for name, p in self._by_agent.items() if p is not peer}
         self._by_path = {path: p for path, p in self._by_path.items() if p is not peer}
 

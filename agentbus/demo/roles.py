@@ -105,22 +105,22 @@ ROLES: tuple[Role, ...] = (
 # Small models answer questions about a document better than they follow orders about a team.
 _ASKS: tuple[tuple[str, ...], ...] = (
     (
-        "Which points decide the answer to the question?",
-        "Which amounts and dates in the document bear on these points?",
-        "Which cost or risk in the document has nobody mentioned yet?",
-        "What is the answer to the question, and what is the main reason?",
+        "Which three points decide between the options?",
+        "What does each option cost, and how long does it take?",
+        "Which cost or risk is missing from these facts?",
+        "Which option should be chosen, and why?",
     ),
     (
-        "What does this answer still lack?",
-        "What does the document say about that?",
-        "Which part of the answer is the weakest, and why?",
-        "What is the better answer now, and who would object to it?",
+        "Who would object to this option, and why?",
+        "Which dates and deadlines must be met?",
+        "Which of these facts is the least certain?",
+        "Is this option still the best one, and what is the main reason?",
     ),
     (
-        "Which point is still open?",
-        "Which sentence of the document settles that point best?",
-        "Is the answer right, and what speaks against it?",
-        "What is the final answer, and under which conditions?",
+        "Which condition matters most for this option?",
+        "What does the document say about that condition?",
+        "What is the strongest reason against this option?",
+        "Which option is the final answer, and under which conditions?",
     ),
 )
 

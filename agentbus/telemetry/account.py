@@ -10,10 +10,14 @@ __all__ = ["NO_COST", "HopAccount", "ModelCost"]
 
 @dataclass(frozen=True, slots=True)
 class ModelCost:
-    """Sum of the model calls that one handler made. Times in seconds, `sent_bytes` to the engine."""
+    """Sum of the model calls that one handler made.
+
+    Times in seconds; `sent_bytes` to the engine, `received_bytes` from it.
+    """
 
     calls: int = 0
     sent_bytes: int = 0
+    received_bytes: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
     prefilled_tokens: int = 0
@@ -54,14 +58,16 @@ NO_COST = ModelCost()
 class HopAccount:
     """One delivered message and what its handling cost.
 
-    `sent_bytes` counts the request with its context, and 0 within a process. `queue_s` is the wait
-    in the mailbox, `handle_s` the handler's time, `wall_s` the whole as the caller saw it.
+    `sent_bytes` counts the request with its context, `received_bytes` what came back for it: parts,
+    reply, and questions about the context; both are 0 within a process. `queue_s` is the wait in the
+    mailbox, `handle_s` the handler's time, `wall_s` the whole as the caller saw it.
     """
 
     source: str = ""
     target: str = ""
     transport: str = "inproc"
     sent_bytes: int = 0
+    received_bytes: int = 0
     queue_s: float = 0.0
     handle_s: float = 0.0
     wall_s: float = 0.0

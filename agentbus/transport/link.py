@@ -52,6 +52,7 @@ class StreamLink(asyncio.Protocol):
         """Nothing more is sent or delivered."""
         self._ended = False
         """The owner was told that the link is over, or the opener that it never was."""
+        self.paused = False
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -69,10 +70,6 @@ class StreamLink(asyncio.Protocol):
         return self._peer
 
     @property
-    def paused(self) -> bool:
-        return not self._writable.is_set()
-
-    @property
     def bytes_sent(self) -> int:
         return self._bytes_sent
 
@@ -88,7 +85,11 @@ class StreamLink(asyncio.Protocol):
         size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
             raise LinkFull(self.peer.peer, self._write_limit)
-        self._enqueue(buffers, size)
+        if self._loop_joins and len(buffers) == 1 and not transport.is_closing():
+            self._bytes_sent += size
+            transport.write(buffers[0])
+        else:
+            self._enqueue(buffers, size)
         return size
 
     async def drain(self) -> None:
@@ -140,9 +141,11 @@ class StreamLink(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if not self._closing:
+            self.paused = True
             self._writable.clear()
 
     def resume_writing(self) -> None:
+        self.paused = False
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -155,7 +158,7 @@ class StreamLink(asyncio.Protocol):
         self._queued = 0
         self._end(error)
         self._gone.set()
-        self._writable.set()
+        self.resume_writing()
 
     # --- opening and ending
 
@@ -190,7 +193,7 @@ class StreamLink(asyncio.Protocol):
         if last:
             self._enqueue([last], len(last))
         self.flush()
-        self._writable.set()
+        self.resume_writing()
         if self._transport is not None:
             self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 

@@ -39,6 +39,9 @@ MAX_TEXT = 2 * MAX_NAME_LENGTH + 1
 """Longest source, target or schema, in characters: a name, a slash and a key."""
 
 _PREFIX = struct.Struct(">IH")
+_SIZE_OF_PREFIX = _PREFIX.size
+_pack_prefix = _PREFIX.pack
+_unpack_prefix = _PREFIX.unpack_from
 _SIZE_OF_SIZE = 4
 _SIZE_OF_HEADER_SIZE = 2
 _MAX_HEADER = 0xFFFF
@@ -82,10 +85,12 @@ _TYPES = tuple(type_ for _, type_ in _FIELDS)
 class Encoder:
     """Makes frames for one link. Keeps no more than a scratch buffer between calls."""
 
-    __slots__ = ("_limits", "_pack")
+    __slots__ = ("_frame_limit", "_header_limit", "_pack", "_payload_limit")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._frame_limit = limits.frame
+        self._header_limit = min(limits.header, _MAX_HEADER)
+        self._payload_limit = limits.payloads
         self._pack = msgpack.Packer(buf_size=_SCRATCH).pack
 
     def encode(self, envelope: Envelope) -> list[Buffer]:
@@ -98,47 +103,57 @@ class Encoder:
             InvalidName: a name is not ASCII.
             InvalidMessage: a number, the trace or a payload is not one that can be sent.
         """
-        _check_envelope(envelope)
-        context = envelope.context
-        bodies: list[Buffer] = [context]
-        sizes = []
-        size = len(context)
-        for payload in envelope.payloads:
-            body = _flat(payload) if type(payload) is memoryview else payload
-            bodies.append(body)
-            sizes.append(len(body))
-            size += len(body)
+        id_, remaining_us, hops_left = envelope.id, envelope.remaining_us, envelope.hops_left
+        source, target, schema = envelope.source, envelope.target, envelope.schema
+        trace, context = envelope.trace, envelope.context
+        names = source + target + schema  # one look at all three; `_check` looks at each
+        if not (
+            len(names) <= MAX_TEXT
+            and names.isascii()
+            and 0 <= id_ <= _MAX_INT
+            and -1 <= remaining_us <= _MAX_INT
+            and 0 <= hops_left <= _MAX_INT
+            and len(trace) in _TRACE_SIZES
+        ):
+            _check(envelope)
+        bodies = [_flat(p) if type(p) is memoryview else p for p in envelope.payloads]
+        sizes = [len(body) for body in bodies]
+        room = len(context)
         header: bytes = self._pack(
             (
                 envelope.kind,
-                envelope.id,
-                envelope.source,
-                envelope.target,
-                envelope.schema,
+                id_,
+                source,
+                target,
+                schema,
                 envelope.stream,
-                envelope.remaining_us,
-                envelope.hops_left,
-                envelope.trace,
-                len(context),
+                remaining_us,
+                hops_left,
+                trace,
+                room,
                 sizes,
             )
         )
-        size += _SIZE_OF_HEADER_SIZE + len(header)
-        self._check_sizes(len(header), len(sizes), size)
-        prefix = _PREFIX.pack(size, len(header))
+        header_size = len(header)
+        size = _SIZE_OF_HEADER_SIZE + header_size + room + sum(sizes)
+        if (
+            size > self._frame_limit
+            or header_size > self._header_limit
+            or len(sizes) > self._payload_limit
+        ):
+            self._refuse(header_size, len(sizes), size)
+        prefix = _pack_prefix(size, header_size)
         if size <= _JOINED:
-            return [b"".join((prefix, header, *bodies))]
-        return [prefix + header, *(body for body in bodies if len(body))]
+            return [b"".join((prefix, header, context, *bodies))]
+        return [prefix + header, *(body for body in (context, *bodies) if len(body))]
 
-    def _check_sizes(self, header: int, payloads: int, frame: int) -> None:
-        limits = self._limits
-        if payloads > limits.payloads:
-            problem = f"{payloads} payload frames are over the limit of {limits.payloads}"
+    def _refuse(self, header: int, payloads: int, frame: int) -> NoReturn:
+        if payloads > self._payload_limit:
+            problem = f"{payloads} payload frames are over the limit of {self._payload_limit}"
             raise InvalidMessage("envelope", problem)
-        if header > min(limits.header, _MAX_HEADER):
-            raise TooLarge("the message's header", header, min(limits.header, _MAX_HEADER))
-        if frame > limits.frame:
-            raise TooLarge("the message", frame, limits.frame)
+        if header > self._header_limit:
+            raise TooLarge("the message's header", header, self._header_limit)
+        raise TooLarge("the message", frame, self._frame_limit)
 
 
 def encode(envelope: Envelope, limits: Limits) -> list[Buffer]:
@@ -146,29 +161,19 @@ def encode(envelope: Envelope, limits: Limits) -> list[Buffer]:
     return Encoder(limits).encode(envelope)
 
 
-def _check_envelope(envelope: Envelope) -> None:
-    source, target, schema = envelope.source, envelope.target, envelope.schema
-    if not (
-        len(source) <= MAX_TEXT
-        and len(target) <= MAX_TEXT
-        and len(schema) <= MAX_TEXT
-        and source.isascii()
-        and target.isascii()
-        and schema.isascii()
-        and 0 <= envelope.id <= _MAX_INT
-        and -1 <= envelope.remaining_us <= _MAX_INT
-        and 0 <= envelope.hops_left <= _MAX_INT
-        and len(envelope.trace) in _TRACE_SIZES
-    ):
-        _refuse_envelope(envelope)
-
-
-def _refuse_envelope(envelope: Envelope) -> NoReturn:
+def _check(envelope: Envelope) -> None:
     for text in (envelope.source, envelope.target, envelope.schema):
         if len(text) > MAX_TEXT:
             raise TooLarge("a name in the message", len(text), MAX_TEXT)
         if not text.isascii():
             raise InvalidName(text, "only ASCII characters can be sent")
+    if (
+        0 <= envelope.id <= _MAX_INT
+        and -1 <= envelope.remaining_us <= _MAX_INT
+        and 0 <= envelope.hops_left <= _MAX_INT
+        and len(envelope.trace) in _TRACE_SIZES
+    ):
+        return
     raise InvalidMessage(
         "envelope",
         f"out of range: id {envelope.id}, remaining_us {envelope.remaining_us}, "
@@ -191,13 +196,13 @@ class Decoder:
     """
 
     __slots__ = (
-        "_error",
         "_frame_limit",
         "_header_limit",
         "_item_limit",
         "_need",
         "_payload_limit",
         "_pending",
+        "error",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -208,12 +213,8 @@ class Decoder:
         self._pending = bytearray()
         self._need = 0
         """Size of the frame that is pending; 0 while its prefix is incomplete."""
-        self._error: ProtocolError | None = None
-
-    @property
-    def error(self) -> ProtocolError | None:
+        self.error: ProtocolError | None = None
         """What was wrong with the peer's bytes, once something was."""
-        return self._error
 
     def feed(self, data: _Bytes) -> list[Envelope]:
         """Return the envelopes that `data` completes.
@@ -225,13 +226,13 @@ class Decoder:
             FrameTooLarge: a frame announces more than a limit allows.
             MalformedFrame: anything else is wrong.
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         envelopes: list[Envelope] = []
         try:
             self._consume(data, envelopes)
         except ProtocolError as error:
-            self._error = error
+            self.error = error
             self._pending = bytearray()
             if not envelopes:
                 raise
@@ -240,13 +241,13 @@ class Decoder:
     def _consume(self, data: _Bytes, into: list[Envelope]) -> None:
         offset = self._continue(memoryview(data), into) if self._pending else 0
         end = len(data)
-        while end - offset >= _PREFIX.size:
+        while end - offset >= _SIZE_OF_PREFIX:
             size, header_size = self._read_prefix(data, offset)
             frame_end = offset + _SIZE_OF_SIZE + size
             if frame_end > end:
                 self._need = frame_end - offset
                 break
-            into.append(self._parse(data, offset + _PREFIX.size, header_size, frame_end))
+            into.append(self._parse(data, offset, header_size, frame_end))
             offset = frame_end
         if offset < end:
             self._pending += memoryview(data)[offset:]
@@ -256,9 +257,9 @@ class Decoder:
         pending = self._pending
         taken = 0
         if not self._need:
-            taken = min(_PREFIX.size - len(pending), len(data))
+            taken = min(_SIZE_OF_PREFIX - len(pending), len(data))
             pending += data[:taken]
-            if len(pending) < _PREFIX.size:
+            if len(pending) < _SIZE_OF_PREFIX:
                 return taken
             self._need = _SIZE_OF_SIZE + self._read_prefix(pending, 0)[0]
         rest = data[taken : taken + self._need - len(pending)]
@@ -268,11 +269,11 @@ class Decoder:
             self._pending = bytearray()
             self._need = 0
             header_size = self._read_prefix(pending, 0)[1]
-            into.append(self._parse(pending, _PREFIX.size, header_size, len(pending)))
+            into.append(self._parse(pending, 0, header_size, len(pending)))
         return taken + len(rest)
 
     def _read_prefix(self, data: _Bytes, offset: int) -> tuple[int, int]:
-        size, header = prefix = _PREFIX.unpack_from(data, offset)
+        size, header = prefix = _unpack_prefix(data, offset)
         if size > self._frame_limit:
             raise FrameTooLarge("a frame", size, self._frame_limit)
         if header > self._header_limit:
@@ -282,8 +283,9 @@ class Decoder:
         return prefix
 
     def _parse(self, data: _Bytes, start: int, header_size: int, end: int) -> Envelope:
-        offset = start + header_size
-        fields = unpack(data[start:offset], text=MAX_TEXT, items=self._item_limit)
+        header = start + _SIZE_OF_PREFIX
+        body = header + header_size
+        fields = unpack(data[header:body], text=MAX_TEXT, items=self._item_limit)
         if type(fields) is not tuple or tuple(map(type, fields)) != _TYPES:
             _refuse_fields(fields)
         (
@@ -306,12 +308,12 @@ class Decoder:
             or remaining_us < -1
             or hops_left < 0
             or len(trace) not in _TRACE_SIZES
-            or not (source.isascii() and target.isascii() and schema.isascii())
+            or not (source + target + schema).isascii()
         ):
             _refuse_values(fields)
         if len(payload_sizes) > self._payload_limit:
             raise MalformedFrame(f"{len(payload_sizes)} payload frames are too many")
-        context, *payloads = _cut(data, offset, end, (context_size, *payload_sizes))
+        context, *payloads = _cut(data, body, end, (context_size, *payload_sizes))
         return Envelope(
             known,
             id_,
@@ -324,18 +326,20 @@ class Decoder:
             trace,
             bytes(context),
             tuple(payloads),
+            end - start,
         )
 
 
 def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> list[Buffer]:
     """Take the parts between `start` and `end` apart; large ones of a buffer of ours as views."""
     parts: list[Buffer] = []
+    whole = data if type(data) is bytes else None
     for size in sizes:
         if type(size) is not int or size < 0 or size > end - start:
             raise MalformedFrame("a part's size is no size or reaches beyond its frame")
         stop = start + size
-        if isinstance(data, bytes):
-            parts.append(data[start:stop])
+        if whole is not None:
+            parts.append(whole[start:stop])
         elif size >= _VIEWED and isinstance(data, bytearray):
             parts.append(memoryview(data)[start:stop].toreadonly())
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 
 from ..client import Agent
@@ -28,7 +29,7 @@ def parse_target(text: str) -> Target:
     """
     name, _, path = text.rpartition("=")
     module, colon, class_name = path.partition(":")
-    if not (colon and module and class_name):
+    if not (colon and class_name and all(part.isidentifier() for part in module.split("."))):
         raise ConfigError("agent", f"{text!r} is not of the form module:Class or name=module:Class")
     return Target(module, class_name, name)
 
@@ -37,7 +38,8 @@ def load_agent(target: Target) -> type[Agent]:
     """Import an agent class.
 
     Raises:
-        ConfigError: there is no such module or class, or it is no agent.
+        ConfigError: there is no such module or class, or it is no agent that can be made without
+            arguments.
     """
     try:
         module = importlib.import_module(target.module)
@@ -50,4 +52,9 @@ def load_agent(target: Target) -> type[Agent]:
         raise ConfigError(
             "agent", f"{target.module}:{target.class_name} is not a subclass of Agent"
         )
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        problem = f"{target.module}:{target.class_name} cannot be made without arguments: {error}"
+        raise ConfigError("agent", problem) from error
     return found

@@ -19,7 +19,7 @@ def test_expires_in_order_and_only_what_is_due() -> None:
 def test_cancelled_deadlines_do_not_pile_up() -> None:
     heap = DeadlineHeap()
     for n in range(10_000):
-        heap.add(1e9 + n, lambda: None).cancel()
+        heap.cancel(heap.add(1e9 + n, lambda: None))
     assert len(heap._entries) < 200
     assert len(heap) == 0
     assert heap.next() is None
@@ -32,7 +32,7 @@ def test_an_action_may_add_and_cancel() -> None:
 
     def first() -> None:
         fired.append("first")
-        later.cancel()
+        heap.cancel(later)
         heap.add(1.5, lambda: fired.append("added"))
 
     heap.add(1, first)
@@ -47,7 +47,7 @@ def test_agrees_with_a_list(entries: list[tuple[int, bool]], now: int) -> None:
     for number, (when, cancelled) in enumerate(entries):
         deadline = heap.add(when, lambda number=number: fired.append(number))  # type: ignore[misc]
         if cancelled:
-            deadline.cancel()
+            heap.cancel(deadline)
     heap.expire(now)
     due = [n for n, (when, cancelled) in enumerate(entries) if when <= now and not cancelled]
     assert sorted(fired) == due

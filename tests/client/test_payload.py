@@ -58,7 +58,9 @@ class Rich:
         Frozen(number=1),
         Point(0.5, float("inf")),
         Rich(
-            datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), uuid.UUID(int=7), decimal.Decimal("0.10")
+            datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+            uuid.UUID(int=7),
+            decimal.Decimal("0.10"),
         ),
         "text",
         b"bytes",

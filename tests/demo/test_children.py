@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import anyio
 import httpx
 import pytest
 
+from agentbus.demo import children
 from agentbus.demo.children import serving_child
 from agentbus.errors import PeerLost, UnknownEngine
 
@@ -29,6 +31,15 @@ async def test_a_child_serves_until_the_block_ends() -> None:
     with pytest.raises(httpx.ConnectError):
         async with httpx.AsyncClient() as client:
             await client.post(url)
+
+
+async def test_a_child_ends_by_itself_when_its_input_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(children, "STOP_TIMEOUT_S", 40.0)
+    with anyio.fail_after(30):
+        async with serving_child(AGENT, SETTINGS):
+            pass
 
 
 async def test_a_child_that_cannot_start_says_why() -> None:

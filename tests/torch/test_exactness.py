@@ -6,16 +6,16 @@ Teacher-forced: both score the same tokens, so that one near-tie does not make t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from agentbus_torch.load import Loaded, load
+from agentbus_torch.runner import Call, Runner
 
 from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
-from agentbus_torch.load import Loaded, load
-from agentbus_torch.runner import Call, Runner
 
 pytestmark = [
     pytest.mark.model,
@@ -56,9 +56,12 @@ ASKS = (
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     cache = tmp_path_factory.mktemp("cache")
-    return load("smollm2", EngineSettings(cache_dir=str(cache), kv_tokens=8192))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
+    yield load("smollm2", EngineSettings(cache_dir=str(cache), kv_tokens=8192))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

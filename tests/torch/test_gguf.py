@@ -155,7 +155,7 @@ def test_another_architecture(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off(share: float, source: Path, tmp_path: Path) -> None:
     content = source.read_bytes()
     source.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ModelBroken, match="download it again|not a GGUF"):
+    with pytest.raises(ModelBroken, match=r"download it again|not a GGUF"):
         converted(source, str(tmp_path / "cache"))
 
 

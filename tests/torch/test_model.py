@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,72 +132,63 @@ def _edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def _break(folder: Path, how: str) -> None:
-    weights = folder / "model.safetensors"
-    content = weights.read_bytes()
-    (header_length,) = struct.unpack("<Q", content[:8])
-    match how:
-        case "cut_off":
-            weights.write_bytes(content[:-100])
-        case "cut_in_header":
-            weights.write_bytes(content[:20])
-        case "empty":
-            weights.write_bytes(b"")
-        case "absurd_header":
-            weights.write_bytes(struct.pack("<Q", 2**60) + content[8:])
-        case "garbled_header":
-            weights.write_bytes(content[:8] + b"x" * header_length + content[8 + header_length :])
-        case "no_weights":
-            weights.unlink()
-        case "no_config":
-            (folder / "config.json").unlink()
-        case "no_tokenizer":
-            (folder / "tokenizer.json").unlink()
-        case "bad_tokenizer":
-            (folder / "tokenizer.json").write_text("{}")
-        case "bad_config":
-            (folder / "config.json").write_text("[1]")
-        case "config_without_layers":
-            _edit(folder / "config.json", num_hidden_layers=None)
-        case "other_shape":
-            _edit(folder / "config.json", hidden_size=64)
-        case "fewer_layers":
-            _edit(folder / "config.json", num_hidden_layers=1)
-        case "other_type":
-            _edit(folder / "config.json", model_type="gpt2")
-        case "other_rope":
-            _edit(folder / "config.json", rope_parameters={"rope_type": "yarn", "factor": 2})
-        case "no_template":
-            _edit(folder / "tokenizer_config.json", chat_template=None)
-        case "bad_template":
-            _edit(folder / "tokenizer_config.json", chat_template="{% for %}")
+def _weights(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(edit(path.read_bytes()))
+
+    return apply
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "cut_off",
-        "cut_in_header",
-        "empty",
-        "absurd_header",
-        "garbled_header",
-        "no_weights",
-        "no_config",
-        "no_tokenizer",
-        "bad_tokenizer",
-        "bad_config",
-        "config_without_layers",
-        "other_shape",
-        "fewer_layers",
-        "other_type",
-        "other_rope",
-        "no_template",
-        "bad_template",
-    ],
-)
+def _garble_header(content: bytes) -> bytes:
+    (length,) = struct.unpack("<Q", content[:8])
+    return b"".join((content[:8], b"x" * length, content[8 + length :]))
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _text(name: str, text: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return apply
+
+
+def _config(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: _edit(folder / "config.json", **changes)
+
+
+def _template(template: str | None) -> Callable[[Path], None]:
+    return lambda folder: _edit(folder / "tokenizer_config.json", chat_template=template)
+
+
+BROKEN = {
+    "cut_off": _weights(lambda content: content[:-100]),
+    "cut_in_header": _weights(lambda content: content[:20]),
+    "empty": _weights(lambda content: b""),
+    "absurd_header": _weights(lambda content: struct.pack("<Q", 2**60) + content[8:]),
+    "garbled_header": _weights(_garble_header),
+    "no_weights": _without("model.safetensors"),
+    "no_config": _without("config.json"),
+    "no_tokenizer": _without("tokenizer.json"),
+    "bad_tokenizer": _text("tokenizer.json", "{}"),
+    "bad_config": _text("config.json", "[1]"),
+    "config_without_layers": _config(num_hidden_layers=None),
+    "other_shape": _config(hidden_size=64),
+    "fewer_layers": _config(num_hidden_layers=1),
+    "other_type": _config(model_type="gpt2"),
+    "other_rope": _config(rope_parameters={"rope_type": "yarn", "factor": 2}),
+    "no_template": _template(None),
+    "bad_template": _template("{% for %}"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_folder_is_one_plain_error(how: str, tmp_path: Path) -> None:
     folder = TinyModel().write(tmp_path)
-    _break(folder, how)
+    BROKEN[how](folder)
     with pytest.raises(ModelBroken) as caught:
         load(str(folder), SETTINGS)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,101 @@
+"""The scripted engine's script: what it says, when it waits, how it fails."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from agentbus.config import EngineSettings
+from agentbus.context import Prompt, Turn
+from agentbus.engine import Finished, GenerateRequest, Piece
+from agentbus.engine.fake import FakeEngine, Reply
+from agentbus.errors import EngineFailed, KVExhausted
+
+PROMPT = Prompt((Turn("user", "one two three"),), Turn("assistant", "", "ann"))
+
+
+async def read(engine: FakeEngine, request: GenerateRequest) -> tuple[str, Finished]:
+    text = ""
+    with anyio.fail_after(5):
+        async with aclosing(engine.generate(request)) as items:
+            async for item in items:
+                if isinstance(item, Finished):
+                    return text, item
+                text += item.text
+    raise AssertionError("no Finished")
+
+
+@pytest.mark.anyio
+async def test_echo_is_deterministic() -> None:
+    text, finished = await read(FakeEngine(), GenerateRequest(prompt=PROMPT))
+    assert text == " I read 1 turns; the last begins: one two three"
+    assert finished.reason == "end"
+    assert finished.usage.prompt_tokens == 7  # <user> one two three <end> <assistant> ann:
+    assert (await read(FakeEngine(), GenerateRequest(prompt=PROMPT)))[0] == text
+
+
+@pytest.mark.anyio
+async def test_the_script_sees_the_request() -> None:
+    engine = FakeEngine(lambda request: Reply(text=f" for {request.label}"))
+    assert (await read(engine, GenerateRequest(prompt=PROMPT, label="bob")))[0] == " for bob"
+
+
+@pytest.mark.anyio
+async def test_an_answer_waits_at_its_gate() -> None:
+    gate = anyio.Event()
+    engine = FakeEngine(lambda request: Reply(text="a b c", gate=gate, gate_after=2))
+    seen: list[str] = []
+    two = anyio.Event()
+
+    async def watch() -> None:
+        async with aclosing(engine.generate(GenerateRequest(prompt=PROMPT))) as items:
+            async for item in items:
+                if isinstance(item, Piece):
+                    seen.append(item.text)
+                if len(seen) == 2:
+                    two.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            await two.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert seen == ["a", " b"]
+            gate.set()
+    assert seen == ["a", " b", " c"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KVExhausted(3, 1), KVExhausted), (RuntimeError("burnt"), EngineFailed)],
+)
+async def test_scripted_errors_come_behind_the_text(
+    error: Exception, expected: type[Exception]
+) -> None:
+    engine = FakeEngine(lambda request: Reply(text="a b", error=error))
+    with pytest.raises(expected):
+        await read(engine, GenerateRequest(prompt=PROMPT))
+    assert engine.stats().locked_blocks == engine.stats().running == 0
+
+
+@pytest.mark.anyio
+async def test_words_repeat_where_the_end_is_ignored() -> None:
+    engine = FakeEngine(lambda request: Reply(text=" a b"))
+    request = GenerateRequest(prompt=PROMPT, max_tokens=5, ignore_end=True)
+    assert (await read(engine, request))[0] == " a b a b a"
+
+
+@pytest.mark.anyio
+async def test_the_token_log_can_be_recounted(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    engine = FakeEngine(settings=EngineSettings(token_log=str(path)))
+    _, finished = await read(engine, GenerateRequest(prompt=PROMPT, label="x", tenant="t"))
+    line = json.loads(path.read_text())
+    assert line["label"] == "x" and line["tenant"] == "t"
+    assert line["prefilled"] == len(line["prompt_ids"]) == finished.usage.prefilled_tokens
+    assert len(line["generated_ids"]) == finished.usage.decoded_tokens

@@ -1,0 +1,83 @@
+"""What the README tells people to write and to type does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentbus.cli.app import app
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(README) if kind == language]
+
+
+def run_program(text: str, folder: Path) -> str:
+    path = folder / "team.py"
+    path.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_program_runs_on_a_scripted_engine(tmp_path: Path) -> None:
+    [program] = blocks("python")
+    assert program.count('"smollm2"') == 1
+    shown = run_program(program.replace('"smollm2"', '"fake:echo"'), tmp_path)
+    assert re.search(r"I read \d turns", shown)
+    assert re.search(r"^[1-9]\d* tokens reused, [1-9]\d* prefilled$", shown, re.MULTILINE)
+
+
+@pytest.mark.model
+def test_the_program_runs_on_the_small_model(tmp_path: Path) -> None:
+    [program] = blocks("python")
+    shown = run_program(program, tmp_path)
+    assert re.search(r"^[1-9]\d* tokens reused, [1-9]\d* prefilled$", shown, re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """Return the `agentbus` commands in the README, as words."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in split if words and words[0] == "agentbus"]
+
+
+def test_the_commands_and_their_options_exist() -> None:
+    found = commands()
+    assert {words[0] for words in found} == {"up", "worker", "ps", "demo"}
+    for name, *words in found:
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0
+        for option in (word for word in words if word.startswith("--")):
+            assert option in shown.stdout
+
+
+def test_links_lead_somewhere_and_make_targets_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake (\w+)", "\n".join(blocks("sh"))):
+        assert f"\n{target}:" in makefile
+
+
+def test_nobody_is_sent_to_another_project_of_our_import_name() -> None:
+    installed = re.findall(r"pip install ([^#`\n]*)", README)
+    assert len(installed) >= 5
+    assert not [words for words in installed if "agentbus" in words.replace("fm-agentbus", "")]

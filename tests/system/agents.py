@@ -1,0 +1,108 @@
+"""Agents that the system tests start in processes of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import anyio
+from pydantic import BaseModel
+
+from agentbus import Agent, Call, handler
+
+STARTED = "started"
+"""Topic on which a holding agent says that it holds."""
+
+
+class Sum(BaseModel):
+    numbers: list[int]
+
+
+class Total(BaseModel):
+    total: int
+    by: str
+
+
+class Ask(BaseModel):
+    """Ask another agent for a sum."""
+
+    to: str
+    numbers: list[int]
+
+
+class Count(BaseModel):
+    upto: int
+
+
+class Fail(BaseModel):
+    text: str
+
+
+class Hold(BaseModel):
+    """Ask to be held for ever."""
+
+
+class Adder(Agent):
+    """You add numbers."""
+
+    @handler
+    async def add(self, what: Sum, call: Call) -> Total:
+        return Total(total=sum(what.numbers), by=self.name)
+
+    @handler
+    async def ask(self, what: Ask, call: Call) -> Total:
+        return await call.request(what.to, Sum(numbers=what.numbers), returns=Total)
+
+    @handler
+    async def count(self, what: Count, call: Call) -> AsyncIterator[int]:
+        for number in range(what.upto):
+            yield number
+
+    @handler
+    async def fail(self, what: Fail, call: Call) -> str:
+        raise ValueError(what.text)
+
+    @handler
+    async def say(self, text: str, call: Call) -> int:
+        """Say something in the conversation; answer with its length."""
+        context = call.context or call.empty_context()
+        call.context = context.message(self.name, text)
+        await call.publish(f"said.{self.name}", text)
+        return call.context.length
+
+
+class Holder(Agent):
+    """You hold what you get."""
+
+    @handler
+    async def hold(self, what: Hold, call: Call) -> str:
+        await call.publish(STARTED, os.getpid())
+        await anyio.sleep_forever()
+        return "never"
+
+    @handler
+    async def stream(self, what: Count, call: Call) -> AsyncIterator[int]:
+        yield os.getpid()
+        await anyio.sleep_forever()
+
+
+class Speaker(Agent):
+    """You speak through a model."""
+
+    @handler
+    async def speak(self, text: str, call: Call) -> str:
+        return await call.generate(text, max_tokens=16)
+
+
+class Needy(Agent):
+    """You cannot be made without an argument."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    @handler
+    async def take(self, text: str, call: Call) -> str:
+        return self.what
+
+
+NOT_AN_AGENT = Sum
