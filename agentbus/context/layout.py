@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 ROSTER_INTRODUCTION = (
-    "Several agents work together in this conversation. Each of them is described below, after "
+    "Several agents work together in this conversation. Each of them is described below, under "
     "its name. An agent's message begins with its name and a colon. Write only the next message, "
     "as the agent whose name opens it, and follow that agent's description."
 )
@@ -111,7 +111,7 @@ def roster_first(context: Context, reader: str) -> Prompt:
                     "where it would change what all agents have read; add all roles first, or "
                     "use the layout role_first"
                 )
-            roster.append(f"{segment.author}: {segment.text}")
+            roster.append(f"## {segment.author}{_SECTION_JOINT}{segment.text}")
         elif segment.kind is SegmentKind.MESSAGE:
             turns.append(Turn("assistant", segment.text, segment.author))
         else:

@@ -44,7 +44,8 @@ class _AskBody(pydantic.BaseModel):
 class AgentServer:
     """Answers for the agents of one process."""
 
-    engine: EventClient
+    engines: Mapping[str, EventClient]
+    """The engine of each way."""
     model: str
     roles: tuple[Role, ...]
     agents: frozenset[str]
@@ -82,7 +83,7 @@ class AgentServer:
             "stream_options": {"include_usage": True},
         }
         usage: Mapping[str, Any] = {}
-        posted = self.engine.post("/v1/chat/completions", completion, request_id)
+        posted = self.engines[way].post("/v1/chat/completions", completion, request_id)
         async with aclosing(posted) as events:
             async for event in events:
                 if isinstance(event, Leg):
@@ -95,15 +96,18 @@ class AgentServer:
 
 @asynccontextmanager
 async def build(settings: Mapping[str, Any]) -> AsyncGenerator[Starlette, None]:
-    """Connect to the engine's server and yield the agents' server.
+    """Connect to the engines' servers and yield the agents' server.
 
-    `settings`: `engine` (URL), `model`, `roles` (name to text), `agents` (names), `layouts` (way to
-    layout).
+    `settings`: `engines` (way to URL), `model`, `roles` (name to text), `agents` (names), `layouts`
+    (way to layout).
     """
     roles = tuple(Role(name, text) for name, text in settings["roles"].items())
     async with open_client() as client:
         yield AgentServer(
-            EventClient(client, settings["engine"], "agent to engine"),
+            {
+                way: EventClient(client, url, "agent to engine")
+                for way, url in settings["engines"].items()
+            },
             settings["model"],
             roles,
             frozenset(settings["agents"]),

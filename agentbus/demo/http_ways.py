@@ -1,15 +1,21 @@
-"""The ordinary ways: agents behind HTTP and JSON, one engine server behind them.
+"""The ordinary ways: agents behind HTTP and JSON, an engine server behind them.
 
 Each hop has two legs, from the orchestrator to the agent's process and from there to the engine's,
-and each leg carries the whole transcript.
+and each leg carries the whole transcript. Each way has an engine of its own, as agentbus has, so
+that no way's KV stands in another's way.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import asdict, dataclass
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+)
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -31,8 +37,8 @@ HTTP_LAYOUTS: Mapping[str, str] = {
 }
 """The layout of each ordinary way."""
 
-_WARM_UP = "warm-up"
-_UNCACHED = ("plain", _WARM_UP)
+_WARM_UP = "warm-up-"
+_UNCACHED = "plain"
 _AGENT_PROCESSES = 2
 _ENGINE_MODULE = "agentbus.demo.http_engine"
 _AGENT_MODULE = "agentbus.demo.http_agent"
@@ -69,7 +75,7 @@ class HttpWay:
     async def first_hop_to_all(self) -> None:
         """Let every agent answer the first ask with one token."""
         for target in self._agents:
-            await self._ask(target, 0, 1, _WARM_UP, lambda text: None)
+            await self._ask(target, 0, 1, "warm-up", lambda text: None)
 
     async def _ask(
         self, target: str, index: int, max_tokens: int, request_id: str, on_text: OnText
@@ -166,34 +172,42 @@ class OrdinaryWays:
 async def ordinary_ways(
     conversation: Conversation, *, model_spec: str, settings: EngineSettings, folder: Path
 ) -> AsyncGenerator[OrdinaryWays, None]:
-    """Start the engine's server and the agents' two servers, warm all up, and end them after.
+    """Start each way's engine server and the agents' two servers, warm all up, and end them after.
 
-    The engine's token log is written in `folder`.
+    The engines' token logs are written in `folder`.
 
     Raises:
         AgentbusError: a process could not start.
     """
-    log = folder / "http_tokens.jsonl"
-    engine_settings = {**asdict(settings), "token_log": str(log)}
-    forced = {str(hop.index): hop.token_ids for hop in conversation.hops}
+    logs = {way: folder / f"{way}_tokens.jsonl" for way in HTTP_LAYOUTS}
     async with AsyncExitStack() as stack:
-        engine_url = await stack.enter_async_context(
-            serving_child(
-                _ENGINE_MODULE,
-                {
-                    "model": model_spec,
-                    "engine": engine_settings,
-                    "forced": forced,
-                    "uncached": [*_UNCACHED],
-                },
+        engines = {
+            way: await stack.enter_async_context(
+                _engine(way, conversation, model_spec, replace(settings, token_log=str(log)))
             )
-        )
+            for way, log in logs.items()
+        }
         client = await stack.enter_async_context(open_client())
-        agents = await _start_agents(stack, client, conversation, model_spec, engine_url)
-        ways = tuple(HttpWay(name, conversation, agents, log) for name in HTTP_LAYOUTS)
-        # Every connection is made and the model has computed once, apart from what is measured.
-        await HttpWay(_WARM_UP, conversation, agents, log).first_hop_to_all()
-        yield OrdinaryWays(ways, Tokenizer(client, engine_url))
+        agents = await _start_agents(stack, client, conversation, model_spec, engines)
+        # Every connection is made and each model has computed, apart from what is measured.
+        for way, log in logs.items():
+            await HttpWay(_WARM_UP + way, conversation, agents, log).first_hop_to_all()
+        ways = tuple(HttpWay(way, conversation, agents, log) for way, log in logs.items())
+        yield OrdinaryWays(ways, Tokenizer(client, engines[_UNCACHED]))
+
+
+def _engine(
+    way: str, conversation: Conversation, model: str, settings: EngineSettings
+) -> AbstractAsyncContextManager[str]:
+    return serving_child(
+        _ENGINE_MODULE,
+        {
+            "model": model,
+            "engine": asdict(settings),
+            "forced": {str(hop.index): hop.token_ids for hop in conversation.hops},
+            "uncached": [_UNCACHED, _WARM_UP + way],
+        },
+    )
 
 
 async def _start_agents(
@@ -201,7 +215,7 @@ async def _start_agents(
     client: httpx.AsyncClient,
     conversation: Conversation,
     model: str,
-    engine_url: str,
+    engines: Mapping[str, str],
 ) -> dict[str, EventClient]:
     """Start the agents' processes, neighbours in the conversation in different ones."""
     names = [role.name for role in conversation.roles]
@@ -212,11 +226,14 @@ async def _start_agents(
             serving_child(
                 _AGENT_MODULE,
                 {
-                    "engine": engine_url,
+                    "engines": {**engines, **{_WARM_UP + way: engines[way] for way in engines}},
                     "model": model,
                     "roles": {role.name: role.text for role in conversation.roles},
                     "agents": hosted,
-                    "layouts": {**HTTP_LAYOUTS, _WARM_UP: "role_first"},
+                    "layouts": {
+                        **HTTP_LAYOUTS,
+                        **{_WARM_UP + w: lay for w, lay in HTTP_LAYOUTS.items()},
+                    },
                 },
             )
         )

@@ -68,7 +68,7 @@ def role_first(roles: Sequence[Role], transcript: Sequence[Said], speaker: str) 
 
 def roster_first(roles: Sequence[Role], transcript: Sequence[Said], speaker: str) -> Rendered:
     """All roles as system; every message as a named assistant turn; the speaker's name last."""
-    roster = [ROSTER_INTRODUCTION, *(f"{role.name}: {role.text}" for role in roles)]
+    roster = [ROSTER_INTRODUCTION, *(f"## {role.name}\n\n{role.text}" for role in roles)]
     messages = [_message("system", "\n\n".join(roster))]
     for said in transcript:
         if said.kind == "message":

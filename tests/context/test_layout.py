@@ -33,7 +33,9 @@ TALK = (
 def test_roster_first_shows_all_readers_the_same_but_the_cue() -> None:
     prompt = roster_first(TALK, "writer")
     assert prompt.turns == (
-        Turn("system", f"{ROSTER_INTRODUCTION}\n\nplanner: You plan.\n\nwriter: You write."),
+        Turn(
+            "system", f"{ROSTER_INTRODUCTION}\n\n## planner\n\nYou plan.\n\n## writer\n\nYou write."
+        ),
         Turn("user", "Tides rise."),
         Turn("user", "Explain."),
         Turn("assistant", " First, the moon.", "planner"),

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 AGENT = "agentbus.demo.http_agent"
 ENGINE = "agentbus.demo.http_engine"
 SETTINGS = {
-    "engine": "http://127.0.0.1:1",
+    "engines": {"plain": "http://127.0.0.1:1"},
     "model": "m",
     "roles": {"alpha": "You count."},
     "agents": ["alpha"],

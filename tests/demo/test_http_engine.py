@@ -206,7 +206,7 @@ async def test_a_hop_goes_over_two_legs_with_the_whole_transcript(
     async with served(server.application()) as engine_url, open_client() as client:
         upstream = EventClient(client, engine_url, "agent to engine")
         hosted = frozenset(["alpha", "beta"])
-        agents = AgentServer(upstream, "m", conversation.roles, hosted, {way: layout})
+        agents = AgentServer({way: upstream}, "m", conversation.roles, hosted, {way: layout})
         async with served(agents.application()) as agent_url:
             link = EventClient(client, agent_url, "orchestrator to agent")
             http_way = HttpWay(way, conversation, dict.fromkeys(hosted, link), tmp_path)
