@@ -12,6 +12,7 @@ import uvloop
 from rich.console import Console
 
 from .children import ChildFailed
+from .macro import hops
 from .micro import bus
 from .peers import Peer, installed_version
 from .report import Row, show, write_json
@@ -21,6 +22,7 @@ __all__ = ["SUITES", "main"]
 
 SUITES: Mapping[str, Suite] = {
     "bus": bus.SUITE,
+    "hops": hops.SUITE,
 }
 
 _OUR_DISTRIBUTIONS = ("fm-agentbus", "uvloop", "pydantic")

@@ -37,8 +37,31 @@ PURE = 1.5
 """Up to this layer there is no I/O, no clock, no event loop and no environment."""
 
 IMPURE_MODULES = frozenset(
-    "asyncio anyio uvloop socket select selectors ssl threading subprocess multiprocessing time "
-    "os io pathlib tempfile shutil signal logging random secrets torch zmq httpx".split()
+    [
+        "asyncio",
+        "anyio",
+        "uvloop",
+        "socket",
+        "select",
+        "selectors",
+        "ssl",
+        "threading",
+        "subprocess",
+        "multiprocessing",
+        "time",
+        "os",
+        "io",
+        "pathlib",
+        "tempfile",
+        "shutil",
+        "signal",
+        "logging",
+        "random",
+        "secrets",
+        "torch",
+        "zmq",
+        "httpx",
+    ]
 )
 HEAVY = {
     "torch": {"agentbus_torch"},

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 
 from ..config import BusSettings, EngineSettings
 from ..errors import ConfigError
-from .runtime import default_url, print_json, run, until_signal
+from .runtime import default_url, print_json, run, until_end_of_input
 
 __all__ = ["app", "main"]
 
@@ -27,6 +28,9 @@ BusUrl = Annotated[
     typer.Option("--bus", help="The bus to join, unix:///path/to.sock.", envvar="AGENTBUS_URL"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UntilEof = Annotated[
+    bool, typer.Option("--until-eof", help="Stop when standard input ends: for a parent process.")
+]
 
 
 def _url(given: str) -> str:
@@ -34,7 +38,7 @@ def _url(given: str) -> str:
 
 
 @app.command()
-def up(bus: BusUrl = "", json: Json = False) -> None:
+def up(bus: BusUrl = "", until_eof: UntilEof = False, json: Json = False) -> None:
     """Start the broker; agents in other processes join it until it is stopped."""
     from ..client import Bus
     from ..daemon import start_broker
@@ -51,9 +55,9 @@ def up(bus: BusUrl = "", json: Json = False) -> None:
                 print_json({"ready": url})
             else:
                 print(f"The bus is up at {url}. Stop it with Ctrl-C.", flush=True)
-            await until_signal()
+            await (until_end_of_input() if until_eof else anyio.sleep_forever())
 
-    run(job, json=json)
+    run(job, json=json, serves=True)
 
 
 @app.command()
@@ -71,6 +75,7 @@ def worker(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
     token_log: Annotated[str, typer.Option(help="A file for the token ids of each call.")] = "",
+    until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
     """Join a bus with agents, engines or both, until stopped."""
@@ -81,7 +86,7 @@ def worker(
             print_json({"ready": names})
         else:
             print(f"On the bus: {', '.join(names)}. Stop with Ctrl-C.", flush=True)
-        await until_signal()
+        await (until_end_of_input() if until_eof else anyio.sleep_forever())
 
     async def job() -> None:
         if not (agents or serve):
@@ -100,7 +105,7 @@ def worker(
 
     # As with `python -m`: agents of the folder in which the command is run can be imported.
     sys.path.insert(0, str(Path.cwd()))
-    run(job, json=json)
+    run(job, json=json, serves=True)
 
 
 @app.command()
@@ -134,7 +139,7 @@ def demo(
     model: Annotated[
         str, typer.Option(help="smollm2, a .gguf file or a folder with safetensors.")
     ] = "smollm2",
-    tokens: Annotated[int, typer.Option(help="Tokens that each turn is long.", min=1)] = 40,
+    tokens: Annotated[int, typer.Option(help="Tokens that each turn is long.", min=1)] = 32,
     json: Json = False,
 ) -> None:
     """Let a team of agents answer a question, then compare with the ordinary ways."""

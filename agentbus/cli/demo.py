@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -12,16 +11,19 @@ from rich.text import Text
 from ..config import EngineSettings
 from ..demo import (
     DEFAULT_QUESTION,
+    AgentbusWay,
     LiveView,
+    check_installed,
     compare,
+    hold,
     load_default_document,
     load_document,
     replay_view,
     show_comparison,
+    stage,
     steps,
     to_json,
 )
-from ..demo.live import AgentbusWay, hold, stage
 from .runtime import print_json
 
 __all__ = ["run_demo"]
@@ -37,28 +39,29 @@ async def run_demo(
     Raises:
         AgentbusError: the input, the model or a process failed.
     """
+    check_installed()
     document = load_default_document() if path is None else load_document(path)
     settings = EngineSettings()
     console = Console(file=sys.stderr if json else None)
     asked = question or DEFAULT_QUESTION
-    with tempfile.TemporaryDirectory(prefix="ab-") as folder:
-        console.print(
-            Text(f"Starting a broker, an engine ({model}) and two workers …", style="dim")
+    console.print(Text(f"Starting a broker, an engine ({model}) and two workers …", style="dim"))
+    async with stage(model, settings) as team:
+        console.print(Text(f"Question: {asked}\n"))
+        conversation, _ = await hold(
+            team, document, asked, max_tokens=tokens, progress=LiveView(console)
         )
-        async with stage(model, settings, Path(folder)) as team:
-            console.print(Text(f"Question: {asked}\n"))
-            conversation, _ = await hold(
-                team, document, asked, max_tokens=tokens, progress=LiveView(console)
+    console.print(
+        Text("\nThe same conversation again, in four ways, each started anew:", style="dim")
+    )
+    with replay_view(console, hops=len(steps()), ways=_WAYS) as progress:
+        async with stage(model, settings) as team:
+            comparison = await compare(
+                conversation,
+                AgentbusWay(team, conversation),
+                model_spec=model,
+                settings=settings,
+                progress=progress,
             )
-            console.print(Text("\nThe same conversation again, in four ways:", style="dim"))
-            with replay_view(console, hops=len(steps()), ways=_WAYS) as progress:
-                comparison = await compare(
-                    conversation,
-                    AgentbusWay(team, conversation),
-                    model_spec=model,
-                    settings=settings,
-                    progress=progress,
-                )
     show_comparison(console, comparison)
     if json:
         print_json(to_json(comparison))

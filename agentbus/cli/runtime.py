@@ -15,7 +15,7 @@ import orjson
 
 from ..errors import AgentbusError, describe
 
-__all__ = ["default_url", "fail", "print_json", "run", "until_signal"]
+__all__ = ["default_url", "fail", "print_json", "run", "until_end_of_input"]
 
 
 def default_url() -> str:
@@ -47,15 +47,17 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def run(job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False) -> None:
+def run(
+    job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False, serves: bool = False
+) -> None:
     """Run a command's job; an error of agentbus becomes one sentence, not a traceback.
 
-    With `json` it is printed as an object too, for a program that runs the command.
+    SIGINT and SIGTERM cancel the job, so that it cleans up. With `json` an error is printed as an
+    object, for a program that runs the command. A command that `serves` runs until it is stopped,
+    and being stopped is its success.
     """
     try:
-        anyio.run(job, backend_options={"use_uvloop": True})
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        stopped = anyio.run(_until_signal, job, backend_options={"use_uvloop": True})
     except (AgentbusError, BaseExceptionGroup) as error:
         known = [leaf for leaf in _leaves(error) if isinstance(leaf, AgentbusError)]
         if not known:
@@ -65,10 +67,29 @@ def run(job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False) -> 
             print_json({"error": {"code": code, "fields": fields, "text": str(known[0])}})
             raise SystemExit(1) from None
         fail(str(known[0]))
+    if stopped and not serves:
+        raise SystemExit(128 + stopped)
 
 
-async def until_signal() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
+async def _until_signal(job: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run a job; returns the signal that stopped it, or 0."""
+    stopped = 0
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        nonlocal stopped
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                stopped = number
+                scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch, group.cancel_scope)
+        await job()
+        group.cancel_scope.cancel()
+    return stopped
+
+
+async def until_end_of_input() -> None:
+    """Wait until standard input ends: until the program that started this one has."""
+    while await anyio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
+        pass

@@ -200,6 +200,10 @@ class Bus(Requester):
             Location(name, self._name, path, hosted.role) for name, hosted in node.agents.items()
         )
 
+    async def home_lost(self) -> None:
+        """Wait until the process that this bus joined goes away; for ever if it joined none."""
+        await self._sender.routes.home_gone.wait()
+
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""
         self._entered()[0].peer_watchers.append(action)
@@ -237,7 +241,9 @@ class Bus(Requester):
         node, _ = self._entered()
         for home in node.routes.homes():
             pending = node.pending(BUS, None, type(None), stream=False)
-            node.peers.send(home, pending, text, self._origin(None))
+            origin = self._origin(None)
+            pending.deadline = node.timer.add(origin.deadline_at, pending.expire)
+            node.peers.send(home, pending, text, origin)
             await pending.wait()
 
     @property

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 __all__ = ["DeadlineHeap", "DeadlineTimer"]
 
-_SLACK = 64
-"""Entries of forgotten deadlines that may always stay in the heap."""
+_SWEEP_EVERY = 64
+"""Deadlines added between two looks for forgotten ones that still stand in the heap."""
+_push = heapq.heappush
 
 
 class DeadlineHeap:
@@ -32,13 +33,17 @@ class DeadlineHeap:
     def add(self, when: float, action: Callable[[], None]) -> int:
         """Have `expire` call `action` once `when` is reached; returns the deadline's number."""
         number = self._last = self._last + 1
-        # Most deadlines never pass: without this, finished requests would pile up in the heap.
-        if len(self._entries) > 2 * len(self._actions) + _SLACK:
+        self._actions[number] = action
+        _push(self._entries, (when, number))
+        if number % _SWEEP_EVERY == 0:
+            self._sweep()
+        return number
+
+    def _sweep(self) -> None:
+        """Most deadlines never pass: without this, finished requests would pile up in the heap."""
+        if len(self._entries) > 2 * len(self._actions):
             self._entries = [entry for entry in self._entries if entry[1] in self._actions]
             heapq.heapify(self._entries)
-        self._actions[number] = action
-        heapq.heappush(self._entries, (when, number))
-        return number
 
     def cancel(self, number: int) -> None:
         """Forget a deadline; harmless once it has passed."""

@@ -177,31 +177,29 @@ class Peers:
         return None
 
     def _take_request(self, peer: Peer, envelope: Envelope) -> None:
+        number, context = envelope.id, None
         try:
-            context = None
             if envelope.context and (context := self._context_of(peer, envelope)) is None:
                 return
-            self._admit(peer, envelope, context)
+            if len(envelope.payloads) != 1:
+                raise MalformedFrame("a request has one payload")
+            seconds = envelope.remaining_us / 1e6
+            if seconds < 0:
+                seconds = self._default_deadline
+            until = self._timer.time() + seconds
+            origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
+            replies = RemoteReplies(peer, number, context)
+            delivery = replies.delivery = Delivery(
+                envelope.payloads[0], envelope.schema, origin, context, replies, peer.name
+            )
+            peer.incoming[number] = replies
+            replies.deadline = self._timer.add(until, replies.expire)
+            self._inbox.deliver(envelope.target, delivery)
         except AgentbusError as error:
-            replies = peer.incoming.pop(envelope.id, None)
-            if replies is not None:
-                self._timer.cancel(replies.deadline)
-            peer.link.send(failure_envelope(envelope.id, error))
-
-    def _admit(self, peer: Peer, envelope: Envelope, context: Context | None) -> None:
-        if len(envelope.payloads) != 1:
-            raise MalformedFrame("a request has one payload")
-        limited = envelope.remaining_us >= 0
-        seconds = envelope.remaining_us / 1e6 if limited else self._default_deadline
-        until = self._timer.time() + seconds
-        origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
-        replies = RemoteReplies(peer, envelope.id, context)
-        delivery = replies.delivery = Delivery(
-            envelope.payloads[0], envelope.schema, origin, context, replies, peer.name
-        )
-        peer.incoming[envelope.id] = replies
-        replies.deadline = self._timer.add(until, replies.expire)
-        self._inbox.deliver(envelope.target, delivery)
+            refused = peer.incoming.pop(number, None)
+            if refused is not None:
+                self._timer.cancel(refused.deadline)
+            peer.link.send(failure_envelope(number, error))
 
     def _take_reply(self, peer: Peer, envelope: Envelope) -> None:
         pending = peer.outgoing.get(envelope.id)

@@ -9,7 +9,7 @@ import anyio
 
 from ..config import BusSettings
 from ..context import Context
-from ..errors import NoResponder, PeerLost
+from ..errors import ConfigError, NoResponder, PeerLost
 from ..routing import BROKER, Locate, Location
 from ..transport import Listener, connect_unix, listen_unix
 from ..wire import Hello
@@ -29,6 +29,10 @@ class Asker(Protocol):
         """Make the caller's side of a request."""
         ...
 
+    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
+        """Send it."""
+        ...
+
 
 class Routes:
     """Which link leads to which agent."""
@@ -42,6 +46,8 @@ class Routes:
         self._by_path: dict[str, Peer] = {}
         self._home: Peer | None = None
         self._lost_home = ""
+        self.home_gone = anyio.Event()
+        """Set when the link to the home ends."""
         self._home_is_broker = True
         self._connecting = anyio.Lock()
         self._listener: Listener | None = None
@@ -78,12 +84,11 @@ class Routes:
 
     async def connect_home(self, path: str, origin: Origin) -> None:
         """Connect to the process that knows who is where, and ask whether it does."""
-        home = await self._connect(path)
+        self._home = await self._connect(path)
         try:
-            await self._locate(home, BROKER, origin)
+            await self._locate(BROKER, origin)
         except NoResponder:
             self._home_is_broker = False
-        self._home = home
 
     async def listen(self, path: str) -> None:
         """Accept links at `path`."""
@@ -112,15 +117,21 @@ class Routes:
             raise NoResponder(name)
         if name == BROKER or not self._home_is_broker:
             return home
-        location = await self._locate(home, name, origin)
+        location = await self._locate(name, origin)
         # One link serves both directions: each side then knows what the other holds.
-        peer = self._peers.named(location.peer) or await self._connect(location.path)
+        peer = self._peers.named(location.peer)
+        if peer is None:
+            try:
+                peer = await self._connect(location.path)
+            except ConfigError as gone:
+                # The directory has not noticed yet that the agent's process is no more.
+                raise PeerLost(location.peer) from gone
         self._by_agent[name] = peer
         return peer
 
-    async def _locate(self, home: Peer, name: str, origin: Origin) -> Location:
+    async def _locate(self, name: str, origin: Origin) -> Location:
         pending = self._asker.pending(BROKER, None, Location, stream=False)
-        self._peers.send(home, pending, Locate(name), origin)
+        await self._asker.send(pending, Locate(name), origin)
         location: Location = (await pending.wait()).value
         return location
 
@@ -146,6 +157,7 @@ class Routes:
         if self._home is peer:
             self._home = None
             self._lost_home = peer.name
+            self.home_gone.set()
         self._by_agent = {name: p for name, p in self._by_agent.items() if p is not peer}
         self._by_path = {path: p for path, p in self._by_path.items() if p is not peer}
 

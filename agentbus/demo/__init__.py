@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .account import Account, HopAccount, LogEntry, UnequalWork
-from .compare import compare
+from .compare import check_installed, compare
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
+from .live import WORKERS, AgentbusWay, Stage, hold, stage
 from .roles import (
     DEFAULT_QUESTION,
     ROLES,
@@ -24,7 +25,9 @@ __all__ = [
     "DEFAULT_QUESTION",
     "ROLES",
     "ROUNDS",
+    "WORKERS",
     "Account",
+    "AgentbusWay",
     "Comparison",
     "Conversation",
     "Event",
@@ -40,17 +43,21 @@ __all__ = [
     "Progress",
     "Role",
     "Said",
+    "Stage",
     "Step",
     "UnequalWork",
     "Way",
     "WayReport",
+    "check_installed",
     "compare",
+    "hold",
     "load_default_document",
     "load_document",
     "replay_view",
     "sentences",
     "show_comparison",
     "side_by_side",
+    "stage",
     "steps",
     "to_json",
 ]

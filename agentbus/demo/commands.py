@@ -29,8 +29,8 @@ async def running(arguments: Sequence[str]) -> AsyncGenerator[None, None]:
         AgentbusError: it could not start; the same class as there.
     """
     process = await anyio.open_process(
-        [sys.executable, "-m", "agentbus", *arguments, "--json"],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "agentbus", *arguments, "--json", "--until-eof"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=None,
         start_new_session=True,  # an interrupt reaches the parent alone, which ends its children
@@ -62,8 +62,8 @@ async def _ready(process: Process, name: str) -> None:
 
 async def _stop(process: Process) -> None:
     with anyio.CancelScope(shield=True):
-        if process.returncode is None:
-            process.terminate()
+        if process.stdin is not None:
+            await process.stdin.aclose()
         with anyio.move_on_after(STOP_TIMEOUT_S):
             await process.wait()
         if process.returncode is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,7 +20,7 @@ from .ways import Way, replay
 if TYPE_CHECKING:
     from .http_ways import OrdinaryWays
 
-__all__ = ["compare"]
+__all__ = ["check_installed", "compare"]
 
 
 async def compare(
@@ -37,12 +38,12 @@ async def compare(
     log lines of its hops must be in the file when its last hop has ended.
 
     Raises:
-        ConfigError: the packages that the ordinary ways need are not installed.
         UnequalWork: a way did other work than the record says.
         AgentbusError: a process could not start, or a hop failed.
     """
     with tempfile.TemporaryDirectory(prefix="agentbus-demo-") as folder:
         async with _ordinary(conversation, model_spec, settings, Path(folder)) as ordinary:
+            await agentbus_way.warm_up()
             ways: tuple[Way, ...] = (*ordinary.ways, agentbus_way)
             results = await replay(ways, conversation, progress)
             pieces = await tokenize_pieces(conversation, ordinary.tokenizer.chat)
@@ -60,12 +61,21 @@ async def compare(
     return Comparison(conversation, tuple(reports), equal)
 
 
+def check_installed() -> None:
+    """Check, before a long run, that the ordinary ways can be run here.
+
+    Raises:
+        ConfigError: a package that they need is not installed.
+    """
+    for name in ("httpx", "starlette", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            problem = f"the ordinary ways need {name!r}; install fm-agentbus[demo]"
+            raise ConfigError("demo", problem)
+
+
 def _ordinary(
     conversation: Conversation, model_spec: str, settings: EngineSettings, folder: Path
 ) -> AbstractAsyncContextManager[OrdinaryWays]:
-    try:
-        from .http_ways import ordinary_ways
-    except ImportError as error:
-        problem = f"the ordinary ways need {error.name!r}; install fm-agentbus[demo]"
-        raise ConfigError("demo", problem) from error
+    from .http_ways import ordinary_ways
+
     return ordinary_ways(conversation, model_spec=model_spec, settings=settings, folder=folder)

@@ -8,7 +8,7 @@ that no way's KV stands in another's way.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -25,8 +25,8 @@ from ..errors import MalformedFrame
 from .children import serving_child
 from .events import HopResult, Leg
 from .http_client import EventClient, open_client
-from .script import Conversation
-from .ways import OnText
+from .script import Conversation, Said
+from .ways import WARM_UP, WARM_UP_TEXT, OnText
 
 __all__ = ["HTTP_LAYOUTS", "HttpWay", "OrdinaryWays", "Tokenizer", "ordinary_ways"]
 
@@ -37,7 +37,6 @@ HTTP_LAYOUTS: Mapping[str, str] = {
 }
 """The layout of each ordinary way."""
 
-_WARM_UP = "warm-up-"
 _UNCACHED = "plain"
 _AGENT_PROCESSES = 2
 _ENGINE_MODULE = "agentbus.demo.http_engine"
@@ -70,20 +69,28 @@ class HttpWay:
         """
         target = self._conversation.hops[index].target
         max_tokens = len(self._conversation.hops[index].token_ids)
-        return await self._ask(target, index, max_tokens, str(index), on_text)
+        transcript = self._conversation.transcript(index)
+        path = f"/{self.name}/agents/{target}"
+        return await self._ask(target, path, transcript, max_tokens, str(index), on_text)
 
-    async def first_hop_to_all(self) -> None:
-        """Let every agent answer the first ask with one token."""
+    async def warm_up(self) -> None:
+        """Let every agent answer a short transcript with one token, under another salt."""
+        said = (Said("question", "user", WARM_UP_TEXT),)
         for target in self._agents:
-            await self._ask(target, 0, 1, "warm-up", lambda text: None)
+            path = f"/{WARM_UP}{self.name}/agents/{target}"
+            await self._ask(target, path, said, 1, WARM_UP, lambda text: None)
 
     async def _ask(
-        self, target: str, index: int, max_tokens: int, request_id: str, on_text: OnText
+        self,
+        target: str,
+        path: str,
+        transcript: Sequence[Said],
+        max_tokens: int,
+        request_id: str,
+        on_text: OnText,
     ) -> HopResult:
         start = time.perf_counter()
-        transcript = self._conversation.transcript(index)
         body = {"transcript": transcript, "max_tokens": max_tokens}
-        path = f"/{self.name}/agents/{target}"
         reading = _Reading(start, on_text)
         async with aclosing(self._agents[target].post(path, body, request_id)) as events:
             async for event in events:
@@ -189,10 +196,9 @@ async def ordinary_ways(
         }
         client = await stack.enter_async_context(open_client())
         agents = await _start_agents(stack, client, conversation, model_spec, engines)
-        # Every connection is made and each model has computed, apart from what is measured.
-        for way, log in logs.items():
-            await HttpWay(_WARM_UP + way, conversation, agents, log).first_hop_to_all()
         ways = tuple(HttpWay(way, conversation, agents, log) for way, log in logs.items())
+        for way in ways:
+            await way.warm_up()
         yield OrdinaryWays(ways, Tokenizer(client, engines[_UNCACHED]))
 
 
@@ -205,7 +211,7 @@ def _engine(
             "model": model,
             "engine": asdict(settings),
             "forced": {str(hop.index): hop.token_ids for hop in conversation.hops},
-            "uncached": [_UNCACHED, _WARM_UP + way],
+            "uncached": [_UNCACHED, WARM_UP + way],
         },
     )
 
@@ -226,13 +232,13 @@ async def _start_agents(
             serving_child(
                 _AGENT_MODULE,
                 {
-                    "engines": {**engines, **{_WARM_UP + way: engines[way] for way in engines}},
+                    "engines": {**engines, **{WARM_UP + way: engines[way] for way in engines}},
                     "model": model,
                     "roles": {role.name: role.text for role in conversation.roles},
                     "agents": hosted,
                     "layouts": {
                         **HTTP_LAYOUTS,
-                        **{_WARM_UP + w: lay for w, lay in HTTP_LAYOUTS.items()},
+                        **{WARM_UP + w: lay for w, lay in HTTP_LAYOUTS.items()},
                     },
                 },
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from ..context import Context
 from .account import LogEntry, UnequalWork, read_log
 from .commands import running
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Progress
-from .roles import ROLES, steps
+from .roles import ROLES, Step, steps
 from .script import Conversation, Hop
 from .table import AGENTBUS
 from .team import Tell, make_hop, topic_of, turn_of
-from .ways import OnText
+from .ways import WARM_UP, WARM_UP_TEXT, OnText
 
-__all__ = ["AgentbusWay", "Stage", "hold", "stage"]
+__all__ = ["WORKERS", "AgentbusWay", "Stage", "hold", "opening", "stage"]
 
 _LIVE = "live"
 _DEADLINE_S = 900.0
-_WORKERS = (("planner", "writer"), ("reader", "checker"))
+WORKERS = (("planner", "writer"), ("reader", "checker"))
 """Which members share a process."""
 _MEMBER = "agentbus.demo.team:Member"
 
@@ -39,25 +40,25 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(model: str, settings: EngineSettings, folder: Path) -> AsyncGenerator[Stage, None]:
+async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, None]:
     """Start broker, engine and workers as processes of their own, and join them.
 
     Raises:
         AgentbusError: one of them could not start.
     """
-    url = f"unix://{folder}/bus/bus.sock"
-    log = folder / "agentbus-tokens.jsonl"
-    engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        await enter(running(["up", "--bus", url]))
-        await enter(
-            running(["worker", "--bus", url, "--serve", model, "--token-log", str(log), *engine])
-        )
-        for members in _WORKERS:
-            targets = [f"{name}={_MEMBER}" for name in members]
-            await enter(running(["worker", "--bus", url, "--model", model, *targets]))
-        yield Stage(await enter(Bus.open(url, name="demo")), log)
+    with tempfile.TemporaryDirectory(prefix="ab-") as folder:
+        url = f"unix://{folder}/bus/bus.sock"
+        log = Path(folder, "tokens.jsonl")
+        engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
+        logged = ["--token-log", str(log)]
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            await enter(running(["up", "--bus", url]))
+            await enter(running(["worker", "--bus", url, "--serve", model, *logged, *engine]))
+            for members in WORKERS:
+                targets = [f"{name}={_MEMBER}" for name in members]
+                await enter(running(["worker", "--bus", url, "--model", model, *targets]))
+            yield Stage(await enter(Bus.open(url, name="demo")), log)
 
 
 def opening(bus: Bus, document: str, question: str) -> Context:
@@ -148,6 +149,15 @@ class AgentbusWay:
         self._bus = team.bus
         self._conversation = conversation
         self._context = opening(team.bus, conversation.document, conversation.question)
+
+    async def warm_up(self) -> None:
+        """Let every member answer a short context with one token, under another salt."""
+        for role in ROLES:
+            context = self._bus.context().role(role.name, WARM_UP_TEXT).user(WARM_UP_TEXT)
+            step = Step(0, "user", role.name, WARM_UP_TEXT)
+            turn = turn_of(step, run=WARM_UP, max_tokens=1, hand_on=False)
+            stream = self._bus.stream(role.name, turn, context=context, deadline=_DEADLINE_S)
+            await make_hop(stream, turn, role.name, _only_text(lambda text: None))
 
     async def hop(self, index: int, on_text: OnText) -> HopResult:
         """Ask the member of hop `index` to speak again. Decoding is greedy: it says the same.

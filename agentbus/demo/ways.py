@@ -13,7 +13,11 @@ from typing import Protocol
 from .events import HopEnded, HopResult, HopStarted, HopText, Progress
 from .script import Conversation
 
-__all__ = ["OnText", "Way", "replay"]
+__all__ = ["WARM_UP", "WARM_UP_TEXT", "OnText", "Way", "replay"]
+
+WARM_UP = "warm-up-"
+"""Begins the names under which ways warm up, apart from the salt of what is measured."""
+WARM_UP_TEXT = "Is everybody here?"
 
 OnText = Callable[[str], None]
 
@@ -39,6 +43,10 @@ class Way(Protocol):
     @property
     def tenant(self) -> str:
         """The tenant of its calls in that log."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Make every connection and let the model compute once, apart from what is measured."""
         ...
 
     async def hop(self, index: int, on_text: OnText) -> HopResult:

@@ -82,10 +82,11 @@ class StreamLink(asyncio.Protocol):
         if self._closing or transport is None:
             raise Closed("link")
         buffers = self._session.send(envelope)
-        size = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        alone = len(buffers) == 1
+        size = len(buffers[0]) if alone else sum(map(len, buffers))
         if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
             raise LinkFull(self.peer.peer, self._write_limit)
-        if self._loop_joins and len(buffers) == 1 and not transport.is_closing():
+        if alone and self._loop_joins and not transport.is_closing():
             self._bytes_sent += size
             transport.write(buffers[0])
         else:

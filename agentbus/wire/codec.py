@@ -79,7 +79,6 @@ _FIELDS = (
     ("context size", int),
     ("payload sizes", tuple),
 )
-_TYPES = tuple(type_ for _, type_ in _FIELDS)
 
 
 class Encoder:
@@ -116,9 +115,13 @@ class Encoder:
             and len(trace) in _TRACE_SIZES
         ):
             _check(envelope)
-        bodies = [_flat(p) if type(p) is memoryview else p for p in envelope.payloads]
-        sizes = [len(body) for body in bodies]
-        room = len(context)
+        bodies, sizes, size = [], [], len(context)
+        for body in envelope.payloads:
+            if type(body) is memoryview:
+                body = _flat(body)
+            bodies.append(body)
+            sizes.append(len(body))
+            size += len(body)
         header: bytes = self._pack(
             (
                 envelope.kind,
@@ -130,12 +133,12 @@ class Encoder:
                 remaining_us,
                 hops_left,
                 trace,
-                room,
+                len(context),
                 sizes,
             )
         )
         header_size = len(header)
-        size = _SIZE_OF_HEADER_SIZE + header_size + room + sum(sizes)
+        size += _SIZE_OF_HEADER_SIZE + header_size
         if (
             size > self._frame_limit
             or header_size > self._header_limit
@@ -209,7 +212,7 @@ class Decoder:
         self._frame_limit = limits.frame
         self._header_limit = limits.header
         self._payload_limit = limits.payloads
-        self._item_limit = max(len(_TYPES), limits.payloads)
+        self._item_limit = max(len(_FIELDS), limits.payloads)
         self._pending = bytearray()
         self._need = 0
         """Size of the frame that is pending; 0 while its prefix is incomplete."""
@@ -230,27 +233,24 @@ class Decoder:
             raise self.error
         envelopes: list[Envelope] = []
         try:
-            self._consume(data, envelopes)
+            offset = self._continue(memoryview(data), envelopes) if self._pending else 0
+            end = len(data)
+            while end - offset >= _SIZE_OF_PREFIX:
+                size, header_size = self._read_prefix(data, offset)
+                frame_end = offset + _SIZE_OF_SIZE + size
+                if frame_end > end:
+                    self._need = frame_end - offset
+                    break
+                envelopes.append(self._parse(data, offset, header_size, frame_end))
+                offset = frame_end
+            if offset < end:
+                self._pending += memoryview(data)[offset:]
         except ProtocolError as error:
             self.error = error
             self._pending = bytearray()
             if not envelopes:
                 raise
         return envelopes
-
-    def _consume(self, data: _Bytes, into: list[Envelope]) -> None:
-        offset = self._continue(memoryview(data), into) if self._pending else 0
-        end = len(data)
-        while end - offset >= _SIZE_OF_PREFIX:
-            size, header_size = self._read_prefix(data, offset)
-            frame_end = offset + _SIZE_OF_SIZE + size
-            if frame_end > end:
-                self._need = frame_end - offset
-                break
-            into.append(self._parse(data, offset, header_size, frame_end))
-            offset = frame_end
-        if offset < end:
-            self._pending += memoryview(data)[offset:]
 
     def _continue(self, data: memoryview, into: list[Envelope]) -> int:
         """Go on with the pending frame. Returns how many bytes of `data` belong to it."""
@@ -274,20 +274,27 @@ class Decoder:
 
     def _read_prefix(self, data: _Bytes, offset: int) -> tuple[int, int]:
         size, header = prefix = _unpack_prefix(data, offset)
+        if (
+            size > self._frame_limit
+            or header > self._header_limit
+            or header > size - _SIZE_OF_HEADER_SIZE
+        ):
+            self._refuse_prefix(size, header)
+        return prefix
+
+    def _refuse_prefix(self, size: int, header: int) -> NoReturn:
         if size > self._frame_limit:
             raise FrameTooLarge("a frame", size, self._frame_limit)
         if header > self._header_limit:
             raise FrameTooLarge("a header", header, self._header_limit)
-        if header + _SIZE_OF_HEADER_SIZE > size:
-            raise MalformedFrame("the header is longer than its frame")
-        return prefix
+        raise MalformedFrame("the header is longer than its frame")
 
     def _parse(self, data: _Bytes, start: int, header_size: int, end: int) -> Envelope:
         header = start + _SIZE_OF_PREFIX
         body = header + header_size
         fields = unpack(data[header:body], text=MAX_TEXT, items=self._item_limit)
-        if type(fields) is not tuple or tuple(map(type, fields)) != _TYPES:
-            _refuse_fields(fields)
+        if type(fields) is not tuple or len(fields) != len(_FIELDS):
+            raise MalformedFrame(f"the header is not an array of {len(_FIELDS)} fields")
         (
             kind,
             id_,
@@ -301,6 +308,15 @@ class Decoder:
             context_size,
             payload_sizes,
         ) = fields
+        if not (  # three times as fast as comparing tuples of types
+            type(kind) is type(id_) is type(remaining_us) is type(hops_left) is int
+            and type(source) is type(target) is type(schema) is str
+            and type(stream) is bool
+            and type(trace) is bytes
+            and type(context_size) is int
+            and type(payload_sizes) is tuple
+        ):
+            _refuse_types(fields)
         known = _KINDS.get(kind)
         if (
             known is None
@@ -308,12 +324,13 @@ class Decoder:
             or remaining_us < -1
             or hops_left < 0
             or len(trace) not in _TRACE_SIZES
-            or not (source + target + schema).isascii()
+            or not (source.isascii() and target.isascii() and schema.isascii())
+            or not 0 <= context_size <= end - body
         ):
             _refuse_values(fields)
         if len(payload_sizes) > self._payload_limit:
             raise MalformedFrame(f"{len(payload_sizes)} payload frames are too many")
-        context, *payloads = _cut(data, body, end, (context_size, *payload_sizes))
+        rest = body + context_size
         return Envelope(
             known,
             id_,
@@ -324,35 +341,32 @@ class Decoder:
             remaining_us,
             hops_left,
             trace,
-            bytes(context),
-            tuple(payloads),
+            bytes(data[body:rest]),
+            _cut(data, rest, end, payload_sizes),
             end - start,
         )
 
 
-def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> list[Buffer]:
+def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> tuple[Buffer, ...]:
     """Take the parts between `start` and `end` apart; large ones of a buffer of ours as views."""
     parts: list[Buffer] = []
-    whole = data if type(data) is bytes else None
     for size in sizes:
         if type(size) is not int or size < 0 or size > end - start:
             raise MalformedFrame("a part's size is no size or reaches beyond its frame")
         stop = start + size
-        if whole is not None:
-            parts.append(whole[start:stop])
-        elif size >= _VIEWED and isinstance(data, bytearray):
+        if type(data) is bytes:
+            parts.append(data[start:stop])
+        elif size >= _VIEWED and type(data) is bytearray:
             parts.append(memoryview(data)[start:stop].toreadonly())
         else:
             parts.append(bytes(data[start:stop]))
         start = stop
     if start != end:
         raise MalformedFrame("the parts are shorter than their frame")
-    return parts
+    return tuple(parts)
 
 
-def _refuse_fields(fields: object) -> NoReturn:
-    if type(fields) is not tuple or len(fields) != len(_TYPES):
-        raise MalformedFrame(f"the header is not an array of {len(_TYPES)} fields")
+def _refuse_types(fields: tuple[Any, ...]) -> NoReturn:
     for value, (name, type_) in zip(fields, _FIELDS, strict=True):
         if type(value) is not type_:
             raise MalformedFrame(f"the header's {name} is no {type_.__name__}")
@@ -360,14 +374,16 @@ def _refuse_fields(fields: object) -> NoReturn:
 
 
 def _refuse_values(fields: tuple[Any, ...]) -> NoReturn:
-    kind, id_, _, _, _, _, remaining_us, hops_left, trace, _, _ = fields
+    kind, id_, *names, _, remaining_us, hops_left, trace, _, _ = fields
     if kind not in _KINDS:
         raise MalformedFrame(f"kind {kind} is unknown")
     if id_ < 0 or remaining_us < -1 or hops_left < 0:
         raise MalformedFrame("a number in the header is negative")
     if len(trace) not in _TRACE_SIZES:
         raise MalformedFrame(f"a trace of {len(trace)} bytes")
-    raise MalformedFrame("a name in the header is not ASCII")
+    if not all(name.isascii() for name in names):
+        raise MalformedFrame("a name in the header is not ASCII")
+    raise MalformedFrame("a part's size is no size or reaches beyond its frame")
 
 
 def unpack(data: _Bytes, *, text: int, items: int, pairs: int = 0) -> Any:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import anyio
+
 from ..client import Bus
 from ..config import BusSettings, EngineSettings
+from ..errors import PeerLost
 from .load import Target, load_agent
 
 __all__ = ["run_worker"]
@@ -25,6 +28,7 @@ async def run_worker(
     """Serve models and spawn agents, call `ready` with their names, stay until it returns.
 
     Raises:
+        PeerLost: the broker went away.
         AgentbusError: something could not be started; what had been is stopped.
     """
     classes = [(load_agent(target), target.name) for target in targets]
@@ -32,4 +36,13 @@ async def run_worker(
         started = [await bus.serve(spec, engine_settings) for spec in serve]
         for kind, agent_name in classes:
             started.append(await bus.spawn(kind, name=agent_name, model=model))
-        await ready(started)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch_home, bus)
+            await ready(started)
+            group.cancel_scope.cancel()
+
+
+async def _watch_home(bus: Bus) -> None:
+    """End the worker with the bus that it serves: nobody could reach it any more."""
+    await bus.home_lost()
+    raise PeerLost("the bus's broker")

@@ -6,9 +6,7 @@ that the work is equal is `agentbus.demo`'s business.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from agentbus import EngineSettings
 from agentbus.demo import (
@@ -31,7 +29,7 @@ from ..suite import Progress, Suite
 __all__ = ["SUITE"]
 
 MODEL = "smollm2"
-TOKENS = 40
+TOKENS = 32
 QUICK_TOKENS = 4
 QUICK_DOCUMENT_CHARACTERS = 600
 
@@ -57,21 +55,17 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
         document = document[:QUICK_DOCUMENT_CHARACTERS]
     tokens = QUICK_TOKENS if quick else TOKENS
     settings = EngineSettings()
-    with tempfile.TemporaryDirectory(prefix="ab-") as folder:
-        async with stage(MODEL, settings, Path(folder)) as team:
-            said, _ = await hold(
-                team, document, DEFAULT_QUESTION, max_tokens=tokens, progress=tell
-            )
-            compared = await compare(
-                said, AgentbusWay(team, said), model_spec=MODEL, settings=settings, progress=tell
-            )
+    async with stage(MODEL, settings) as team:
+        said, _ = await hold(team, document, DEFAULT_QUESTION, max_tokens=tokens, progress=tell)
+    async with stage(MODEL, settings) as team:
+        ours = AgentbusWay(team, said)
+        compared = await compare(said, ours, model_spec=MODEL, settings=settings, progress=tell)
     figures = {
         way.name: {metric: figure(way) for metric, figure in FIGURES.items()}
         for way in compared.ways
     }
-    ours = figures.pop(AgentbusWay.name)
     theirs = {name: figures[name] for name in peers}
-    return compare_figures(SUITE.name, "team", ours, theirs)
+    return compare_figures(SUITE.name, "team", figures[AgentbusWay.name], theirs)
 
 
 SUITE = Suite(

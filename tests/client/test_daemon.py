@@ -96,16 +96,15 @@ async def test_contexts_go_by_reference(socket_dir: Path) -> None:
 
 
 async def test_a_receiver_that_forgot_asks_again(socket_dir: Path) -> None:
-    async with broker(socket_dir) as url:
-        async with Bus.open(url) as a, Bus.open(url) as program:
-            await a.spawn(Echo(), name="a")
-            context = program.context().document("d" * 5000)
-            first = await program.call("a", Say(text="one"), context=context)
-            held = a._sender.peers._contexts.store
-            held._kept.clear()
-            held._segments.clear()
-            held._ends.clear()
-            assert first.context is not None
-            second = await program.call("a", Say(text="two"), context=first.context)
-            assert second.context == first.context.message("a", "two")
-            assert second.account.sent_bytes > 5000
+    async with broker(socket_dir) as url, Bus.open(url) as a, Bus.open(url) as program:
+        await a.spawn(Echo(), name="a")
+        context = program.context().document("d" * 5000)
+        first = await program.call("a", Say(text="one"), context=context)
+        held = a._sender.peers._contexts.store
+        held._kept.clear()
+        held._segments.clear()
+        held._ends.clear()
+        assert first.context is not None
+        second = await program.call("a", Say(text="two"), context=first.context)
+        assert second.context == first.context.message("a", "two")
+        assert second.account.sent_bytes > 5000

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from agentbus.client.payload import payload_type
 from agentbus.errors import InvalidMessage
@@ -77,7 +77,8 @@ def test_round_trip(value: Any) -> None:
 
 
 def test_mutable_objects_are_copied_and_immutable_ones_shared() -> None:
-    for value in (Open(words=["a"]), Flat(number=1, text=""), FrozenOutside(words=["a"]), [1], {}):
+    mutable: list[Any] = [Open(words=["a"]), Flat(number=1, text=""), FrozenOutside(words=["a"])]
+    for value in (*mutable, [1], {}):
         received = payload_type(type(value)).receive(value)
         assert received == value
         assert received is not value
@@ -118,3 +119,35 @@ def test_random_bytes_are_a_value_or_a_typed_error(frame: bytes) -> None:
             payload_type(kind).decode(frame)
         except InvalidMessage:
             continue
+
+
+class Stubborn(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def check(cls, number: int) -> int:
+        return {1: 1}[number]
+
+
+def test_what_a_validator_raises_is_the_messages_fault() -> None:
+    kind = payload_type(Stubborn)
+    with pytest.raises(InvalidMessage, match="KeyError"):
+        kind.decode(msgpack.packb({"number": 2}))
+
+
+class Partial(BaseModel):
+    tags: list[str] = []
+    note: str = ""
+
+
+def test_a_copy_is_as_pydantic_would_make_it() -> None:
+    sent = Partial(tags=["a"])
+    received = payload_type(Partial).receive(sent)
+    assert received == sent
+    assert received.tags is not sent.tags
+    assert received.model_fields_set == {"tags"}
+    received.note = "changed"
+    assert sent.note == ""
+    assert sent.model_fields_set == {"tags"}
+    assert received.model_copy(deep=True) == received

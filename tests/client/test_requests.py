@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ class Unsendable:
     """A class that pydantic knows no schema for."""
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
 async def test_request_and_call(pair: Pair) -> None:
     async with pair.with_agent(Echo()) as bus:
         assert await bus.request("echo", Ping(number=1)) == Pong(number=1, by="echo")
@@ -46,6 +51,7 @@ async def test_request_and_call(pair: Pair) -> None:
         assert reply.account.target == "echo"
         assert reply.account.transport == pair.kind
         assert (reply.account.sent_bytes > 0) == (pair.kind == "unix")
+        assert (reply.account.received_bytes > 0) == (pair.kind == "unix")
         assert 0 < reply.account.handle_s < reply.account.wall_s
 
 
@@ -62,6 +68,10 @@ async def test_stream(pair: Pair) -> None:
         async with bus.stream("echo", Count(upto=1000)) as parts:
             assert [part async for part in parts] == list(range(1000))
         assert parts.reply.value is None
+        if pair.kind == "unix":
+            assert parts.received_bytes == parts.reply.account.received_bytes > 1000
+        else:
+            assert parts.received_bytes == 0
 
 
 async def test_leaving_a_stream_early_cancels_it(pair: Pair) -> None:
@@ -231,7 +241,7 @@ async def test_nothing_is_left_behind(pair: Pair, socket_dir: Path) -> None:
         await bus.request("echo", Ping(number=1))
     await anyio.wait_all_tasks_blocked()
     assert asyncio.all_tasks() == before
-    assert not [path for path in socket_dir.rglob("*") if not path.is_dir()]
+    assert not files_in(socket_dir)
 
 
 async def test_spawn_checks() -> None:
@@ -288,3 +298,34 @@ async def test_a_reply_is_the_callers_own(pair: Pair) -> None:
         received = await bus.request("echo", Ping(number=1))
         received.append(2)
         assert keeper.kept == [1]
+
+
+async def test_a_handler_that_outlives_its_link_harms_nobody(socket_dir: Path) -> None:
+    echo = Echo()
+    async with Pair("unix", socket_dir).open() as (host, asker):
+        await host.spawn(echo, name="echo")
+        (peer,) = host._sender.peers
+        async with anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                with pytest.raises(PeerLost):
+                    await asker.request("echo", Hold())
+
+            group.start_soon(ask)
+            await echo.held.wait()
+            peer.link.abort()
+            echo.release.set()  # the handler answers before the loop says that the link is gone
+        assert (await host.request("echo", Ping(number=1))).number == 1
+
+
+async def test_finished_requests_leave_nothing_for_the_garbage_collector(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        await bus.request("echo", Ping(number=1))
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(50):
+                await bus.request("echo", Ping(number=number))
+            assert gc.collect() < 50
+        finally:
+            gc.enable()

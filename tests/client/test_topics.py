@@ -44,11 +44,10 @@ async def test_a_slow_subscriber_loses_its_oldest_and_harms_nobody() -> None:
 
 
 async def test_subscribers_get_their_own_copy() -> None:
-    async with Bus.open() as bus:
-        async with bus.subscribe("n") as one, bus.subscribe("n") as other:
-            await bus.publish("n", ["shared?"])
-            (await anext(one)).value.append("mine")
-            assert (await anext(other)).value == ["shared?"]
+    async with Bus.open() as bus, bus.subscribe("n") as one, bus.subscribe("n") as other:
+        await bus.publish("n", ["shared?"])
+        (await anext(one)).value.append("mine")
+        assert (await anext(other)).value == ["shared?"]
 
 
 async def test_between_processes(socket_dir: Path) -> None:

@@ -43,6 +43,9 @@ class LocalWay:
         self._engine = engine
         self._conversation = conversation
 
+    async def warm_up(self) -> None:
+        """Nothing to warm up: the engine lives in this process."""
+
     async def hop(self, index: int, on_text: OnText) -> HopResult:
         hop = self._conversation.hops[index]
         start = time.perf_counter()

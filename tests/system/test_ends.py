@@ -114,20 +114,19 @@ async def test_sigterm_ends_in_order(socket_dir: Path) -> None:
 
 
 async def test_a_killed_broker(socket_dir: Path) -> None:
-    """Direct links go on; what needs the broker ends typed; nothing hangs."""
+    """What needs the broker ends typed, its workers end, nothing hangs."""
     async with broker(socket_dir) as (url, home), running(worker(url, ADDER)) as [command]:
         async with Bus.open(url) as bus:
             assert (await bus.request("adder", Sum(numbers=[1]))).total == 1
             await home.kill()
             with anyio.fail_after(TIMEOUT):
-                assert (await bus.request("adder", Sum(numbers=[2]))).total == 2
+                assert await command.ended() == 1
                 with pytest.raises(PeerLost):
-                    await bus.request("unheard_of", Sum(numbers=[]))
+                    await bus.request("adder", Sum(numbers=[2]))
                 with pytest.raises(PeerLost):
                     await bus.agents()
                 with pytest.raises(PeerLost):
                     await bus.publish("news", 1)
-        assert await command.terminate() == 0
         assert await command.errors() == ""
         status, out, err = await finished("ps", "--bus", url)
         assert (status, out) == (1, "")
