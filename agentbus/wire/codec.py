@@ -40,7 +40,6 @@ MAX_TEXT = 2 * MAX_NAME_LENGTH + 1
 
 _PREFIX = struct.Struct(">IH")
 _SIZE_OF_PREFIX = _PREFIX.size
-_pack_prefix = _PREFIX.pack
 _unpack_prefix = _PREFIX.unpack_from
 _SIZE_OF_SIZE = 4
 _SIZE_OF_HEADER_SIZE = 2
@@ -54,18 +53,7 @@ _JOINED = 64 * 1024
 _VIEWED = 64 * 1024
 """Payloads from this size are views into the buffer that they arrived in, not copies."""
 
-_KINDS = {
-    1: Kind.HELLO,
-    2: Kind.REQUEST,
-    3: Kind.REPLY,
-    4: Kind.ERROR,
-    5: Kind.PART,
-    6: Kind.CANCEL,
-    7: Kind.PUBLISH,
-    8: Kind.WANT,
-    9: Kind.HAVE,
-    10: Kind.GOODBYE,
-}
+_KINDS = {kind.value: kind for kind in Kind}
 _FIELDS = (
     ("kind", int),
     ("id", int),
@@ -145,7 +133,7 @@ class Encoder:
             or len(sizes) > self._payload_limit
         ):
             self._refuse(header_size, len(sizes), size)
-        prefix = _pack_prefix(size, header_size)
+        prefix = _PREFIX.pack(size, header_size)
         if size <= _JOINED:
             return [b"".join((prefix, header, context, *bodies))]
         return [prefix + header, *(body for body in (context, *bodies) if len(body))]

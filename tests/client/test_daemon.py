@@ -108,3 +108,11 @@ async def test_a_receiver_that_forgot_asks_again(socket_dir: Path) -> None:
         second = await program.call("a", Say(text="two"), context=first.context)
         assert second.context == first.context.message("a", "two")
         assert second.account.sent_bytes > 5000
+
+
+async def test_an_agent_whose_socket_is_gone_is_lost(socket_dir: Path) -> None:
+    async with broker(socket_dir) as url, Bus.open(url) as gone, Bus.open(url) as program:
+        await gone.spawn(Echo(), name="echo")
+        await anyio.Path(gone.listens_at).unlink()
+        with pytest.raises(PeerLost, match=gone.name):
+            await program.request("echo", Ping(number=1))
