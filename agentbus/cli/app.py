@@ -139,7 +139,7 @@ def demo(
     model: Annotated[
         str, typer.Option(help="smollm2, a .gguf file or a folder with safetensors.")
     ] = "smollm2",
-    tokens: Annotated[int, typer.Option(help="Tokens that each turn is long.", min=1)] = 32,
+    tokens: Annotated[int, typer.Option(help="Tokens that each turn is long.", min=1)] = 24,
     json: Json = False,
 ) -> None:
     """Let a team of agents answer a question, then compare with the ordinary ways."""

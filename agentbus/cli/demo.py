@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ..config import EngineSettings
 from ..demo import (
     DEFAULT_QUESTION,
     AgentbusWay,
     LiveView,
     check_installed,
     compare,
+    engine_settings,
     hold,
     load_default_document,
     load_document,
@@ -41,7 +41,7 @@ async def run_demo(
     """
     check_installed()
     document = load_default_document() if path is None else load_document(path)
-    settings = EngineSettings()
+    settings = engine_settings()
     console = Console(file=sys.stderr if json else None)
     asked = question or DEFAULT_QUESTION
     console.print(Text(f"Starting a broker, an engine ({model}) and two workers …", style="dim"))

@@ -145,7 +145,8 @@ class ContextExchange:
         if delta.base == self._tenant.empty().root or have.id in peer.asked_whole:
             raise UnknownContext(delta.base.hex())
         peer.asked_whole.add(have.id)
-        return Envelope(Kind.WANT, have.id, schema=waiting.kind.name, payloads=(delta.root, _WHOLE))
+        root = unpack(waiting.context, self._limits, self._tenant).base
+        return Envelope(Kind.WANT, have.id, schema=waiting.kind.name, payloads=(root, _WHOLE))
 
     def arrived(self, peer: PeerContexts, envelope: Envelope) -> None:
         """A message waits no longer."""

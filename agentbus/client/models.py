@@ -10,8 +10,8 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..context import Context, SegmentKind, find_layout
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
@@ -37,11 +37,12 @@ def model_agent_name(spec: str) -> str:
     return MODEL + spec
 
 
-@dataclass(frozen=True, slots=True)
-class Generate:
-    """Answer as `reader` on the context that comes along, laid out as `layout` says."""
+class Generate(NamedTuple):
+    """Answer as the asking agent on the context that comes along, laid out as `layout` says.
 
-    reader: str
+    It travels as a row without its fields' names, since every call of every agent sends one.
+    """
+
     layout: str
     max_tokens: int
     ignore_end: bool
@@ -68,7 +69,7 @@ class ModelAgent(Agent):
         if context is None:
             raise LayoutError("a model reads a context: send one with the request")
         request = GenerateRequest(
-            prompt=find_layout(ask.layout).render(context, ask.reader),
+            prompt=find_layout(ask.layout).render(context, call.source),
             max_tokens=ask.max_tokens,
             ignore_end=ask.ignore_end,
             forced=ask.forced,
@@ -83,7 +84,7 @@ class ModelAgent(Agent):
                 elif item.text:
                     text.append(item.text)
                     yield item.text
-        call.remember(context.message(ask.reader, "".join(text)))
+        call.remember(context.message(call.source, "".join(text)))
 
 
 def _cost(usage: Usage) -> ModelCost:
@@ -119,7 +120,6 @@ class ModelClient:
             context = context.ask(request.text, author=call.source or "user")
         read, layout = _as_read_by(call, context)
         ask = Generate(
-            call.agent,
             layout,
             request.max_tokens,
             request.ignore_end,

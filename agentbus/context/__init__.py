@@ -1,6 +1,6 @@
 """Context by reference: what was said, how it is shipped, and how each reader's model sees it."""
 
-from .delta import Delta, HeldRoots, KnownRoots, delta_for, pack, unpack
+from .delta import CHECK_SIZE, Delta, HeldRoots, KnownRoots, delta_for, pack, unpack
 from .layout import (
     LAYOUTS,
     ROSTER_INTRODUCTION,
@@ -17,6 +17,7 @@ from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
 from .template import Render, Template, TurnPieces, probe
 
 __all__ = [
+    "CHECK_SIZE",
     "CONTEXT_BYTES",
     "DIGEST_SIZE",
     "LAYOUTS",

@@ -20,10 +20,12 @@ from ..config import Limits
 from ..errors import InvalidMessage, MalformedFrame, MisuseError, TooLarge
 from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
 
-__all__ = ["Delta", "HeldRoots", "KnownRoots", "delta_for", "pack", "unpack"]
+__all__ = ["CHECK_SIZE", "Delta", "HeldRoots", "KnownRoots", "delta_for", "pack", "unpack"]
 
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
 _FIELDS = 3
+CHECK_SIZE = 8
+"""Bytes of the root that a delta carries."""
 _KIND_CODES: Mapping[SegmentKind, int] = MappingProxyType(
     {
         SegmentKind.ROLE: 1,
@@ -78,11 +80,15 @@ class KnownRoots:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The context `root`, as the context `base` and the segments after it."""
+    """A context, as the context `base` and the segments after it.
+
+    `check` is the beginning of its root: the receiver computes the root itself, and sees by the
+    check that nothing was lost on the way.
+    """
 
     base: bytes
     segments: tuple[Segment, ...]
-    root: bytes
+    check: bytes
     tenant: TenantKey = field(repr=False)
 
 
@@ -96,14 +102,14 @@ def delta_for(context: Context, known: HeldRoots) -> Delta:
             break
         new.append(node.last)
     new.reverse()
-    return Delta(base, tuple(new), context.root, context.tenant)
+    return Delta(base, tuple(new), context.root[:CHECK_SIZE], context.tenant)
 
 
 _DEFAULT_LIMITS = Limits()
 
 
 def pack(delta: Delta, limits: Limits = _DEFAULT_LIMITS) -> bytes:
-    """Write a delta as bytes: some 80 more than the texts and names in it.
+    """Write a delta as bytes: some 55 more than the texts and names in it.
 
     Raises:
         TooLarge: it, or one segment, is larger than the receiver takes.
@@ -119,7 +125,7 @@ def pack(delta: Delta, limits: Limits = _DEFAULT_LIMITS) -> bytes:
             raise TooLarge("a context segment", size, limits.segment)
     segments = [(_KIND_CODES[s.kind], s.author, s.text) for s in delta.segments]
     base = b"" if delta.base == _EMPTY_ROOT else delta.base
-    packed: bytes = msgpack.packb((base, delta.root, segments))
+    packed: bytes = msgpack.packb((base, delta.check, segments))
     if len(packed) > limits.frame:
         raise TooLarge("the new part of a context", len(packed), limits.frame)
     return packed
@@ -134,9 +140,9 @@ def unpack(data: bytes | memoryview, limits: Limits, tenant: TenantKey) -> Delta
     """
     if len(data) > limits.frame:
         raise MalformedFrame(f"a delta of {len(data)} bytes is over the limit of {limits.frame}")
-    base, root, rows = _fields(_unpacked(data, limits))
+    base, check, rows = _fields(_unpacked(data, limits))
     segments = tuple(_segment(row, limits, tenant) for row in rows)
-    return Delta(base, segments, root, tenant)
+    return Delta(base, segments, check, tenant)
 
 
 def _unpacked(data: bytes | memoryview, limits: Limits) -> Any:
@@ -157,14 +163,14 @@ def _unpacked(data: bytes | memoryview, limits: Limits) -> Any:
 def _fields(value: Any) -> tuple[bytes, bytes, tuple[Any, ...]]:
     if type(value) is not tuple or len(value) != _FIELDS:
         raise MalformedFrame(f"a delta is an array of {_FIELDS} fields")
-    base, root, rows = value
+    base, check, rows = value
     if type(base) is not bytes or len(base) not in (0, DIGEST_SIZE) or base == _EMPTY_ROOT:
         raise MalformedFrame("a delta's base is not a root")
-    if type(root) is not bytes or len(root) != DIGEST_SIZE:
-        raise MalformedFrame("a delta's root is not a root")
+    if type(check) is not bytes or len(check) != CHECK_SIZE:
+        raise MalformedFrame(f"a delta's check is not {CHECK_SIZE} bytes")
     if type(rows) is not tuple:
         raise MalformedFrame("a delta's segments are not an array")
-    return base or _EMPTY_ROOT, root, rows
+    return base or _EMPTY_ROOT, check, rows
 
 
 def _size(author: str, text: str) -> int:

@@ -96,7 +96,7 @@ class ContextStore:
         None means that its base is not kept: ask the sender for the whole.
 
         Raises:
-            MalformedFrame: the segments do not lead to the root that the delta names.
+            MalformedFrame: the segments do not lead to the root that the delta's check begins.
         """
         context = delta.tenant.empty()
         if delta.base != context.root:
@@ -106,7 +106,7 @@ class ContextStore:
             context = kept.context
         for segment in delta.segments:
             context = context.append(segment)
-        if context.root != delta.root:
+        if not context.root.startswith(delta.check):
             raise MalformedFrame("a context's segments do not give its root")
         return self.add(context)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from .account import Account, HopAccount, LogEntry, UnequalWork
 from .compare import check_installed, compare
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
-from .live import WORKERS, AgentbusWay, Stage, hold, stage
+from .live import AgentbusWay, Stage, engine_settings, hold, stage
 from .roles import (
     DEFAULT_QUESTION,
     ROLES,
     ROUNDS,
+    WORKERS,
     Role,
     Step,
     load_default_document,
@@ -50,6 +51,7 @@ __all__ = [
     "WayReport",
     "check_installed",
     "compare",
+    "engine_settings",
     "hold",
     "load_default_document",
     "load_document",

@@ -6,29 +6,26 @@ nor written before. It is counted from the record's texts alone, apart from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from .roles import WORKERS
 from .script import Conversation
 
-__all__ = ["ENGINE", "new_content"]
+__all__ = ["new_content"]
 
-ENGINE = "engine"
-"""The engine's process, among those of the agents."""
+_ENGINE = "the engine's process"
 
 
-def new_content(
-    conversation: Conversation, process_of: Mapping[str, str]
-) -> tuple[tuple[int, int], ...]:
+def new_content(conversation: Conversation) -> tuple[tuple[int, int], ...]:
     """Return, for each hop, the bytes of text new to the agent's process and to the engine's.
 
-    `process_of` names each agent's process. A text counts as UTF-8, without its author's name.
+    Agents share processes as `WORKERS` says; any other is alone in one. A text counts as UTF-8, without its author's name.
     """
+    process_of = {name: names[0] for names in WORKERS for name in names}
     seen: dict[str, set[str]] = {}
     found = []
     for index, hop in enumerate(conversation.hops):
         texts = {role.text for role in conversation.roles}
         texts |= {said.text for said in conversation.transcript(index)}
-        reached = (process_of[hop.target], ENGINE)
+        reached = (process_of.get(hop.target, hop.target), _ENGINE)
         sizes = []
         for process in reached:
             new = texts - seen.get(process, set())

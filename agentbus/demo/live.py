@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,18 +17,16 @@ from ..context import Context
 from .account import LogEntry, UnequalWork, read_log
 from .commands import running
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Progress
-from .roles import ROLES, Step, steps
+from .roles import ROLES, WORKERS, Step, steps
 from .script import Conversation, Hop
 from .table import AGENTBUS
 from .team import Tell, make_hop, topic_of, turn_of
 from .ways import WARM_UP, WARM_UP_TEXT, OnText
 
-__all__ = ["WORKERS", "AgentbusWay", "Stage", "hold", "opening", "stage"]
+__all__ = ["AgentbusWay", "Stage", "engine_settings", "hold", "opening", "stage"]
 
 _LIVE = "live"
 _DEADLINE_S = 900.0
-WORKERS = (("planner", "writer"), ("reader", "checker"))
-"""Which members share a process."""
 _MEMBER = "agentbus.demo.team:Member"
 
 
@@ -59,6 +58,15 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
                 targets = [f"{name}={_MEMBER}" for name in members]
                 await enter(running(["worker", "--bus", url, "--model", model, *targets]))
             yield Stage(await enter(Bus.open(url, name="demo")), log)
+
+
+def engine_settings() -> EngineSettings:
+    """Return how the demo's engines run: on all cores but one.
+
+    One is left to the processes that talk to the engine. On all cores its threads would wait for
+    one another whenever another process runs.
+    """
+    return EngineSettings(threads=max(1, (os.cpu_count() or 1) - 1))
 
 
 def opening(bus: Bus, document: str, question: str) -> Context:

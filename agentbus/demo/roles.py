@@ -16,6 +16,7 @@ __all__ = [
     "MAX_DOCUMENT_BYTES",
     "ROLES",
     "ROUNDS",
+    "WORKERS",
     "Role",
     "Step",
     "load_default_document",
@@ -123,6 +124,9 @@ _ASKS: tuple[tuple[str, ...], ...] = (
         "Which option is the final answer, and under which conditions?",
     ),
 )
+
+WORKERS = (("planner", "writer"), ("reader", "checker"))
+"""Which members share a process."""
 
 ROUNDS = len(_ASKS)
 """How often each agent speaks."""

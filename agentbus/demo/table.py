@@ -9,6 +9,7 @@ from statistics import median
 from rich.table import Table
 
 from .account import Account
+from .content import new_content
 from .equal import EqualWork
 from .events import HopResult
 from .script import Conversation
@@ -88,7 +89,7 @@ def side_by_side(comparison: Comparison) -> Table:
     table = Table(title="The same conversation, side by side", title_justify="left")
     table.add_column("")
     for way in comparison.ways:
-        table.add_column(way.name, justify="right")
+        table.add_column(way.name.replace("_same", "\n_same"), justify="right")
     table.add_row("transport", *(way.transport for way in comparison.ways))
     table.add_row("hops", *(str(len(way.results)) for way in comparison.ways))
     table.add_row("tokens new", *(f"{way.account.new:,}" for way in comparison.ways))
@@ -125,8 +126,21 @@ def sentences(comparison: Comparison) -> list[str]:
         f"agentbus prefilled {_per_new(ours)}; {'; '.join(map(_named_per_new, others))}.",
         f"Its first text came {latency} (median of {len(ours.results)} hops).",
         f"It sent {size} (bytes of requests).",
+        f"Each of its requests was at most {_most_beside_content(comparison):,} bytes longer than "
+        "the text in it that was new to the receiving process.",
         _equal_sentence(comparison.equal),
     ]
+
+
+def _most_beside_content(comparison: Comparison) -> int:
+    """Return the largest difference between a request of ours and the new text it had to carry."""
+    contents = new_content(comparison.conversation)
+    hops = zip(comparison.way(AGENTBUS).results, contents, strict=True)
+    return max(
+        leg.sent_bytes - new
+        for result, content in hops
+        for leg, new in zip(result.legs, content, strict=True)
+    )
 
 
 def _per_new(way: WayReport) -> str:
@@ -176,7 +190,10 @@ def _hop_json(conversation: Conversation, way: WayReport, index: int) -> dict[st
     return {
         "source": hop.source,
         "target": hop.target,
-        "legs": [asdict(leg) for leg in result.legs],
+        "legs": [
+            {**asdict(leg), "new_content_bytes": new}
+            for leg, new in zip(result.legs, new_content(conversation)[index], strict=True)
+        ],
         "sent_bytes": result.sent_bytes,
         "received_bytes": result.received_bytes,
         "tokens": asdict(way.account.hops[index]),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-
-from pydantic import BaseModel
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..client import Agent, Call, ReplyStream, handler
 from ..context import Context
@@ -24,21 +24,22 @@ __all__ = ["Member", "Spoken", "Tell", "Turn", "make_hop", "topic_of", "turn_of"
 Tell = Callable[[Event], Awaitable[None]]
 
 
-class Turn(BaseModel):
+class Turn(NamedTuple):
     """It is your turn. `hand_on` asks the member to hand on to the next one afterwards."""
 
     run: str
-    index: int
+    hop: int
     source: str
     ask: str
     max_tokens: int
     hand_on: bool
 
 
-class Spoken(BaseModel):
+class Spoken(NamedTuple):
     """What a turn cost at the engine. The context then ends with what was said."""
 
-    engine_bytes: int
+    engine_sent: int
+    engine_received: int
     prompt_tokens: int
     reused: int
     prefilled: int
@@ -54,7 +55,7 @@ def turn_of(step: Step, *, run: str, max_tokens: int, hand_on: bool) -> Turn:
     """Return the message that begins a step."""
     return Turn(
         run=run,
-        index=step.index,
+        hop=step.index,
         source=step.source,
         ask=step.ask,
         max_tokens=max_tokens,
@@ -73,22 +74,23 @@ class Member(Agent):
         context = call.context or call.empty_context()
         call.context = context.ask(turn.ask, author=turn.source)
         answer = call.generate_stream(
-            max_tokens=turn.max_tokens, ignore_end=True, salt=turn.run, label=str(turn.index)
+            max_tokens=turn.max_tokens, ignore_end=True, salt=turn.run, label=str(turn.hop)
         )
         async with aclosing(answer) as parts:
             async for text in parts:
                 yield text
         cost = call.cost
         yield Spoken(
-            engine_bytes=cost.sent_bytes,
+            engine_sent=cost.sent_bytes,
+            engine_received=cost.received_bytes,
             prompt_tokens=cost.prompt_tokens,
             reused=cost.reused_tokens,
             prefilled=cost.prefilled_tokens,
             decoded=cost.decoded_tokens,
         )
         plan = steps()
-        if turn.hand_on and turn.index + 1 < len(plan):
-            call.context = await self._hand_on(plan[turn.index + 1], turn, call)
+        if turn.hand_on and turn.hop + 1 < len(plan):
+            call.context = await self._hand_on(plan[turn.hop + 1], turn, call)
 
     async def _hand_on(self, step: Step, turn: Turn, call: Call) -> Context | None:
         async def tell(event: Event) -> None:
@@ -112,25 +114,28 @@ async def make_hop(
     result = None
     async with stream as parts:
         transport = "Unix socket" if parts.sent_bytes else "in process"
-        await tell(HopStarted(AGENTBUS, turn.index, turn.source, target, transport))
+        await tell(HopStarted(AGENTBUS, turn.hop, turn.source, target, transport))
         async for part in parts:
             if isinstance(part, Spoken):
-                result = _result(part, said, parts.sent_bytes, first - begun, begun)
-                await tell(HopEnded(AGENTBUS, turn.index, result))
+                leg = Leg("to the agent", parts.sent_bytes, parts.received_bytes)
+                result = _result(part, said, leg, first - begun, begun)
+                await tell(HopEnded(AGENTBUS, turn.hop, result))
                 continue
             first = first if said else time.perf_counter()
             said.append(part)
-            await tell(HopText(AGENTBUS, turn.index, part))
+            await tell(HopText(AGENTBUS, turn.hop, part))
         context = parts.reply.context
     if result is None:
         raise RuntimeError("a member ended its turn without saying what it cost")
-    return result, context
+    agent, engine = result.legs
+    whole = replace(agent, received_bytes=parts.received_bytes)
+    return replace(result, legs=(whole, engine)), context
 
 
-def _result(spoken: Spoken, said: list[str], sent: int, ttft: float, begun: float) -> HopResult:
+def _result(spoken: Spoken, said: list[str], agent: Leg, ttft: float, begun: float) -> HopResult:
     return HopResult(
         text="".join(said),
-        legs=(Leg("agent", sent, 0), Leg("engine", spoken.engine_bytes, 0)),
+        legs=(agent, Leg("agent to engine", spoken.engine_sent, spoken.engine_received)),
         prompt_tokens=spoken.prompt_tokens,
         reused=spoken.reused,
         prefilled=spoken.prefilled,

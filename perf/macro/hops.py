@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from agentbus import EngineSettings
 from agentbus.demo import (
     DEFAULT_QUESTION,
     AgentbusWay,
@@ -16,6 +15,7 @@ from agentbus.demo import (
     HopEnded,
     WayReport,
     compare,
+    engine_settings,
     hold,
     load_default_document,
     stage,
@@ -29,7 +29,7 @@ from ..suite import Progress, Suite
 __all__ = ["SUITE"]
 
 MODEL = "smollm2"
-TOKENS = 32
+TOKENS = 24
 QUICK_TOKENS = 4
 QUICK_DOCUMENT_CHARACTERS = 600
 
@@ -54,7 +54,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
     if quick:
         document = document[:QUICK_DOCUMENT_CHARACTERS]
     tokens = QUICK_TOKENS if quick else TOKENS
-    settings = EngineSettings()
+    settings = engine_settings()
     async with stage(MODEL, settings) as team:
         said, _ = await hold(team, document, DEFAULT_QUESTION, max_tokens=tokens, progress=tell)
     async with stage(MODEL, settings) as team:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentbus.config import Limits
 from agentbus.context import (
+    CHECK_SIZE,
     DIGEST_SIZE,
     Context,
     ContextStore,
@@ -126,7 +127,7 @@ def test_limits_bind_receiver_and_sender() -> None:
     long = EMPTY.user("abcde")
     wide = EMPTY.user("ä" * 3)
     big = EMPTY.add(SegmentKind.USER, "", "abcdefgh")
-    frame = Limits(frame=32)
+    frame = Limits(frame=16)
     for context, limits, error in (
         (many, small, InvalidMessage),
         (long, small, TooLarge),
@@ -242,5 +243,6 @@ def test_two_peers_end_with_equal_contexts_or_unknown_context(
 def test_a_delta_says_what_it_is() -> None:
     delta = delta_for(NEXT, known(BASE))
     assert isinstance(delta, Delta)
-    assert len(delta.root) == len(delta.base) == DIGEST_SIZE
+    assert len(delta.base) == DIGEST_SIZE
+    assert delta.check == NEXT.root[:CHECK_SIZE]
     assert delta.tenant == TENANT

@@ -4,6 +4,7 @@ import orjson
 import pytest
 from rich.console import Console
 
+from agentbus.demo.content import new_content
 from agentbus.demo.script import Conversation
 from agentbus.demo.table import sentences, side_by_side, to_json
 
@@ -42,11 +43,14 @@ def test_the_table_shows_values_and_multiples(conversation: Conversation) -> Non
 
 
 def test_good_figures_are_said(conversation: Conversation) -> None:
-    tokens, latency, size, equal = sentences(comparison_of(conversation))
+    tokens, latency, size, beside, equal = sentences(comparison_of(conversation))
     assert latency.startswith("Its first text came 1.6 times sooner than plain")
     assert size.startswith("It sent 10.0 times fewer than plain")
     assert tokens.startswith("agentbus prefilled") and "plain" in tokens
     assert "same 12 tokens in 4 hops" in equal
+    # The first leg of each hop has all of its 100 bytes.
+    least = min(new for new, _ in new_content(conversation))
+    assert f"at most {100 - least} bytes longer" in beside
 
 
 def test_bad_figures_are_said_too(conversation: Conversation) -> None:
