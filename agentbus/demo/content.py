@@ -1,7 +1,8 @@
 """How much of the conversation is new to the process that a hop reaches, counted from the record.
 
-This is what a hop has to carry at least: the texts that the receiving process has neither received
-nor written before. It is counted from the record's texts alone, apart from the code under test.
+This is what a hop has to carry at least: what was said since, and was neither received nor said in
+the receiving process. It is counted from the record's texts alone, apart from the code under test.
+What is said twice is new twice: it is another turn of the conversation.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ def new_content(conversation: Conversation) -> tuple[tuple[int, int], ...]:
     Agents share processes as `WORKERS` says; any other is alone in one. A text counts as UTF-8, without its author's name.
     """
     process_of = {name: names[0] for names in WORKERS for name in names}
-    seen: dict[str, set[str]] = {}
+    roles = sum(len(role.text.encode()) for role in conversation.roles)
+    held: dict[str, set[int]] = {}
     found = []
     for index, hop in enumerate(conversation.hops):
-        texts = {role.text for role in conversation.roles}
-        texts |= {said.text for said in conversation.transcript(index)}
-        reached = (process_of.get(hop.target, hop.target), _ENGINE)
-        sizes = []
-        for process in reached:
-            new = texts - seen.get(process, set())
-            sizes.append(sum(len(text.encode()) for text in new))
-            seen.setdefault(process, set()).update(texts, {hop.text})
-        found.append((sizes[0], sizes[1]))
+        sizes = [len(said.text.encode()) for said in conversation.transcript(index)]
+        legs = []
+        for process in (process_of.get(hop.target, hop.target), _ENGINE):
+            new = roles if process not in held else 0
+            have = held.setdefault(process, set())
+            new += sum(size for place, size in enumerate(sizes) if place not in have)
+            have.update(range(len(sizes) + 1))  # and what the agent then says
+            legs.append(new)
+        found.append((legs[0], legs[1]))
     return tuple(found)

@@ -126,8 +126,7 @@ def sentences(comparison: Comparison) -> list[str]:
         f"agentbus prefilled {_per_new(ours)}; {'; '.join(map(_named_per_new, others))}.",
         f"Its first text came {latency} (median of {len(ours.results)} hops).",
         f"It sent {size} (bytes of requests).",
-        f"Each of its requests was at most {_most_beside_content(comparison):,} bytes longer than "
-        "the text in it that was new to the receiving process.",
+        _beside_content_sentence(comparison),
         _equal_sentence(comparison.equal),
     ]
 
@@ -140,6 +139,14 @@ def _most_beside_content(comparison: Comparison) -> int:
         leg.sent_bytes - new
         for result, content in hops
         for leg, new in zip(result.legs, content, strict=True)
+    )
+
+
+def _beside_content_sentence(comparison: Comparison) -> str:
+    most = _most_beside_content(comparison)
+    return (
+        f"Each of its requests was at most {most:,} bytes longer than the text in it that was new "
+        "to the receiving process."
     )
 
 

@@ -48,8 +48,7 @@ def test_good_figures_are_said(conversation: Conversation) -> None:
     assert size.startswith("It sent 10.0 times fewer than plain")
     assert tokens.startswith("agentbus prefilled") and "plain" in tokens
     assert "same 12 tokens in 4 hops" in equal
-    # The first leg of each hop has all of its 100 bytes.
-    least = min(new for new, _ in new_content(conversation))
+    least = min(new for hop in new_content(conversation) for new in hop)
     assert f"at most {100 - least} bytes longer" in beside
 
 
