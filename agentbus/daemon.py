@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .broker import Directory
 from .client import Agent, Bus, Call, handler
 from .routing import BROKER, AgentList, ListAgents, Locate, Location, Register, Unregister
@@ -41,5 +43,13 @@ async def start_broker(bus: Bus) -> None:
     """Make a bus that listens the home of other processes."""
     directory = Directory()
     directory.register(Location(BROKER, bus.name, bus.listens_at, ""))
-    bus.on_peer_lost(directory.peer_lost)
+    folder = Path(bus.listens_at).parent
+    bus.on_peer_lost(lambda peer: _sweep(folder, directory.peer_lost(peer)))
     await bus.spawn(BrokerAgent(directory), name=BROKER)
+
+
+def _sweep(folder: Path, lost: list[Location]) -> None:
+    """Remove the sockets that a killed process left beside the broker's own, and nothing else."""
+    for path in {Path(location.path) for location in lost}:
+        if path.parent == folder and path.is_socket():
+            path.unlink(missing_ok=True)

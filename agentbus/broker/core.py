@@ -44,11 +44,11 @@ class Directory:
         except KeyError:
             raise NoResponder(name) from None
 
-    def peer_lost(self, peer: str) -> list[str]:
-        """Forget all agents of a process that went away; returns their names."""
-        lost = [name for name, location in self._agents.items() if location.peer == peer]
-        for name in lost:
-            del self._agents[name]
+    def peer_lost(self, peer: str) -> list[Location]:
+        """Forget all agents of a process that went away; returns where they were."""
+        lost = [location for location in self._agents.values() if location.peer == peer]
+        for location in lost:
+            del self._agents[location.name]
         return lost
 
     def agents(self) -> tuple[Location, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -12,9 +13,9 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ..config import BusSettings, EngineSettings
 from ..context import Context, TenantKey
-from ..errors import Closed, ConfigError
+from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
-from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register
+from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
 from .agent import Agent
 from .mailbox import Mailbox
 from .models import ModelAgent, model_agent_name
@@ -169,7 +170,14 @@ class Bus(Requester):
         except BaseException:
             del node.agents[name]
             mailbox.close()
+            await self._briefly(lambda: self._unregister(node, name))
             raise
+
+    async def _unregister(self, node: Node, name: str) -> None:
+        """Let go of a name, if it is this process's; a bus that is ending has let go of all."""
+        if node.routes.home_is_broker:
+            with contextlib.suppress(AgentbusError):
+                await self.request(BROKER, Unregister(name), returns=type(None))
 
     async def _register(self, node: Node, name: str) -> None:
         if not node.routes.home_is_broker:

@@ -53,7 +53,7 @@ def test_a_lost_process_takes_its_names_with_it_and_no_others() -> None:
     directory = Directory()
     for name, peer in (("b", "one"), ("a", "one"), ("c", "two")):
         directory.register(at(name, peer))
-    assert sorted(directory.peer_lost("one")) == ["a", "b"]
+    assert directory.peer_lost("one") == [at("b", "one"), at("a", "one")]
     assert directory.peer_lost("one") == []
     assert directory.agents() == (at("c", "two"),)
     directory.register(at("a", "two"))

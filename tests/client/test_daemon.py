@@ -52,6 +52,20 @@ async def test_names_are_unique_and_free_again_when_a_process_leaves(socket_dir:
         assert (await b.request("echo", Ping(number=2))).number == 2
 
 
+async def test_an_agent_that_fails_to_start_lets_go_of_its_name(socket_dir: Path) -> None:
+    class Stillborn(Echo):
+        async def started(self) -> None:
+            raise ValueError("no")
+
+    async with broker(socket_dir) as url, Bus.open(url) as bus, Bus.open(url) as other:
+        with pytest.raises(ValueError, match="no"):
+            await bus.spawn(Stillborn(), name="echo")
+        with pytest.raises(NoResponder):
+            await other.request("echo", Ping(number=1))
+        await other.spawn(Echo(), name="echo")
+        assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
 async def test_a_process_that_dies_fails_its_requests(socket_dir: Path) -> None:
     outcome: list[BaseException] = []
 

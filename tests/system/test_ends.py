@@ -58,6 +58,7 @@ async def test_a_killed_worker(socket_dir: Path) -> None:
         assert [type(error) for error in caught] == [PeerLost]
         assert vars(caught[0]) == {"peer": before["holder"]["process"]}
         assert await bus.request("adder", Sum(numbers=[1, 2])) == Total(total=3, by="adder")
+        assert len(sockets(socket_dir)) == 2, "the killed worker left its socket"
         await enter(running(worker(url, HOLDER)))
         after = await listed(url)
         assert after["adder"] == before["adder"]
