@@ -30,8 +30,8 @@ __all__ = ["SUITE"]
 
 MODEL = "smollm2"
 TOKENS = 24
-QUICK_TOKENS = 4
-QUICK_DOCUMENT_CHARACTERS = 600
+QUICK_TOKENS = 2
+QUICK_DOCUMENT_CHARACTERS = 200
 
 WAYS = tuple(Peer(name, ()) for name in ("plain", "engine_cache", "engine_cache_same_layout"))
 
