@@ -68,9 +68,13 @@ class Pending:
     __slots__ = (
         "_buffer",
         "_future",
+        "_handle_s",
         "_loop",
+        "_model",
+        "_queue_s",
         "_started",
         "_timer",
+        "_wall_s",
         "callee",
         "context",
         "deadline",
@@ -95,7 +99,8 @@ class Pending:
     ) -> None:
         self._loop = loop
         self._timer = timer
-        self._future: asyncio.Future[Reply[Any]] = loop.create_future()
+        self._future: asyncio.Future[Any] = loop.create_future()
+        """The reply's value; what it cost is beside it, and made an account of if one is asked for."""
         self._buffer = _PartBuffer(stream_limit) if stream_limit else None
         self._started = perf_counter()
         self.target = target
@@ -154,20 +159,14 @@ class Pending:
         model: ModelCost,
     ) -> None:
         """End with a reply whose value is the caller's own already."""
-        account = HopAccount(
-            self.source,
-            self.target,
-            self.transport,
-            self.sent_bytes,
-            self.received_bytes,
-            queue_s,
-            handle_s,
-            perf_counter() - self._started,
-            model,
-        )
+        self._wall_s = perf_counter() - self._started
+        self.context = context
+        self._queue_s = queue_s
+        self._handle_s = handle_s
+        self._model = model
         self._end()
         if not self._future.done():
-            self._future.set_result(Reply(value, context, account))
+            self._future.set_result(value)
 
     def fail(self, error: AgentbusError) -> None:
         """End with an error."""
@@ -181,8 +180,8 @@ class Pending:
         """End since the deadline has passed; the callee is told."""
         self._abandon(DeadlineExceeded(self.target))
 
-    async def wait(self) -> Reply[Any]:
-        """Wait for the end. Cancelling the wait cancels the request."""
+    async def wait(self) -> Any:
+        """Wait for the end and return the value. Cancelling the wait cancels the request."""
         try:
             return await self._future
         except BaseException:
@@ -215,7 +214,19 @@ class Pending:
 
     def result(self) -> Reply[Any]:
         """Return the reply of a request that has ended with one."""
-        return self._future.result()
+        value = self._future.result()
+        account = HopAccount(
+            self.source,
+            self.target,
+            self.transport,
+            self.sent_bytes,
+            self.received_bytes,
+            self._queue_s,
+            self._handle_s,
+            self._wall_s,
+            self._model,
+        )
+        return Reply(value, self.context, account)
 
     def discard(self) -> None:
         """Forget an error that nobody will look at."""

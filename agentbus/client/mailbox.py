@@ -40,7 +40,6 @@ class Delivery:
     """One message on its way through one agent. Implements `Callee` for callers in process."""
 
     __slots__ = (
-        "_task",
         "arrived",
         "context",
         "cost",
@@ -51,6 +50,7 @@ class Delivery:
         "peer",
         "replies",
         "schema",
+        "task",
     )
 
     def __init__(
@@ -75,7 +75,8 @@ class Delivery:
         self.cost = NO_COST
         self.interrupted: AgentbusError | None = None
         """Why `cancel` was called, if it was."""
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        """The task that handles it now."""
 
     def cancel(self, reason: AgentbusError) -> None:
         """Stop handling this message, or never start."""
@@ -83,8 +84,8 @@ class Delivery:
             return
         self.done = True
         self.interrupted = reason
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
         """Nobody waits for the reply any more."""
@@ -94,15 +95,6 @@ class Delivery:
         """End the request with an empty reply."""
         self.done = True
         self.replies.reply(None, self.context, 0.0, 0.0, NO_COST)
-
-    def enter(self, task: asyncio.Task[Any]) -> None:
-        """Note that `task` handles this message from now on."""
-        self._task = task
-
-    def leave(self) -> None:
-        """Note that handling has ended."""
-        self._task = None
-        self.done = True
 
 
 class Mailbox:
@@ -185,7 +177,7 @@ class Mailbox:
         spec, method = self._handlers[delivery.schema]
         replies = delivery.replies
         error: AgentbusError | None = None
-        delivery.enter(task)
+        delivery.task = task
         try:
             started = perf_counter()
             call = self._make_call(delivery)
@@ -208,7 +200,8 @@ class Mailbox:
             if delivery.interrupted is not None:
                 await _absorb_late_cancel(task)
         finally:
-            delivery.leave()
+            delivery.task = None
+            delivery.done = True
         if error is not None:
             replies.fail(error)
 

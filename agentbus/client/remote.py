@@ -94,7 +94,7 @@ class RemoteReplies:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
             payloads = (kind.encode(value), _pack_cost(queue_s, handle_s, model))
             peer.link.send(
-                Envelope(_REPLY, self._id, schema=kind.name, context=packed, payloads=payloads)
+                Envelope(_REPLY, self._id, "", "", kind.name, False, -1, 0, b"", packed, payloads)
             )
             self._end()
         except AgentbusError as error:
@@ -124,10 +124,11 @@ class RemoteReplies:
         self._end()
 
     def _end(self) -> None:
+        peer = self._peer
         self._open = False
         self.delivery = None
-        self._peer.timer.cancel(self.deadline)
-        self._peer.incoming.pop(self._id, None)
+        peer.timer.cancel(self.deadline)
+        peer.incoming.pop(self._id, None)
 
 
 def _pack_cost(queue_s: float, handle_s: float, model: ModelCost) -> bytes:

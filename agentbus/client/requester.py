@@ -95,7 +95,7 @@ class Requester:
         origin = self._origin(deadline)
         if not sender.send_nowait(pending, payload, origin):
             await sender.send(pending, payload, origin)
-        return (await pending.wait()).value
+        return await pending.wait()
 
     @overload
     async def call(
@@ -142,7 +142,8 @@ class Requester:
         origin = self._origin(deadline)
         if not sender.send_nowait(pending, payload, origin):
             await sender.send(pending, payload, origin)
-        return await pending.wait()
+        await pending.wait()
+        return pending.result()
 
     def stream(
         self,

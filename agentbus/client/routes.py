@@ -132,7 +132,7 @@ class Routes:
     async def _locate(self, name: str, origin: Origin) -> Location:
         pending = self._asker.pending(BROKER, None, Location, stream=False)
         await self._asker.send(pending, Locate(name), origin)
-        location: Location = (await pending.wait()).value
+        location: Location = await pending.wait()
         return location
 
     async def _connect(self, path: str) -> Peer:

@@ -224,7 +224,13 @@ class Decoder:
             offset = self._continue(memoryview(data), envelopes) if self._pending else 0
             end = len(data)
             while end - offset >= _SIZE_OF_PREFIX:
-                size, header_size = self._read_prefix(data, offset)
+                size, header_size = _unpack_prefix(data, offset)
+                if (
+                    size > self._frame_limit
+                    or header_size > self._header_limit
+                    or header_size > size - _SIZE_OF_HEADER_SIZE
+                ):
+                    self._refuse_prefix(size, header_size)
                 frame_end = offset + _SIZE_OF_SIZE + size
                 if frame_end > end:
                     self._need = frame_end - offset
@@ -283,42 +289,30 @@ class Decoder:
         fields = unpack(data[header:body], text=MAX_TEXT, items=self._item_limit)
         if type(fields) is not tuple or len(fields) != len(_FIELDS):
             raise MalformedFrame(f"the header is not an array of {len(_FIELDS)} fields")
-        (
-            kind,
-            id_,
-            source,
-            target,
-            schema,
-            stream,
-            remaining_us,
-            hops_left,
-            trace,
-            context_size,
-            payload_sizes,
-        ) = fields
+        kind, id_, source, target, schema, stream, remaining, hops, trace, context, sizes = fields
         if not (  # three times as fast as comparing tuples of types
-            type(kind) is type(id_) is type(remaining_us) is type(hops_left) is int
+            type(kind) is type(id_) is type(remaining) is type(hops) is int
             and type(source) is type(target) is type(schema) is str
             and type(stream) is bool
             and type(trace) is bytes
-            and type(context_size) is int
-            and type(payload_sizes) is tuple
+            and type(context) is int
+            and type(sizes) is tuple
         ):
             _refuse_types(fields)
         known = _KINDS.get(kind)
         if (
             known is None
             or id_ < 0
-            or remaining_us < -1
-            or hops_left < 0
+            or remaining < -1
+            or hops < 0
             or len(trace) not in _TRACE_SIZES
-            or not (source.isascii() and target.isascii() and schema.isascii())
-            or not 0 <= context_size <= end - body
+            or not (source + target + schema).isascii()
+            or not 0 <= context <= end - body
         ):
             _refuse_values(fields)
-        if len(payload_sizes) > self._payload_limit:
-            raise MalformedFrame(f"{len(payload_sizes)} payload frames are too many")
-        rest = body + context_size
+        if len(sizes) > self._payload_limit:
+            raise MalformedFrame(f"{len(sizes)} payload frames are too many")
+        rest = body + context
         return Envelope(
             known,
             id_,
@@ -326,11 +320,11 @@ class Decoder:
             target,
             schema,
             stream,
-            remaining_us,
-            hops_left,
+            remaining,
+            hops,
             trace,
             bytes(data[body:rest]),
-            _cut(data, rest, end, payload_sizes),
+            _cut(data, rest, end, sizes),
             end - start,
         )
 

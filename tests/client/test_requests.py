@@ -53,6 +53,7 @@ async def test_request_and_call(pair: Pair) -> None:
         assert (reply.account.sent_bytes > 0) == (pair.kind == "unix")
         assert (reply.account.received_bytes > 0) == (pair.kind == "unix")
         assert 0 < reply.account.handle_s < reply.account.wall_s
+        assert 0 < reply.account.queue_s < reply.account.wall_s
 
 
 async def test_order_is_kept(pair: Pair) -> None:

@@ -286,6 +286,14 @@ def test_a_size_over_the_limit_is_refused_before_its_bytes_come() -> None:
         decoder.feed(b"\xff\x00\x01")
 
 
+def test_a_header_longer_than_its_frame_is_refused_before_its_bytes_come() -> None:
+    for pieces in ([struct.pack(">IH", 100, 99)], [b"\0\0\0", b"\x64\0\x63"]):
+        decoder = Decoder(SMALL)
+        with pytest.raises(MalformedFrame, match="longer than its frame"):
+            for piece in pieces:
+                decoder.feed(piece)
+
+
 @pytest.mark.parametrize("size", [1, 13, 10_000])
 def test_good_frames_before_a_bad_one_are_not_lost(size: int) -> None:
     stream = whole(REQUEST) * 2 + frame(*fields_of(kind=99)) + whole(REQUEST)
