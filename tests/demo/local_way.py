@@ -68,7 +68,7 @@ class LocalWay:
                     on_text(item.text)
         return HopResult(
             text=text,
-            legs=(Leg("none", 1, 1),),
+            legs=(Leg("none", 1, 1), Leg("to the engine", 0, 0)),
             prompt_tokens=usage.prompt_tokens,
             reused=usage.reused_tokens,
             prefilled=usage.prefilled_tokens,
