@@ -18,14 +18,19 @@ _ENGINE = "the engine's process"
 def new_content(conversation: Conversation) -> tuple[tuple[int, int], ...]:
     """Return, for each hop, the bytes of text new to the agent's process and to the engine's.
 
-    Agents share processes as `WORKERS` says; any other is alone in one. A text counts as UTF-8, without its author's name.
+    Agents share processes as `WORKERS` says; any other is alone in one. A text counts as UTF-8, with the
+    name under which models read it: an agent's, not `document` or `user`.
     """
-    process_of = {name: names[0] for names in WORKERS for name in names}
-    roles = sum(len(role.text.encode()) for role in conversation.roles)
+    process_of = {name: team[0] for team in WORKERS for name in team}
+    names = [role.name for role in conversation.roles]
+    roles = sum(len((role.name + role.text).encode()) for role in conversation.roles)
     held: dict[str, set[int]] = {}
     found = []
     for index, hop in enumerate(conversation.hops):
-        sizes = [len(said.text.encode()) for said in conversation.transcript(index)]
+        sizes = [
+            len(said.text.encode()) + (len(said.author) if said.author in names else 0)
+            for said in conversation.transcript(index)
+        ]
         legs = []
         for process in (process_of.get(hop.target, hop.target), _ENGINE):
             new = roles if process not in held else 0

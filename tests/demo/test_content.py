@@ -15,12 +15,13 @@ def test_each_process_needs_each_text_once() -> None:
         Hop(4, "planner", "reader", "e" * 16, "q", (5,)),
     )
     said = Conversation(ROLES, "D" * 100, "Q" * 200, hops)
-    start = 60 + 300
+    planner, reader, writer = 7, 6, 6  # bytes of the names under which models read a text
+    start = planner + reader + writer + 60 + 300
     assert new_content(said) == (
         (start + 1, start + 1),
-        (start + 1 + 1000 + 2, 2),
+        (start + 1 + planner + 1000 + planner + 2, planner + 2),
         # The writer lives beside the planner, whose process has seen all but the reader's hop.
-        (2 + 2000 + 4, 4),
-        (8, 8),
-        (4 + 4000 + 8 + 20 + 16, 16),
+        (planner + 2 + reader + 2000 + reader + 4, reader + 4),
+        (writer + 8, writer + 8),
+        (reader + 4 + writer + 4000 + writer + 8 + planner + 20 + planner + 16, planner + 16),
     )
