@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from .errors import ConfigError
@@ -15,8 +16,9 @@ MIB = 1024 * KIB
 def _require_positive(settings: object) -> None:
     for f in fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, f.name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-            raise ConfigError(f.name, f"must be greater than 0, not {value}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and not 0 < value < math.inf:
+            raise ConfigError(f.name, f"must be greater than 0 and finite, not {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from .broker import Directory
@@ -43,13 +44,14 @@ async def start_broker(bus: Bus) -> None:
     """Make a bus that listens the home of other processes."""
     directory = Directory()
     directory.register(Location(BROKER, bus.name, bus.listens_at, ""))
-    folder = Path(bus.listens_at).parent
-    bus.on_peer_lost(lambda peer: _sweep(folder, directory.peer_lost(peer)))
+    own = Path(bus.listens_at)
+    bus.on_peer_lost(lambda peer: _sweep(own, directory.peer_lost(peer)))
     await bus.spawn(BrokerAgent(directory), name=BROKER)
 
 
-def _sweep(folder: Path, lost: list[Location]) -> None:
+def _sweep(own: Path, lost: list[Location]) -> None:
     """Remove the sockets that a killed process left beside the broker's own, and nothing else."""
-    for path in {Path(location.path) for location in lost}:
-        if path.parent == folder and path.is_socket():
-            path.unlink(missing_ok=True)
+    for path in {Path(location.path) for location in lost} - {own}:
+        with contextlib.suppress(OSError):
+            if path.parent == own.parent and path.is_socket():
+                path.unlink()

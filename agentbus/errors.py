@@ -474,13 +474,14 @@ _BY_CODE = {error.code: error for error in _DATA_ERRORS}
 
 def describe(error: AgentbusError) -> tuple[str, dict[str, Scalar]]:
     """Return an error's code and fields, as they travel on the wire."""
-    if type(error) not in _DATA_ERRORS:
-        return HandlerFailed.code, {
-            "target": "",
-            "error_type": type(error).__name__,
-            "text": str(error),
-        }
-    return error.code, {f.name: getattr(error, f.name) for f in fields(error)}  # type: ignore[arg-type]
+    if type(error) in _DATA_ERRORS:
+        own = fields(error)  # type: ignore[arg-type]
+        data = {f.name: getattr(error, f.name) for f in own}
+        # An error that a handler filled with other things than its fields' would not be restored.
+        if all(type(data[f.name]).__name__ == str(f.type) for f in own):
+            return error.code, data
+    text = str(error.args[0]) if error.args else str(type(error).__doc__)
+    return HandlerFailed.code, {"target": "", "error_type": type(error).__name__, "text": text}
 
 
 def restore(code: str, data: Mapping[str, object]) -> AgentbusError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
@@ -91,5 +94,15 @@ async def _until_signal(job: Callable[[], Coroutine[Any, Any, None]]) -> int:
 
 async def until_end_of_input() -> None:
     """Wait until standard input ends: until the program that started this one has."""
-    while await anyio.to_thread.run_sync(os.read, 0, 4096, abandon_on_cancel=True):
-        pass
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        while os.read(0, 4096):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended before the input
+            loop.call_soon_threadsafe(ended.set)
+
+    # A thread of the pool would be waited for at the end of the process, input or no input.
+    threading.Thread(target=read, name="agentbus-stdin", daemon=True).start()
+    await ended.wait()

@@ -11,7 +11,7 @@ from ..context import Context
 from ..telemetry import ModelCost
 from .exchange import Replies
 from .mailbox import Delivery
-from .requester import Origin, Requester, Sender
+from .requester import Origin, Requester, Sender, check_seconds
 
 __all__ = ["Call", "Generation", "Handling"]
 
@@ -167,5 +167,5 @@ class Call(Requester):
         origin = self._delivery.origin
         until = origin.deadline_at
         if deadline is not None:
-            until = min(until, self._node.now() + deadline)
+            until = min(until, self._node.now() + check_seconds(deadline))
         return Origin(self.agent, until, origin.hops_left - 1, origin.trace)

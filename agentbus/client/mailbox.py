@@ -8,6 +8,7 @@ cancelling one message interrupts the handler, never the task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -189,19 +190,18 @@ class Mailbox:
             queue_s, handle_s = started - delivery.arrived, perf_counter() - started
             replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
         except asyncio.CancelledError:
-            if delivery.interrupted is None:
+            if delivery.interrupted is None and task.cancelling():
                 replies.fail(RequestCancelled(self.name))
                 raise
-            task.uncancel()
-            error = delivery.interrupted
+            # Without an interrupt the handler awaited what somebody else had cancelled.
+            error = delivery.interrupted or RequestCancelled(self.name)
         except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
             error = self._failure(spec.method, raised)
-        else:
-            if delivery.interrupted is not None:
-                await _absorb_late_cancel(task)
         finally:
             delivery.task = None
             delivery.done = True
+        if delivery.interrupted is not None:
+            await _absorb_interrupt(task)
         if error is not None:
             replies.fail(error)
 
@@ -224,10 +224,9 @@ async def _stream(parts: AsyncGenerator[Any, None], replies: Replies) -> None:
                 await asyncio.sleep(0)
 
 
-async def _absorb_late_cancel(task: asyncio.Task[Any]) -> None:
-    """Swallow an interrupt that came when the handler had already returned."""
+async def _absorb_interrupt(task: asyncio.Task[Any]) -> None:
+    """Take an interrupt back, whether it has been raised, swallowed or is still to come."""
     if task.cancelling():
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            task.uncancel()
+        task.uncancel()

@@ -35,7 +35,7 @@ from .mailbox import Delivery, Mailbox
 from .models import ModelClient
 from .payload import payload_type
 from .peers import Peer, Peers
-from .requester import Origin
+from .requester import Origin, check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription
 from .types import TypeTable
@@ -90,7 +90,7 @@ class Node:
 
     def program_origin(self, deadline: float | None) -> Origin:
         """Return the origin of requests that no handler makes."""
-        seconds = self.settings.default_deadline if deadline is None else deadline
+        seconds = self.settings.default_deadline if deadline is None else check_seconds(deadline)
         return Origin("", self.loop.time() + seconds, self.settings.max_hops, self.new_trace())
 
     def pending(
@@ -142,11 +142,16 @@ class Node:
             AgentbusError: it could not be sent; `pending` has ended.
         """
         try:
-            peer = await self.routes.reach(pending.target, origin)
-            if peer.link.paused:
-                await peer.link.drain()
+            async with asyncio.timeout_at(origin.deadline_at):
+                peer = await self.routes.reach(pending.target, origin)
+                if peer.link.paused:
+                    await peer.link.drain()
             if not pending.ended:
                 self.peers.send(peer, pending, payload, origin)
+        except TimeoutError:
+            pending.drop()
+            pending.discard()
+            raise DeadlineExceeded(pending.target) from None
         except BaseException:
             pending.drop()
             raise

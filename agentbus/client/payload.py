@@ -163,7 +163,10 @@ class PayloadType:
     def __init__(self, kind: Any) -> None:
         self.kind = kind
         self.name: str = getattr(kind, "__name__", None) or str(kind)
-        self._copy = _copier(kind)
+        try:
+            self._copy = _copier(kind)
+        except RecursionError:  # a type that contains itself
+            self._copy = copy.deepcopy
         try:
             adapter = pydantic.TypeAdapter(kind)
         except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError) as error:

@@ -223,7 +223,10 @@ class Peers:
         pending = peer.outgoing.pop(envelope.id, None)
         if pending is not None:
             pending.received_bytes += envelope.size
-            pending.fail(read_failure(envelope))
+            try:
+                pending.fail(read_failure(envelope))
+            except AgentbusError as error:
+                pending.fail(error)
 
     def _take_part(self, peer: Peer, envelope: Envelope) -> None:
         pending = peer.outgoing.get(envelope.id)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
+from ..errors import ConfigError
 from .exchange import Pending, Reply, ReplyStream
 
-__all__ = ["Origin", "Requester", "Sender"]
+__all__ = ["Origin", "Requester", "Sender", "check_seconds"]
 
 T = TypeVar("T")
 
@@ -22,6 +24,17 @@ class Origin:
     """By the loop's clock."""
     hops_left: int
     trace: bytes
+
+
+def check_seconds(seconds: float) -> float:
+    """Return a deadline in seconds from now if it is a finite number.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not math.isfinite(seconds):
+        raise ConfigError("deadline", f"must be a finite number of seconds, not {seconds}")
+    return seconds
 
 
 class Sender(Protocol):

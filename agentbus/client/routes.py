@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import anyio
 
 from ..config import BusSettings
 from ..context import Context
-from ..errors import ConfigError, NoResponder, PeerLost
+from ..errors import ConfigError, DeadlineExceeded, NoResponder, PeerLost
 from ..routing import BROKER, Locate, Location
 from ..transport import Listener, connect_unix, listen_unix
 from ..wire import Hello
@@ -131,8 +132,12 @@ class Routes:
 
     async def _locate(self, name: str, origin: Origin) -> Location:
         pending = self._asker.pending(BROKER, None, Location, stream=False)
-        await self._asker.send(pending, Locate(name), origin)
-        location: Location = await pending.wait()
+        try:
+            async with asyncio.timeout_at(origin.deadline_at):
+                await self._asker.send(pending, Locate(name), origin)
+                location: Location = await pending.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(BROKER) from None
         return location
 
     async def _connect(self, path: str) -> Peer:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..context.layout import Prompt
+from ..errors import ConfigError
 
 __all__ = ["Capabilities", "Engine", "EngineStats", "Finished", "GenerateRequest", "Piece", "Usage"]
 
@@ -43,6 +44,10 @@ class GenerateRequest:
     """Salt of the KV index: KV is shared within a tenant only."""
     label: str = ""
     """Copied to the token log."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0:
+            raise ConfigError("max_tokens", f"must be 0 or more, not {self.max_tokens}")
 
 
 @dataclass(frozen=True, slots=True)

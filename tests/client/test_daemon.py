@@ -9,9 +9,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus import Bus
+from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
-from agentbus.errors import NameTaken, NoResponder, PeerLost
+from agentbus.errors import AgentbusError, DeadlineExceeded, NameTaken, NoResponder, PeerLost
+from agentbus.messages import Envelope
+from agentbus.transport import Link, listen_unix
+from agentbus.wire import Hello
 
 from .agents import Echo, Hold, Ping, Pong, Relay, Say
 
@@ -130,3 +133,22 @@ async def test_an_agent_whose_socket_is_gone_is_lost(socket_dir: Path) -> None:
         await anyio.Path(gone.listens_at).unlink()
         with pytest.raises(PeerLost, match=gone.name):
             await program.request("echo", Ping(number=1))
+
+
+async def test_a_home_that_says_nothing_ends_in_the_deadline(socket_dir: Path) -> None:
+    class Silent:
+        def link_opened(self, link: Link) -> None:
+            pass
+
+        def envelope_received(self, link: Link, envelope: Envelope) -> None:
+            pass
+
+        def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+            pass
+
+    path = f"{socket_dir}/run/bus.sock"
+    settings = BusSettings(default_deadline=0.1)
+    async with await listen_unix(path, Silent(), Hello(peer="silent"), settings.limits):
+        with anyio.fail_after(5), pytest.raises(DeadlineExceeded):
+            async with Bus.open(f"unix://{path}", settings=settings):
+                pass

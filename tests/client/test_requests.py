@@ -327,3 +327,66 @@ async def test_finished_requests_leave_nothing_for_the_garbage_collector(pair: P
             assert gc.collect() < 50
         finally:
             gc.enable()
+
+
+async def test_a_cancelled_thing_that_a_handler_awaits_is_its_own_failure(pair: Pair) -> None:
+    class Careless(Agent):
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> int:
+            if ping.number == 0:
+                doomed = asyncio.get_running_loop().create_future()
+                doomed.cancel()
+                await doomed
+            return ping.number
+
+    async with pair.with_agent(Careless()) as bus:
+        with pytest.raises(RequestCancelled):
+            await bus.request("echo", Ping(number=0))
+        assert await bus.request("echo", Ping(number=1), deadline=5) == 1
+
+
+async def test_a_handler_that_swallows_its_cancellation_serves_on(pair: Pair) -> None:
+    class Stubborn(Echo):
+        @handler
+        async def hold(self, hold: Hold, call: Call) -> str:
+            self.held.set()
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+            return "anyway"
+
+    agent = Stubborn()
+    async with pair.with_agent(agent) as bus:
+        with pytest.raises(DeadlineExceeded):
+            await bus.request("echo", Hold(), deadline=0.05)
+        with anyio.fail_after(5):
+            await agent.cancelled.wait()
+        for number in range(3):
+            assert (await bus.request("echo", Ping(number=number), deadline=5)).number == number
+
+
+async def test_an_ill_filled_error_harms_its_own_request_only(pair: Pair) -> None:
+    class Sloppy(Agent):
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> int:
+            if ping.number == 0:
+                raise ConfigError("x", ValueError("y"))  # type: ignore[arg-type]
+            if ping.number == 1:
+                raise PeerLost(None)  # type: ignore[arg-type]
+            return ping.number
+
+    async with pair.with_agent(Sloppy()) as bus:
+        for number in range(2):
+            with pytest.raises(AgentbusError):
+                await bus.request("echo", Ping(number=number), deadline=5)
+        assert await bus.request("echo", Ping(number=2), deadline=5) == 2
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+async def test_a_deadline_is_a_finite_number(pair: Pair, seconds: float) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        with pytest.raises(ConfigError, match="finite"):
+            await bus.request("echo", Ping(number=1), deadline=seconds)
+        with pytest.raises(DeadlineExceeded):
+            await bus.request("echo", Hold(), deadline=0.05)
