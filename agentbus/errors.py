@@ -469,6 +469,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     KVExhausted,
     EngineFailed,
 )
+_FIELD_TYPES = {"str": str, "int": int}
 _BY_CODE = {error.code: error for error in _DATA_ERRORS}
 
 
@@ -478,7 +479,7 @@ def describe(error: AgentbusError) -> tuple[str, dict[str, Scalar]]:
         own = fields(error)  # type: ignore[arg-type]
         data = {f.name: getattr(error, f.name) for f in own}
         # An error that a handler filled with other things than its fields' would not be restored.
-        if all(type(data[f.name]).__name__ == str(f.type) for f in own):
+        if all(isinstance(data[f.name], _FIELD_TYPES[str(f.type)]) for f in own):
             return error.code, data
     text = str(error.args[0]) if error.args else str(type(error).__doc__)
     return HandlerFailed.code, {"target": "", "error_type": type(error).__name__, "text": text}
