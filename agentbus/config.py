@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 
 from .errors import ConfigError
@@ -13,10 +14,12 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _require_positive(settings: object) -> None:
+def _require_positive(settings: object, or_zero: Collection[str] = ()) -> None:
     for f in fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, f.name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == 0 and f.name in or_zero:
+            continue
         if is_number and not 0 < value < math.inf:
             raise ConfigError(f.name, f"must be greater than 0 and finite, not {value}")
 
@@ -58,12 +61,15 @@ class BusSettings:
     connect_timeout: float = 5.0
     close_timeout: float = 2.0
     """How long handlers may go on when the bus closes."""
+    busy_poll: float = 100e-6
+    """How long the loop stays awake for an answer after a message to another process, at most; it
+    gives that up where answers take longer. 0 lets it sleep at once: less CPU, slower hops."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, or_zero=("busy_poll",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

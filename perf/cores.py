@@ -1,4 +1,5 @@
-"""Keeps a contender's processes on one core for a while, where the system can (Linux).
+"""What a contender's processes do to the cores: keeps them on one for a while, and counts their
+CPU time, where the system can (Linux).
 
 Two processes that take turns run either on one core, with cheap hand-overs, or on two, with costly
 wake-ups; the kernel chooses, and its choice moves a round trip more than the code under test does.
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["can_pin", "group_threads", "one_core"]
+__all__ = ["can_pin", "cpu_seconds", "group_threads", "one_core"]
 
 
 def can_pin() -> bool:
@@ -28,6 +29,15 @@ def group_threads() -> list[int]:
             if os.getpgid(int(folder.name)) == group:
                 threads += [int(task.name) for task in (folder / "task").iterdir()]
     return threads
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time that this process's group has used, all its living threads together."""
+    spent = 0
+    for thread in group_threads():
+        with suppress(OSError):  # it ended while we looked
+            spent += int(Path(f"/proc/{thread}/schedstat").read_text().split()[0])
+    return spent / 1e9
 
 
 @contextmanager

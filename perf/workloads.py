@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from .cores import can_pin, one_core
+from .cores import can_pin, cpu_seconds, one_core
 
 __all__ = [
     "FULL",
@@ -160,12 +160,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 async def measure(contender: Contender, load: Load) -> dict[str, float]:
     """Drive one round: latency at concurrency 1, then replies a second with many in flight."""
+    before = cpu_seconds()
     taken = await contender.latencies(load.latency_s)
+    spent = cpu_seconds() - before
     result = {
         "p50_us": percentile(taken, 0.50) / NS_PER_US,
         "p99_us": percentile(taken, 0.99) / NS_PER_US,
         "req_s": await contender.rate(load.rate_s, load.in_flight),
     }
+    if spent:
+        result["cpu_us"] = spent * 1e6 / len(taken)
     if load.one_core and can_pin():
         with one_core():
             taken = await contender.latencies(load.latency_s)

@@ -66,14 +66,14 @@ class DeadlineHeap:
 class DeadlineTimer:
     """Drives a `DeadlineHeap` from the running event loop's clock."""
 
-    __slots__ = ("_armed_for", "_handle", "_heap", "_loop", "cancel", "time")
+    __slots__ = ("_armed_for", "_handle", "_heap", "cancel", "loop", "time")
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._heap = DeadlineHeap()
         self._handle: asyncio.TimerHandle | None = None
         self._armed_for = float("inf")
-        self.time = self._loop.time
+        self.time = self.loop.time
         self.cancel = self._heap.cancel
 
     def __len__(self) -> int:
@@ -95,12 +95,12 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
         self._armed_for = when
-        self._handle = self._loop.call_at(when, self._fire)
+        self._handle = self.loop.call_at(when, self._fire)
 
     def _fire(self) -> None:
         self._handle = None
         self._armed_for = float("inf")
-        self._heap.expire(self._loop.time())
+        self._heap.expire(self.loop.time())
         following = self._heap.next()
         if following is not None and following < self._armed_for:
             self._arm(following)

@@ -13,6 +13,7 @@ from ..messages import Envelope, Kind
 from ..routing import MODEL
 from ..transport import Link
 from ..wire import failure_envelope, read_failure
+from .busy_poll import BusyPoll
 from .contexts import ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Pending
@@ -59,6 +60,7 @@ class Peers:
         tenant: TenantKey,
     ) -> None:
         self._inbox = inbox
+        self._poll = BusyPoll(timer.loop, settings.busy_poll)
         self._timer = timer
         self._types = types
         self._default_deadline = settings.default_deadline
@@ -90,7 +92,7 @@ class Peers:
 
     def link_opened(self, link: Link) -> None:
         """A link's handshake is done."""
-        peer = self._by_link[link] = Peer(link, self._contexts, self._timer)
+        peer = self._by_link[link] = Peer(link, self._contexts, self._timer, self._poll)
         self._by_name[peer.name] = peer
 
     def envelope_received(self, link: Link, envelope: Envelope) -> None:
@@ -98,6 +100,7 @@ class Peers:
         peer = self._by_link.get(link)
         if peer is None:
             return
+        self._poll.heard()
         try:
             self._takers[envelope.kind](peer, envelope)
         except AgentbusError as error:
@@ -158,6 +161,7 @@ class Peers:
         pending.transport = "unix"
         pending.callee = peer
         peer.outgoing[number] = pending
+        self._poll.sent()
 
     def remember(self, peer: Peer | None, context: Context) -> None:
         """Note that a peer holds `context`, as this process does."""

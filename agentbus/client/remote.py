@@ -13,6 +13,7 @@ from ..messages import Envelope, Kind
 from ..telemetry import NO_COST, ModelCost
 from ..transport import Link
 from ..wire import failure_envelope
+from .busy_poll import BusyPoll
 from .contexts import ContextExchange, PeerContexts
 from .deadlines import DeadlineTimer
 from .exchange import Pending
@@ -31,14 +32,27 @@ _TIMES = struct.Struct(">dd")
 class Peer:
     """One link and what is under way on it. Implements `Callee` for requests that it carries."""
 
-    __slots__ = ("contexts", "exchange", "incoming", "last_id", "link", "name", "outgoing", "timer")
+    __slots__ = (
+        "contexts",
+        "exchange",
+        "incoming",
+        "last_id",
+        "link",
+        "name",
+        "outgoing",
+        "poll",
+        "timer",
+    )
 
-    def __init__(self, link: Link, exchange: ContextExchange, timer: DeadlineTimer) -> None:
+    def __init__(
+        self, link: Link, exchange: ContextExchange, timer: DeadlineTimer, poll: BusyPoll
+    ) -> None:
         self.link = link
         self.name = link.peer.peer
         """The process at the other end."""
         self.exchange = exchange
         self.timer = timer
+        self.poll = poll
         self.contexts = PeerContexts()
         self.outgoing: dict[int, Pending] = {}
         self.incoming: dict[int, RemoteReplies] = {}
@@ -96,6 +110,7 @@ class RemoteReplies:
             peer.link.send(
                 Envelope(_REPLY, self._id, "", "", kind.name, False, -1, 0, b"", packed, payloads)
             )
+            peer.poll.sent()
             self._end()
         except AgentbusError as error:
             self.fail(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..peers import AUTOGEN, NATS, RAW_UVLOOP
+from ..peers import AUTOGEN, NATS, RAW_POLLING, RAW_UVLOOP
 from ..report import Row, compare
 from ..rounds import interleave
 from ..suite import Progress, Suite
@@ -36,6 +36,7 @@ CASES: Mapping[str, _Case] = {
         "perf.micro.agentbus_side:unix",
         {
             RAW_UVLOOP.name: "perf.peers.raw_uvloop:contend",
+            RAW_POLLING.name: "perf.peers.raw_uvloop:contend_polling",
             NATS.name: "perf.peers.nats:contend",
         },
         several_processes=True,
@@ -65,11 +66,11 @@ async def _run_case(name: str, peers: Sequence[str], load: Load, progress: Progr
 
 SUITE = Suite(
     name="bus",
-    peers=(RAW_UVLOOP, AUTOGEN, NATS),
+    peers=(RAW_UVLOOP, RAW_POLLING, AUTOGEN, NATS),
     method=(
         f"closed loop, {PAYLOAD_BYTES} bytes a message; p50 and p99 at one request at a time, "
         f"req_s with {FULL.in_flight} in flight, one_core_p50_us with all of a contender's "
-        "processes on one core; contenders take turns in rounds, medians over the rounds."
+        "processes on one core, cpu_us the CPU time of all of them a request; contenders take turns in rounds, medians over the rounds."
     ),
     run=run,
 )

