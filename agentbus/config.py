@@ -12,6 +12,7 @@ __all__ = ["BusSettings", "EngineSettings", "Limits"]
 
 KIB = 1024
 MIB = 1024 * KIB
+_MAX_THREADS = 1024
 
 
 def _require_positive(settings: object, or_zero: Collection[str] = ()) -> None:
@@ -95,8 +96,12 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.dtype not in {"float32", "bfloat16"}:
             raise ConfigError("dtype", f"must be float32 or bfloat16, not {self.dtype!r}")
-        if self.threads < 0:
-            raise ConfigError("threads", f"must be 0 or more, not {self.threads}")
+        if not 0 <= self.threads <= _MAX_THREADS:
+            problem = f"must be between 0 and {_MAX_THREADS}, not {self.threads}"
+            raise ConfigError("threads", problem)
         for name in ("kv_tokens", "block_size", "queue"):
             if getattr(self, name) <= 0:
                 raise ConfigError(name, f"must be greater than 0, not {getattr(self, name)}")
+        if self.kv_tokens < self.block_size:
+            problem = f"must hold a block of {self.block_size} tokens, not {self.kv_tokens}"
+            raise ConfigError("kv_tokens", problem)

@@ -40,7 +40,7 @@ def handler(method: Method) -> Method:
     """Mark a method as the handler of the type that its first parameter is annotated with.
 
     `async def review(self, draft: Draft, call: Call) -> Review` answers with its return value;
-    an async generator streams each value that it yields.
+    an async generator streams each value that it yields. `draft: Draft | Note` takes either type.
     """
     setattr(method, _MARK, True)
     return method
@@ -77,15 +77,16 @@ def _returned_types(method: Callable[..., Any], streams: bool) -> tuple[PayloadT
     annotation = _evaluate(method, "return")
     if streams:
         annotation = next(iter(typing.get_args(annotation)), None)
-    if annotation is None:
-        return ()
+    return () if annotation is None else tuple(map(payload_type, _alternatives(annotation)))
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that a union stands for, or the one type."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return tuple(
-        payload_type(t) for t in (typing.get_args(annotation) if is_union else [annotation])
-    )
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def _spec(kind: type[Agent], name: str, method: Callable[..., Any]) -> HandlerSpec:
+def _specs(kind: type[Agent], name: str, method: Callable[..., Any]) -> list[HandlerSpec]:
     where = f"{kind.__name__}.{name}"
     parameters = list(inspect.signature(method).parameters)
     if len(parameters) != 3:
@@ -96,7 +97,10 @@ def _spec(kind: type[Agent], name: str, method: Callable[..., Any]) -> HandlerSp
     accepts = _evaluate(method, parameters[1])
     if accepts is None:
         raise ConfigError(where, "annotate the message with a type that its module can see")
-    return HandlerSpec(name, payload_type(accepts), _returned_types(method, streams), streams)
+    returned = _returned_types(method, streams)
+    return [
+        HandlerSpec(name, payload_type(one), returned, streams) for one in _alternatives(accepts)
+    ]
 
 
 def handlers_of(kind: type[Agent]) -> dict[str, HandlerSpec]:
@@ -109,10 +113,10 @@ def handlers_of(kind: type[Agent]) -> dict[str, HandlerSpec]:
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         if not hasattr(method, _MARK):
             continue
-        spec = _spec(kind, name, method)
-        if spec.accepts.name in found:
-            raise ConfigError(kind.__name__, f"two handlers accept {spec.accepts.name}")
-        found[spec.accepts.name] = spec
+        for spec in _specs(kind, name, method):
+            if spec.accepts.name in found:
+                raise ConfigError(kind.__name__, f"two handlers accept {spec.accepts.name}")
+            found[spec.accepts.name] = spec
     if not found:
         raise ConfigError(kind.__name__, "has no method marked with @handler")
     return found

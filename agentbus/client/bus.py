@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -25,6 +26,8 @@ from .requester import Origin, Requester
 from .subscription import Subscription
 
 __all__ = ["Bus"]
+
+logger = logging.getLogger("agentbus")
 
 _SCHEME = "unix://"
 
@@ -92,6 +95,7 @@ class Bus(Requester):
     ) -> None:
         node, tasks = self._entered()
         node.closed = True
+        node.end_subscriptions(None)
         await self._briefly(node.routes.aclose)
         for hosted in node.agents.values():
             hosted.mailbox.close()
@@ -133,8 +137,9 @@ class Bus(Requester):
             NameTaken: an agent of that name is on the bus.
             ConfigError, InvalidName: handlers or name are not well formed.
             ModelNotFound, ModelBroken: the model cannot be served.
+            Closed: the bus is closed.
         """
-        node, _ = self._entered()
+        node, _ = self._open()
         made = agent if isinstance(agent, Agent) else agent()
         made.name = check_agent_name(name or type(made).__name__.lower())
         if model and node.routes.home is None and model_agent_name(model) not in node.agents:
@@ -162,7 +167,7 @@ class Bus(Requester):
         return name
 
     async def _start(self, agent: Agent, name: str, model: str) -> None:
-        node, tasks = self._entered()
+        node, tasks = self._open()
         mailbox = node.host(agent, name, model)
         try:
             await self._register(node, name)
@@ -195,7 +200,13 @@ class Bus(Requester):
                     group.start_soon(mailbox.run)
                 task_status.started()
         finally:
-            await self._briefly(agent.stopped)
+            await self._briefly(lambda: self._stop(agent))
+
+    async def _stop(self, agent: Agent) -> None:
+        try:
+            await agent.stopped()
+        except Exception:
+            logger.exception("agent %r failed to stop", agent.name)
 
     async def agents(self) -> tuple[Location, ...]:
         """Return the agents on the bus: the broker's list, or this process's own."""
@@ -231,22 +242,27 @@ class Bus(Requester):
         return Subscription(check_pattern(pattern), limit, self._subscribed, self._unsubscribed)
 
     async def _subscribed(self, subscription: Subscription) -> None:
-        node, _ = self._entered()
+        node, _ = self._open()
         node.topics.add(subscription.pattern, subscription)
+        node.subscriptions.add(subscription)
         try:
             await self._tell_home(f"+{subscription.pattern}")
         except BaseException:
-            node.topics.remove(subscription.pattern, subscription)
+            self._forget(node, subscription)
             raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
-        node, _ = self._entered()
-        node.topics.remove(subscription.pattern, subscription)
+        node = self._sender
+        self._forget(node, subscription)
         if node.routes.home is not None and not node.closed:
             await self._briefly(lambda: self._tell_home(f"-{subscription.pattern}"))
 
+    def _forget(self, node: Node, subscription: Subscription) -> None:
+        node.topics.remove(subscription.pattern, subscription)
+        node.subscriptions.discard(subscription)
+
     async def _tell_home(self, text: str) -> None:
-        node, _ = self._entered()
+        node = self._sender
         for home in node.routes.homes():
             pending = node.pending(BUS, None, type(None), stream=False)
             origin = self._origin(None)
@@ -265,3 +281,9 @@ class Bus(Requester):
         if self._node is None or self._tasks is None:
             raise Closed("bus: enter it with 'async with Bus.open(…) as bus'")
         return self._node, self._tasks
+
+    def _open(self) -> tuple[Node, TaskGroup]:
+        node, tasks = self._entered()
+        if node.closed:
+            raise Closed("bus")
+        return node, tasks

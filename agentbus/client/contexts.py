@@ -33,7 +33,12 @@ class PeerContexts:
     assumed: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
     """Roots that a message referred to without knowing; the peer may ask for these too."""
     waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
-    asked_whole: set[int] = field(default_factory=set)
+    asked_whole: set[tuple[Kind, int]] = field(default_factory=set)
+
+    def forget(self, kind: Kind, number: int) -> None:
+        """The request or reply of that number waits for its context no longer."""
+        self.waiting.pop((kind, number), None)
+        self.asked_whole.discard((kind, number))
 
 
 class _Either:
@@ -115,18 +120,25 @@ class ContextExchange:
         """Return the HAVE for a WANT: a context that this process named on the link.
 
         It is empty if the context was never named there, or is no longer kept here.
+
+        Raises:
+            TooLarge, InvalidMessage: the context is more than one message can bring.
         """
         root = bytes(want.payloads[0]) if want.payloads else b""
         named = root in peer.known or root in peer.assumed
         context = self.store.get(root) if named else None
-        packed = b""
-        if context is not None:
-            held = _NOTHING if len(want.payloads) > 1 else _Without(peer.known, root)
-            packed = pack(delta_for(context, held), self._limits)
+        if context is None:
+            return self.nothing(want)
+        held = _NOTHING if len(want.payloads) > 1 else _Without(peer.known, root)
+        packed = pack(delta_for(context, held), self._limits)
         return Envelope(Kind.HAVE, want.id, schema=want.schema, context=packed)
 
+    def nothing(self, want: Envelope) -> Envelope:
+        """Return the HAVE that says that the context cannot be had here."""
+        return Envelope(Kind.HAVE, want.id, schema=want.schema)
+
     def waiting_for(self, peer: PeerContexts, have: Envelope) -> Envelope | None:
-        """Return the message that waits for this HAVE. It goes on waiting until `arrived`."""
+        """Return the message that waits for this HAVE. It goes on waiting until forgotten."""
         kind = Kind.REPLY if have.schema == Kind.REPLY.name else Kind.REQUEST
         return peer.waiting.get((kind, have.id))
 
@@ -142,13 +154,9 @@ class ContextExchange:
         delta = unpack(have.context, self._limits, self._tenant)
         if self.store.resolve(delta) is not None:
             return None
-        if delta.base == self._tenant.empty().root or have.id in peer.asked_whole:
+        key = (waiting.kind, waiting.id)
+        if delta.base == self._tenant.empty().root or key in peer.asked_whole:
             raise UnknownContext(delta.base.hex())
-        peer.asked_whole.add(have.id)
+        peer.asked_whole.add(key)
         root = unpack(waiting.context, self._limits, self._tenant).base
         return Envelope(Kind.WANT, have.id, schema=waiting.kind.name, payloads=(root, _WHOLE))
-
-    def arrived(self, peer: PeerContexts, envelope: Envelope) -> None:
-        """A message waits no longer."""
-        peer.waiting.pop((envelope.kind, envelope.id), None)
-        peer.asked_whole.discard(envelope.id)

@@ -23,6 +23,7 @@ from ..errors import (
     MalformedFrame,
     NameTaken,
     NoResponder,
+    PeerLost,
 )
 from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
@@ -68,6 +69,7 @@ class Node:
         self.types = TypeTable()
         self.agents: dict[str, Hosted] = {}
         self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
+        self.subscriptions: set[Subscription] = set()
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.routes = Routes(self.peers, self, name, settings)
         self.models = ModelClient(self)
@@ -254,6 +256,14 @@ class Node:
     def peer_lost(self, peer: Peer) -> None:
         """Forget a process that went away."""
         self.topics.remove_all(peer)
+        if peer is self.routes.home:
+            self.end_subscriptions(PeerLost(peer.name))
         self.routes.forget(peer)
-        for watcher in self.peer_watchers:
-            watcher(peer.name)
+        if self.peers.named(peer.name) is None:
+            for watcher in self.peer_watchers:
+                watcher(peer.name)
+
+    def end_subscriptions(self, error: AgentbusError | None) -> None:
+        """End all subscriptions of this process, with `error` if there is one."""
+        for subscription in self.subscriptions:
+            subscription.close(error)

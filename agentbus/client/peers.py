@@ -93,7 +93,8 @@ class Peers:
     def link_opened(self, link: Link) -> None:
         """A link's handshake is done."""
         peer = self._by_link[link] = Peer(link, self._contexts, self._timer, self._poll)
-        self._by_name[peer.name] = peer
+        # Two processes that reach for each other at once make two links: the first one counts.
+        self._by_name.setdefault(peer.name, peer)
 
     def envelope_received(self, link: Link, envelope: Envelope) -> None:
         """Take what a link brought. An envelope that cannot be answered ends its own link only."""
@@ -114,6 +115,7 @@ class Peers:
             return
         if self._by_name.get(peer.name) is peer:
             del self._by_name[peer.name]
+            self._by_name |= {p.name: p for p in self._by_link.values() if p.name == peer.name}
         if error is not None and not isinstance(error, PeerLost):
             logger.warning("the link to %s ended: %s", peer.name, error)
         for pending in tuple(peer.outgoing.values()):
@@ -246,15 +248,26 @@ class Peers:
             pending.fail(error)
 
     def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
-        peer.contexts.waiting.pop((Kind.REQUEST, envelope.id), None)
+        peer.contexts.forget(Kind.REQUEST, envelope.id)
         replies = peer.incoming.get(envelope.id)
         if replies is not None:
             replies.drop()
 
     def _take_want(self, peer: Peer, envelope: Envelope) -> None:
-        sent = peer.link.send(self._contexts.answer(peer.contexts, envelope))
-        pending = peer.outgoing.get(envelope.id)
-        if envelope.schema == Kind.REQUEST.name and pending is not None:
+        pending = None
+        if envelope.schema == Kind.REQUEST.name:
+            pending = peer.outgoing.get(envelope.id)
+        try:
+            have = self._contexts.answer(peer.contexts, envelope)
+        except AgentbusError as error:
+            if pending is not None:
+                peer.abandon(pending, error)
+                pending.fail(error)
+                return
+            logger.warning("a context that %s asks for cannot be sent: %s", peer.name, error)
+            have = self._contexts.nothing(envelope)
+        sent = peer.link.send(have)
+        if pending is not None:
             pending.sent_bytes += sent
             pending.received_bytes += envelope.size
 
@@ -271,7 +284,7 @@ class Peers:
                 peer.link.send(want)
                 return
             self._takers[waiting.kind](peer, waiting)
-        self._contexts.arrived(peer.contexts, waiting)
+        peer.contexts.forget(waiting.kind, waiting.id)
 
     def _refuse(self, peer: Peer, waiting: Envelope, error: AgentbusError) -> None:
         """End a request whose context cannot be had."""

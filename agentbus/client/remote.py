@@ -61,6 +61,7 @@ class Peer:
     def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
         """Tell the peer that nobody waits for a reply any more."""
         if self.outgoing.pop(pending.id, None) is not None:
+            self.contexts.forget(Kind.REPLY, pending.id)
             try:
                 self.link.send(Envelope(Kind.CANCEL, pending.id))
             except AgentbusError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import Closed
+from ..errors import AgentbusError, Closed
 
 __all__ = ["Published", "Subscription"]
 
@@ -24,7 +24,11 @@ class Published:
 
 
 class Subscription:
-    """Messages on topics that match `pattern`. Use in `async with`, iterate over it."""
+    """Messages on topics that match `pattern`. Use in `async with`, iterate over it.
+
+    The iteration ends when the bus closes, and raises `PeerLost` when the process that the bus
+    joined goes away; what had come before is read first.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Subscription:
         self._enter = enter
         self._leave = leave
         self._closed = False
+        self._error: AgentbusError | None = None
 
     async def __aenter__(self) -> Self:
         await self._enter(self)
@@ -60,6 +65,8 @@ class Subscription:
 
     async def __anext__(self) -> Published:
         while not self._queue:
+            if self._error is not None:
+                raise self._error
             if self._closed:
                 raise StopAsyncIteration
             if self._waiter is not None:
@@ -78,9 +85,10 @@ class Subscription:
         self._queue.append(message)
         self._wake()
 
-    def close(self) -> None:
-        """End the iteration once the queue is empty."""
+    def close(self, error: AgentbusError | None = None) -> None:
+        """End the iteration once the queue is empty, with `error` if there is one."""
         self._closed = True
+        self._error = error
         self._wake()
 
     def _wake(self) -> None:

@@ -15,6 +15,8 @@ from enum import StrEnum
 import msgpack
 from blake3 import blake3
 
+from ..errors import InvalidMessage
+
 __all__ = ["DIGEST_SIZE", "Context", "Segment", "SegmentKind", "TenantKey"]
 
 DIGEST_SIZE = 32
@@ -52,8 +54,15 @@ class TenantKey:
     key: bytes = field(default=bytes(32), repr=False)
 
     def segment(self, kind: SegmentKind, author: str, text: str) -> Segment:
-        """Make a segment under this key."""
-        canonical = msgpack.packb([kind.value, author, text])
+        """Make a segment under this key.
+
+        Raises:
+            InvalidMessage: author or text cannot be written as UTF-8.
+        """
+        try:
+            canonical = msgpack.packb([kind.value, author, text])
+        except UnicodeEncodeError as error:
+            raise InvalidMessage("context", f"holds half a character: {error.reason}") from error
         return Segment(kind, author, text, blake3(canonical, key=self.key).digest())
 
     def root(self, parent: bytes, digest: bytes) -> bytes:

@@ -28,7 +28,10 @@ CASES = {
     "an agent with arguments": (["worker", f"{HERE}:Needy"], "cannot be made without arguments"),
     "no process name": (["worker", f"{HERE}:Adder", "--name", "a/b"], "'a/b' is not a valid name"),
     "no dtype": (["worker", f"{HERE}:Adder", "--dtype", "int3"], "must be float32 or bfloat16"),
-    "no threads": (["worker", "--serve", "fake:", "--threads", "-1"], "must be 0 or more, not -1"),
+    "no threads": (
+        ["worker", "--serve", "fake:", "--threads", "-1"],
+        "must be between 0 and 1024, not -1",
+    ),
     "no file": (["demo", "--input", "{folder}/none.txt"], "cannot read {folder}/none.txt: "),
     "a folder": (["demo", "--input", "{folder}"], "cannot read {folder}: it is a folder"),
     "not text": (["demo", "--input", "{folder}/binary"], "cannot read {folder}/binary: "),

@@ -9,11 +9,18 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus import Bus, BusSettings
+from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
 from agentbus.daemon import start_broker
-from agentbus.errors import AgentbusError, DeadlineExceeded, NameTaken, NoResponder, PeerLost
-from agentbus.messages import Envelope
-from agentbus.transport import Link, listen_unix
+from agentbus.errors import (
+    AgentbusError,
+    DeadlineExceeded,
+    InvalidMessage,
+    NameTaken,
+    NoResponder,
+    PeerLost,
+)
+from agentbus.messages import Envelope, Kind
+from agentbus.transport import Link, connect_unix, listen_unix
 from agentbus.wire import Hello
 
 from .agents import Echo, Hold, Ping, Pong, Relay, Say
@@ -152,3 +159,73 @@ async def test_a_home_that_says_nothing_ends_in_the_deadline(socket_dir: Path) -
         with anyio.fail_after(5), pytest.raises(DeadlineExceeded):
             async with Bus.open(f"unix://{path}", settings=settings):
                 pass
+
+
+async def test_a_context_too_large_to_be_sent_again_fails_its_request_only(
+    socket_dir: Path,
+) -> None:
+    """The link, and what else is under way on it, goes on."""
+    async with broker(socket_dir) as url, Bus.open(url) as a, Bus.open(url) as program:
+        await a.spawn(Echo(), name="a")
+        context = program.context()
+        for _ in range(3):
+            for _ in range(2000):
+                context = context.user("x")
+            reply = await program.call("a", Ping(number=1), context=context)
+        assert reply.context is not None
+        held = a._sender.peers._contexts.store
+        held._kept.clear()
+        held._segments.clear()
+        held._ends.clear()
+        with pytest.raises(InvalidMessage, match="6000 segments"):
+            await program.call("a", Ping(number=2), context=context)
+        assert (await program.request("a", Ping(number=3))).number == 3
+
+
+async def test_a_second_link_under_one_name_does_not_unseat_the_first(socket_dir: Path) -> None:
+    async with broker(socket_dir) as url, Bus.open(url) as a, Bus.open(url) as program:
+        await a.spawn(Echo(), name="echo")
+        opened, lost = anyio.Event(), anyio.Event()
+
+        class Impostor:
+            def link_opened(self, link: Link) -> None:
+                opened.set()
+
+            def envelope_received(self, link: Link, envelope: Envelope) -> None:
+                pass
+
+            def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+                lost.set()
+
+        path = url.removeprefix("unix://")
+        link = await connect_unix(path, Impostor(), Hello(peer=a.name), Limits(), timeout=5)
+        await link.aclose()
+        with anyio.fail_after(5):
+            await lost.wait()
+        assert (await program.request("echo", Ping(number=1))).number == 1
+
+
+async def test_a_reply_whose_context_never_comes_is_forgotten_with_its_deadline(
+    socket_dir: Path,
+) -> None:
+    class Secretive(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> None:
+            call.context = call.empty_context().user("secret").message("a", "open")
+
+        @handler
+        async def greet(self, text: str, call: Call) -> str:
+            return text
+
+    async with broker(socket_dir) as url, Bus.open(url) as a, Bus.open(url) as program:
+        await a.spawn(Secretive(), name="a")
+        assert await program.request("a", "hello", returns=str) == "hello"
+        (at_a,) = [peer for peer in a._sender.peers if peer.name == program.name]
+        (to_a,) = [peer for peer in program._sender.peers if peer.name == a.name]
+        at_a.contexts.known.add(program.context().user("secret").root)
+        exchange = a._sender.peers._contexts
+        exchange.answer = lambda peer, want: Envelope(Kind.CANCEL, 10**9)  # type: ignore[method-assign]
+        with pytest.raises(DeadlineExceeded):
+            await program.call("a", Ping(number=1), deadline=0.05)
+        assert not to_a.contexts.waiting
+        assert not to_a.contexts.asked_whole

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
+from agentbus.client.agent import handlers_of
 from agentbus.errors import (
     AgentbusError,
     Closed,
@@ -390,3 +391,51 @@ async def test_a_deadline_is_a_finite_number(pair: Pair, seconds: float) -> None
             await bus.request("echo", Ping(number=1), deadline=seconds)
         with pytest.raises(DeadlineExceeded):
             await bus.request("echo", Hold(), deadline=0.05)
+
+
+async def test_a_closed_bus_spawns_and_serves_nothing() -> None:
+    async with Bus.open() as bus:
+        pass
+    with pytest.raises(Closed):
+        await bus.spawn(Echo)
+    with pytest.raises(Closed):
+        await bus.serve("fake:echo")
+    with pytest.raises(Closed):
+        async with bus.subscribe("n"):
+            pass
+
+
+async def test_an_agent_that_fails_to_stop_is_logged_and_holds_up_nothing(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Echo):
+        async def stopped(self) -> None:
+            raise ValueError("will not stop")
+
+    async with pair.with_agent(Stubborn()) as bus:
+        assert (await bus.request("echo", Ping(number=1))).number == 1
+    assert "failed to stop" in caplog.text
+    assert "will not stop" in caplog.text
+
+
+async def test_a_handler_takes_each_type_of_a_union(pair: Pair) -> None:
+    class Either(Agent):
+        @handler
+        async def take(self, what: Ping | Say, call: Call) -> str:
+            return type(what).__name__
+
+    async with pair.with_agent(Either()) as bus:
+        assert await bus.request("echo", Ping(number=1)) == "Ping"
+        assert await bus.request("echo", Say(text="x")) == "Say"
+
+
+def test_a_union_may_not_meet_another_handler_of_its_types() -> None:
+    class Twice(Agent):
+        @handler
+        async def take(self, what: Ping | Say, call: Call) -> None: ...
+
+        @handler
+        async def say(self, what: Say, call: Call) -> None: ...
+
+    with pytest.raises(ConfigError, match="two handlers accept Say"):
+        handlers_of(Twice)

@@ -9,7 +9,7 @@ import pytest
 
 from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
-from agentbus.errors import InvalidName
+from agentbus.errors import InvalidName, PeerLost
 
 from .agents import Echo, Ping
 
@@ -68,3 +68,33 @@ async def test_between_processes(socket_dir: Path) -> None:
                 await a.publish("news.sea", Ping(number=4))
                 with anyio.fail_after(5):
                     assert (await anext(again)).value.number == 4
+
+
+async def test_a_subscription_ends_with_its_bus() -> None:
+    seen: list[object] = []
+
+    async def read(bus: Bus) -> None:
+        async with bus.subscribe("n") as messages:
+            subscribed.set()
+            seen.extend([message.value async for message in messages])
+
+    subscribed = anyio.Event()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group, Bus.open() as bus:
+            group.start_soon(read, bus)
+            await subscribed.wait()
+            await bus.publish("n", 1)
+    assert seen == [1]
+
+
+async def test_a_subscription_fails_with_the_home_of_its_bus(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    async with Bus.open(listen=path, name="home") as home:
+        async with Bus.open(f"unix://{path}") as bus, bus.subscribe("n") as messages:
+            await home.publish("n", 1)
+            with anyio.fail_after(5):
+                assert (await anext(messages)).value == 1
+                for peer in home._sender.peers:
+                    peer.link.abort()
+                with pytest.raises(PeerLost, match="home"):
+                    await anext(messages)

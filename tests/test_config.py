@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from agentbus import BusSettings, EngineSettings
+from agentbus.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value"),
+    [
+        (BusSettings, "mailbox", 0),
+        (BusSettings, "default_deadline", math.inf),
+        (BusSettings, "busy_poll", -1e-6),
+        (EngineSettings, "threads", -1),
+        (EngineSettings, "threads", 10_000),
+        (EngineSettings, "kv_tokens", 15),
+        (EngineSettings, "block_size", 0),
+        (EngineSettings, "dtype", "int4"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(settings: Any, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        settings(**{name: value})
+
+
+def test_polling_can_be_switched_off() -> None:
+    assert BusSettings(busy_poll=0).busy_poll == 0
