@@ -12,7 +12,7 @@ from ..demo import (
     DEFAULT_QUESTION,
     AgentbusWay,
     LiveView,
-    check_installed,
+    check_comparable,
     compare,
     engine_settings,
     hold,
@@ -39,7 +39,7 @@ async def run_demo(
     Raises:
         AgentbusError: the input, the model or a process failed.
     """
-    check_installed()
+    check_comparable(model)
     document = load_default_document() if path is None else load_document(path)
     settings = engine_settings()
     console = Console(file=sys.stderr if json else None)

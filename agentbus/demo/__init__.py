@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .account import Account, HopAccount, LogEntry, UnequalWork
-from .compare import check_installed, compare
+from .compare import check_comparable, compare
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
 from .live import AgentbusWay, Stage, engine_settings, hold, stage
 from .roles import (
@@ -49,7 +49,7 @@ __all__ = [
     "UnequalWork",
     "Way",
     "WayReport",
-    "check_installed",
+    "check_comparable",
     "compare",
     "engine_settings",
     "hold",

@@ -135,7 +135,10 @@ def find_turn_start(chat: Ids, turns: int) -> int:
     for token in dict.fromkeys(chat):
         if chat.count(token) == turns:
             return token
-    raise UnequalWork("this model's chat template has no token that begins each turn")
+    raise UnequalWork(
+        "this model's chat template has no token that begins each turn, so what the ways read "
+        "cannot be compared; try a model whose template has one, such as smollm2"
+    )
 
 
 def split_turns(ids: Ids, turn_start: int) -> list[Ids]:

@@ -20,7 +20,7 @@ from .ways import Way, replay
 if TYPE_CHECKING:
     from .http_ways import OrdinaryWays
 
-__all__ = ["check_installed", "compare"]
+__all__ = ["check_comparable", "compare"]
 
 
 async def compare(
@@ -61,12 +61,15 @@ async def compare(
     return Comparison(conversation, tuple(reports), equal)
 
 
-def check_installed() -> None:
-    """Check, before a long run, that the ordinary ways can be run here.
+def check_comparable(model_spec: str) -> None:
+    """Check, before a long run, that the ordinary ways can be run here with this model.
 
     Raises:
-        ConfigError: a package that they need is not installed.
+        ConfigError: a package that they need is not installed, or the model has no template.
     """
+    if model_spec.startswith("fake:"):
+        problem = f"{model_spec!r} has no chat template to compare the ways by; name smollm2, a"
+        raise ConfigError("model", f"{problem} .gguf file or a model's folder")
     for name in ("httpx", "starlette", "uvicorn"):
         if importlib.util.find_spec(name) is None:
             problem = f"the ordinary ways need {name!r}; install fm-agentbus[demo]"

@@ -32,6 +32,7 @@ CASES = {
         ["worker", "--serve", "fake:", "--threads", "-1"],
         "must be between 0 and 1024, not -1",
     ),
+    "no template": (["demo", "--model", "fake:echo"], "fake:echo' has no chat template"),
     "no file": (["demo", "--input", "{folder}/none.txt"], "cannot read {folder}/none.txt: "),
     "a folder": (["demo", "--input", "{folder}"], "cannot read {folder}: it is a folder"),
     "not text": (["demo", "--input", "{folder}/binary"], "cannot read {folder}/binary: "),

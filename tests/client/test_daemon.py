@@ -199,6 +199,10 @@ async def test_a_second_link_under_one_name_does_not_unseat_the_first(socket_dir
 
         path = url.removeprefix("unix://")
         link = await connect_unix(path, Impostor(), Hello(peer=a.name), Limits(), timeout=5)
+        async with a.subscribe("n") as messages:
+            await program.publish("n", 1)
+            with anyio.fail_after(5):
+                assert (await anext(messages)).value == 1
         await link.aclose()
         with anyio.fail_after(5):
             await lost.wait()
