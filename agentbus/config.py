@@ -51,8 +51,8 @@ class BusSettings:
 
     mailbox: int = 1024
     """Messages that wait for one agent; more are refused with `MailboxFull`."""
-    stream_parts: int = 4096
-    """Parts of one stream that wait for its reader; more end it with `StreamOverflow`."""
+    stream_parts: int = 256
+    """Parts of one stream on their way to its reader; whoever writes more waits."""
     subscription: int = 1024
     """Messages that wait for one subscriber; more are dropped, the oldest first, and counted."""
     default_deadline: float = 60.0

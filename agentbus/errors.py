@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted
+│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -54,7 +54,6 @@ __all__ = [
     "PeerLost",
     "ProtocolError",
     "RequestCancelled",
-    "StreamOverflow",
     "TooLarge",
     "UnexpectedFrame",
     "UnknownContext",
@@ -241,18 +240,6 @@ class LinkFull(DeliveryError):
 
     def __str__(self) -> str:
         return f"the process {self.peer!r} does not read: over {self.limit} bytes wait for it"
-
-
-@dataclass(eq=False)
-class StreamOverflow(DeliveryError):
-    """A reader fell so far behind its stream that the stream was ended."""
-
-    code: ClassVar[str] = "stream_overflow"
-    target: str
-    limit: int
-
-    def __str__(self) -> str:
-        return f"the stream from {self.target!r} was not read: {self.limit} parts are waiting"
 
 
 @dataclass(eq=False)
@@ -453,7 +440,6 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     RequestCancelled,
     MailboxFull,
     LinkFull,
-    StreamOverflow,
     HopsExhausted,
     HandlerFailed,
     MalformedFrame,

@@ -18,13 +18,13 @@ class Kind(IntEnum):
     HELLO = 1
     """First envelope on a link, in both directions."""
     REQUEST = 2
-    """Asks `target` for one reply, with parts before it if `stream` is set."""
+    """Asks `target` for one reply, with parts before it if `credit` is given."""
     REPLY = 3
     """Ends the request `id`."""
     ERROR = 4
     """Ends the request `id` with a typed error: schema is its code, the payload its fields."""
     PART = 5
-    """One part of the streamed reply to request `id`."""
+    """Parts of the streamed reply to request `id`, as an array of values of one type."""
     CANCEL = 6
     """The caller no longer wants a reply to request `id`."""
     PUBLISH = 7
@@ -35,6 +35,12 @@ class Kind(IntEnum):
     """Answers WANT with the whole context."""
     GOODBYE = 10
     """Last envelope of an orderly close."""
+    CREDIT = 11
+    """More parts of the stream that belongs to request `id` are welcome: schema is PART for the
+    reply's stream, FEED for the request's."""
+    FEED = 15
+    """Parts of the stream that goes with request `id`, from the caller; without a payload its
+    end."""
 
 
 @dataclass(slots=True)
@@ -50,7 +56,9 @@ class Envelope:
     """The receiving agent's address, or a topic."""
     schema: str = ""
     """Name of the payload's type; an error's code in ERROR."""
-    stream: bool = False
+    credit: int = 0
+    """In REQUEST and CREDIT: how many parts of a stream the sender takes, or takes in addition. A
+    request without credit takes no parts."""
     remaining_us: int = -1
     """Time left until the deadline; -1 for none. Never a wall-clock time."""
     hops_left: int = 0

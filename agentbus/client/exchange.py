@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
-from ..errors import AgentbusError, DeadlineExceeded, StreamOverflow
+from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..telemetry import HopAccount, ModelCost
 from .deadlines import DeadlineTimer
+from .flow import Inflow, Outflow
 from .payload import PayloadType, payload_type
 
 __all__ = ["Callee", "Pending", "Replies", "Reply", "ReplyStream"]
@@ -34,8 +34,12 @@ class Reply(Generic[T]):
 class Replies(Protocol):
     """Where a handler's results go: to a caller in this process, or back over a link."""
 
-    def part(self, value: Any) -> None:
-        """Pass one part of a streamed reply on."""
+    def part(self, value: Any) -> bool:
+        """Pass one part of a streamed reply on. Returns whether another may follow at once."""
+        ...
+
+    async def writable(self) -> None:
+        """Wait until another part may follow, or until nobody wants any."""
         ...
 
     def reply(
@@ -61,16 +65,21 @@ class Callee(Protocol):
         """Nobody waits for `pending` any more: stop working on it."""
         ...
 
+    def grant(self, pending: Pending, count: int) -> None:
+        """So many more parts are welcome."""
+        ...
+
 
 class Pending:
     """One request that this process waits for. Implements `Replies` for callees in process."""
 
     __slots__ = (
-        "_buffer",
         "_future",
         "_handle_s",
+        "_inflow",
         "_loop",
         "_model",
+        "_outflow",
         "_queue_s",
         "_started",
         "_timer",
@@ -86,6 +95,7 @@ class Pending:
         "source",
         "target",
         "transport",
+        "window",
     )
 
     def __init__(
@@ -95,13 +105,17 @@ class Pending:
         target: str,
         context: Context | None,
         returns: PayloadType | None,
-        stream_limit: int = 0,
+        window: int = 0,
     ) -> None:
         self._loop = loop
         self._timer = timer
         self._future: asyncio.Future[Any] = loop.create_future()
         """The reply's value; what it cost is beside it, and made an account of if one is asked for."""
-        self._buffer = _PartBuffer(stream_limit) if stream_limit else None
+        self._inflow = Inflow(loop, window, self._grant) if window else None
+        self._outflow: Outflow | None = None
+        """The writer's end of the stream, if the callee is in this process."""
+        self.window = window
+        """Parts that the caller takes at first; 0 if it does not read parts."""
         self._started = perf_counter()
         self.target = target
         self.context = context
@@ -118,24 +132,36 @@ class Pending:
         self.sent_bytes = 0
         self.received_bytes = 0
 
-    @property
-    def streams(self) -> bool:
-        """Whether the caller reads parts."""
-        return self._buffer is not None
+    def part(self, value: Any) -> bool:
+        """Keep a part for the reader."""
+        if self._inflow is None:
+            return True
+        if self._outflow is None:
+            self._outflow = Outflow(self._loop, self.window, self._keep)
+        return self._outflow.push(value)
 
-    def part(self, value: Any) -> None:
-        """Keep a part for the reader; ends the stream when too many wait."""
-        buffer = self._buffer
-        if not self.ended and buffer is not None:
-            self.take_part(payload_type(type(value)).receive(value))
+    async def writable(self) -> None:
+        """Wait until the reader takes more."""
+        if self._outflow is not None:
+            await self._outflow.writable()
 
-    def take_part(self, value: Any) -> None:
-        """Keep a part that is the caller's own already, since it came over a link."""
-        buffer = self._buffer
-        if self.ended or buffer is None:
-            return
-        if not buffer.push(value):
-            self._abandon(StreamOverflow(self.target, buffer.limit))
+    def _keep(self, value: Any) -> None:
+        self.take_parts((payload_type(type(value)).receive(value),))
+
+    def take_parts(self, values: Sequence[Any]) -> None:
+        """Keep parts that are the caller's own already, since they came over a link.
+
+        Raises:
+            MalformedFrame: they are more than the caller takes.
+        """
+        if not self.ended and self._inflow is not None:
+            self._inflow.put(values)
+
+    def _grant(self, count: int) -> None:
+        if self._outflow is not None:
+            self._outflow.grant(count)
+        elif self.callee is not None:
+            self.callee.grant(self, count)
 
     def reply(
         self,
@@ -164,7 +190,7 @@ class Pending:
         self._queue_s = queue_s
         self._handle_s = handle_s
         self._model = model
-        self._end()
+        self._end(None)
         if not self._future.done():
             self._future.set_result(value)
 
@@ -172,7 +198,7 @@ class Pending:
         """End with an error."""
         if self.ended:
             return
-        self._end()
+        self._end(error)
         if not self._future.done():
             self._future.set_exception(error)
 
@@ -191,7 +217,7 @@ class Pending:
     def drop(self) -> None:
         """End since the caller no longer waits; the callee is told."""
         if not self.ended:
-            callee = self._end()
+            callee = self._end(RequestCancelled(self.target))
             self._future.cancel()
             if callee is not None:
                 callee.abandon(self, None)
@@ -202,15 +228,9 @@ class Pending:
         Raises:
             StopAsyncIteration: the reply has come and all parts are read.
         """
-        buffer = self._buffer
-        if buffer is None:
+        if self._inflow is None:
             raise StopAsyncIteration
-        while not buffer.parts:
-            if self._future.done():
-                self._future.result()
-                raise StopAsyncIteration
-            await buffer.wait(self._loop)
-        return buffer.parts.popleft()
+        return await self._inflow.next()
 
     def result(self) -> Reply[Any]:
         """Return the reply of a request that has ended with one."""
@@ -240,44 +260,16 @@ class Pending:
             if callee is not None:
                 callee.abandon(self, error)
 
-    def _end(self) -> Callee | None:
+    def _end(self, error: AgentbusError | None) -> Callee | None:
         """Note the end, and let go of the callee, which is returned."""
         self.ended = True
         self._timer.cancel(self.deadline)
-        if self._buffer is not None:
-            # Wakes the reader once the future below is done, since callbacks run in order.
-            self._loop.call_soon(self._buffer.wake)
+        if self._inflow is not None:
+            self._inflow.end(error)
+            if self._outflow is not None:
+                self._outflow.close()
         callee, self.callee = self.callee, None
         return callee
-
-
-class _PartBuffer:
-    """Parts that wait for one reader. Overflow ends the stream, nothing is dropped unseen."""
-
-    __slots__ = ("_waiter", "limit", "parts")
-
-    def __init__(self, limit: int) -> None:
-        self.parts: deque[Any] = deque()
-        self.limit = limit
-        self._waiter: asyncio.Future[None] | None = None
-
-    def push(self, value: Any) -> bool:
-        if len(self.parts) >= self.limit:
-            return False
-        self.parts.append(value)
-        self.wake()
-        return True
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._waiter = loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 class ReplyStream(Generic[T]):

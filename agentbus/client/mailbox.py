@@ -92,6 +92,9 @@ class Delivery:
         """Nobody waits for the reply any more."""
         self.cancel(reason or RequestCancelled(pending.target))
 
+    def grant(self, pending: Pending, count: int) -> None:
+        """Nothing to do: in a process the reader lets its own writer go on."""
+
     def acknowledge(self) -> None:
         """End the request with an empty reply."""
         self.done = True
@@ -218,9 +221,10 @@ async def _stream(parts: AsyncGenerator[Any, None], replies: Replies) -> None:
     async with aclosing(parts):
         count = 0
         async for part in parts:
-            replies.part(part)
             count += 1
-            if count % _YIELD_EVERY == 0:
+            if not replies.part(part):
+                await replies.writable()
+            elif count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
 

@@ -99,9 +99,9 @@ class Node:
         self, target: str, context: Context | None, returns: Any, *, stream: bool
     ) -> Pending:
         """Make the caller's side of a request."""
-        limit = self.settings.stream_parts if stream else 0
+        window = self.settings.stream_parts if stream else 0
         wanted = None if returns is None else payload_type(returns)
-        return Pending(self.loop, self.timer, target, context, wanted, limit)
+        return Pending(self.loop, self.timer, target, context, wanted, window)
 
     def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
         """Send a request to an agent here, or over a link that is known and not paused.

@@ -14,7 +14,7 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,7 +25,7 @@ import pydantic_core
 
 from ..errors import InvalidMessage
 
-__all__ = ["PayloadType", "payload_type"]
+__all__ = ["PayloadType", "join_batch", "payload_type"]
 
 Copy = Callable[[Any], Any]
 
@@ -200,11 +200,27 @@ class PayloadType:
         Raises:
             InvalidMessage: the bytes are not a value of this type.
         """
+        return self._validated(self._unpack(frame))
+
+    def decode_batch(self, frame: bytes | memoryview) -> list[Any]:
+        """Read a frame that `join_batch` made of values of this type, and validate them.
+
+        Raises:
+            InvalidMessage: the bytes are not an array of such values.
+        """
+        plain = self._unpack(frame)
+        if type(plain) is not list:
+            raise InvalidMessage(self.name, "a batch of parts is an array")
+        return [self._validated(value) for value in plain]
+
+    def _unpack(self, frame: bytes | memoryview) -> Any:
         try:
             # Each length is bounded by the frame that holds it, which the link has bounded.
-            plain = msgpack.unpackb(frame, strict_map_key=False)
+            return msgpack.unpackb(frame, strict_map_key=False)
         except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
             raise InvalidMessage(self.name, "the bytes are not msgpack") from error
+
+    def _validated(self, plain: Any) -> Any:
         try:
             return self._validate(plain)
         except pydantic.ValidationError as error:
@@ -224,6 +240,18 @@ class PayloadType:
         if type(value) is self.kind:
             return self._copy(value)
         return self.decode(payload_type(type(value)).encode(value))
+
+
+def join_batch(frames: Sequence[bytes]) -> bytes:
+    """Return one frame that holds the values of several frames, as an array."""
+    count = len(frames)
+    if count < 16:
+        head = bytes((0x90 | count,))
+    elif count < 1 << 16:
+        head = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        head = b"\xdd" + count.to_bytes(4, "big")
+    return head + b"".join(frames)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,13 @@ from typing import Any, Protocol
 
 from ..config import BusSettings
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, PeerLost
+from ..errors import (
+    AgentbusError,
+    DeadlineExceeded,
+    MalformedFrame,
+    PeerLost,
+    ProtocolError,
+)
 from ..messages import Envelope, Kind
 from ..routing import MODEL
 from ..transport import Link
@@ -73,6 +79,7 @@ class Peers:
             Kind.REPLY.value: self._take_reply,
             Kind.ERROR.value: self._take_error,
             Kind.PART.value: self._take_part,
+            Kind.CREDIT.value: self._take_credit,
             Kind.CANCEL.value: self._take_cancel,
             Kind.WANT.value: self._take_want,
             Kind.HAVE.value: self._take_have,
@@ -150,7 +157,7 @@ class Peers:
                 origin.source,
                 target,
                 kind.name,
-                pending.streams,
+                pending.window,
                 int(remaining * 1e6) or 1,
                 origin.hops_left,
                 origin.trace,
@@ -194,7 +201,7 @@ class Peers:
                 seconds = self._default_deadline
             until = self._timer.time() + seconds
             origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
-            replies = RemoteReplies(peer, number, context)
+            replies = RemoteReplies(peer, number, context, envelope.credit)
             delivery = replies.delivery = Delivery(
                 envelope.payloads[0], envelope.schema, origin, context, replies, peer.name
             )
@@ -241,11 +248,19 @@ class Peers:
         pending.received_bytes += envelope.size
         try:
             if len(envelope.payloads) != 1:
-                raise MalformedFrame("a part has one payload")
-            pending.take_part(self._types.find(envelope.schema).decode(envelope.payloads[0]))
+                raise MalformedFrame("parts have one payload")
+            kind = self._types.find(envelope.schema)
+            pending.take_parts(kind.decode_batch(envelope.payloads[0]))
+        except ProtocolError:
+            raise
         except AgentbusError as error:
             peer.abandon(pending, error)
             pending.fail(error)
+
+    def _take_credit(self, peer: Peer, envelope: Envelope) -> None:
+        replies = peer.incoming.get(envelope.id)
+        if replies is not None:
+            replies.grant(envelope.credit)
 
     def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
         peer.contexts.forget(Kind.REQUEST, envelope.id)

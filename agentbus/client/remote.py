@@ -14,11 +14,13 @@ from ..telemetry import NO_COST, ModelCost
 from ..transport import Link
 from ..wire import failure_envelope
 from .busy_poll import BusyPoll
+from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
 from .deadlines import DeadlineTimer
 from .exchange import Pending
+from .flow import MAX_CREDIT, Outflow
 from .mailbox import Delivery
-from .payload import payload_type
+from .payload import PayloadType, payload_type
 
 __all__ = ["Peer", "RemoteReplies", "read_cost"]
 
@@ -62,33 +64,84 @@ class Peer:
         """Tell the peer that nobody waits for a reply any more."""
         if self.outgoing.pop(pending.id, None) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
-            try:
-                self.link.send(Envelope(Kind.CANCEL, pending.id))
-            except AgentbusError:
-                self.link.abort()
+            self._tell(Envelope(Kind.CANCEL, pending.id))
+
+    def grant(self, pending: Pending, count: int) -> None:
+        """Let the peer send more parts."""
+        if pending.id in self.outgoing:
+            self._tell(Envelope(Kind.CREDIT, pending.id, schema=Kind.PART.name, credit=count))
+
+    def _tell(self, envelope: Envelope) -> None:
+        try:
+            self.link.send(envelope)
+        except AgentbusError:
+            # What the peer is not told would leave a request hanging: with the link gone it ends.
+            self.link.abort()
 
 
 class RemoteReplies:
     """Sends a handler's results back over a link. Implements `Replies`."""
 
-    __slots__ = ("_context", "_id", "_open", "_peer", "deadline", "delivery")
+    __slots__ = (
+        "_context",
+        "_id",
+        "_open",
+        "_outflow",
+        "_parts",
+        "_peer",
+        "deadline",
+        "delivery",
+    )
 
-    def __init__(self, peer: Peer, request: int, context: Context | None) -> None:
+    def __init__(self, peer: Peer, request: int, context: Context | None, credit: int) -> None:
         self._peer = peer
         self._id = request
         self._context = context
         self._open = True
+        self._parts: Coalescer | None = None
+        self._outflow: Outflow | None = None
+        if credit:
+            loop = peer.timer.loop
+            self._parts = Coalescer(loop, self._send_parts)
+            self._outflow = Outflow(loop, min(credit, MAX_CREDIT), self._parts.write)
         self.deadline = 0
         """Its number at the timer."""
         self.delivery: Delivery | None = None
         """The message that this answers, until it is answered."""
 
-    def part(self, value: Any) -> None:
-        """Send one part."""
-        if self._open:
-            kind = payload_type(type(value))
-            frame = kind.encode(value)
+    def part(self, value: Any) -> bool:
+        """Send one part, if the caller takes any."""
+        if self._outflow is None:
+            return True
+        return self._outflow.push(value) and not self._peer.link.paused
+
+    async def writable(self) -> None:
+        """Wait until the caller and the link take more."""
+        if self._outflow is not None:
+            await self._outflow.writable()
+        if self._open and self._peer.link.paused:
+            await self._peer.link.drain()
+
+    def grant(self, count: int) -> None:
+        """The caller takes more parts.
+
+        Raises:
+            MalformedFrame: it takes none at all, or more than anyone may.
+        """
+        if self._outflow is None:
+            raise MalformedFrame("credit for a request that was made without")
+        self._outflow.grant(count)
+
+    def _send_parts(self, kind: PayloadType, frame: bytes) -> None:
+        """Send a batch; if it cannot be sent, the request fails and its handler is stopped."""
+        if not self._open:
+            return
+        try:
             self._peer.link.send(Envelope(_PART, self._id, schema=kind.name, payloads=(frame,)))
+        except AgentbusError as error:
+            if self.delivery is not None:
+                self.delivery.cancel(error)
+            self.fail(error)
 
     def reply(
         self,
@@ -99,6 +152,8 @@ class RemoteReplies:
         model: ModelCost,
     ) -> None:
         """Send the reply; the context goes along if the handler changed it."""
+        if self._parts is not None:
+            self._parts.flush()
         if not self._open:
             return
         peer = self._peer
@@ -109,7 +164,7 @@ class RemoteReplies:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
             payloads = (kind.encode(value), _pack_cost(queue_s, handle_s, model))
             peer.link.send(
-                Envelope(_REPLY, self._id, "", "", kind.name, False, -1, 0, b"", packed, payloads)
+                Envelope(_REPLY, self._id, "", "", kind.name, 0, -1, 0, b"", packed, payloads)
             )
             peer.poll.sent()
             self._end()
@@ -118,6 +173,8 @@ class RemoteReplies:
 
     def fail(self, error: AgentbusError) -> None:
         """Send the error."""
+        if self._parts is not None:
+            self._parts.flush()
         if not self._open:
             return
         self._end()
@@ -142,6 +199,8 @@ class RemoteReplies:
     def _end(self) -> None:
         peer = self._peer
         self._open = False
+        if self._outflow is not None:
+            self._outflow.close()
         self.delivery = None
         peer.timer.cancel(self.deadline)
         peer.incoming.pop(self._id, None)

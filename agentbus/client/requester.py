@@ -170,7 +170,8 @@ class Requester:
         """Ask an agent and read its answer part by part.
 
         `async with bus.stream(…) as parts: async for part in parts: …`. Errors as in `call`,
-        raised where the parts are read; `StreamOverflow` if they are not read.
+        raised where the parts are read. The agent writes as fast as the parts are read, and a
+        window ahead (`BusSettings.stream_parts`).
         """
         sender = self._sender
         pending = sender.pending(target, context, returns, stream=True)

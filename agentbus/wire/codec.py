@@ -1,7 +1,7 @@
 """Envelopes to bytes and back. Owns the layout of a frame; what may follow what is `session`'s.
 
     frame  = size:u32  header_size:u16  header  context  payload*       (numbers big-endian)
-    header = msgpack [kind, id, source, target, schema, stream, remaining_us, hops_left, trace,
+    header = msgpack [kind, id, source, target, schema, credit, remaining_us, hops_left, trace,
                       context_size, [payload_size*]]
 
 `size` counts all that follows it. Context and payloads stand behind the header as they are: they
@@ -60,7 +60,7 @@ _FIELDS = (
     ("source", str),
     ("target", str),
     ("schema", str),
-    ("stream", bool),
+    ("credit", int),
     ("remaining_us", int),
     ("hops_left", int),
     ("trace", bytes),
@@ -98,6 +98,7 @@ class Encoder:
             len(names) <= MAX_TEXT
             and names.isascii()
             and 0 <= id_ <= _MAX_INT
+            and 0 <= envelope.credit <= _MAX_INT
             and -1 <= remaining_us <= _MAX_INT
             and 0 <= hops_left <= _MAX_INT
             and len(trace) in _TRACE_SIZES
@@ -117,7 +118,7 @@ class Encoder:
                 source,
                 target,
                 schema,
-                envelope.stream,
+                envelope.credit,
                 remaining_us,
                 hops_left,
                 trace,
@@ -160,6 +161,7 @@ def _check(envelope: Envelope) -> None:
             raise InvalidName(text, "only ASCII characters can be sent")
     if (
         0 <= envelope.id <= _MAX_INT
+        and 0 <= envelope.credit <= _MAX_INT
         and -1 <= envelope.remaining_us <= _MAX_INT
         and 0 <= envelope.hops_left <= _MAX_INT
         and len(envelope.trace) in _TRACE_SIZES
@@ -167,7 +169,7 @@ def _check(envelope: Envelope) -> None:
         return
     raise InvalidMessage(
         "envelope",
-        f"out of range: id {envelope.id}, remaining_us {envelope.remaining_us}, "
+        f"out of range: id {envelope.id}, credit {envelope.credit}, remaining_us {envelope.remaining_us}, "
         f"hops_left {envelope.hops_left} or a trace of {len(envelope.trace)} bytes",
     )
 
@@ -289,11 +291,10 @@ class Decoder:
         fields = unpack(data[header:body], text=MAX_TEXT, items=self._item_limit)
         if type(fields) is not tuple or len(fields) != len(_FIELDS):
             raise MalformedFrame(f"the header is not an array of {len(_FIELDS)} fields")
-        kind, id_, source, target, schema, stream, remaining, hops, trace, context, sizes = fields
+        kind, id_, source, target, schema, credit, remaining, hops, trace, context, sizes = fields
         if not (  # three times as fast as comparing tuples of types
-            type(kind) is type(id_) is type(remaining) is type(hops) is int
+            type(kind) is type(id_) is type(credit) is type(remaining) is type(hops) is int
             and type(source) is type(target) is type(schema) is str
-            and type(stream) is bool
             and type(trace) is bytes
             and type(context) is int
             and type(sizes) is tuple
@@ -303,6 +304,7 @@ class Decoder:
         if (
             known is None
             or id_ < 0
+            or credit < 0
             or remaining < -1
             or hops < 0
             or len(trace) not in _TRACE_SIZES
@@ -319,7 +321,7 @@ class Decoder:
             source,
             target,
             schema,
-            stream,
+            credit,
             remaining,
             hops,
             trace,
@@ -356,10 +358,10 @@ def _refuse_types(fields: tuple[Any, ...]) -> NoReturn:
 
 
 def _refuse_values(fields: tuple[Any, ...]) -> NoReturn:
-    kind, id_, *names, _, remaining_us, hops_left, trace, _, _ = fields
+    kind, id_, *names, credit, remaining_us, hops_left, trace, _, _ = fields
     if kind not in _KINDS:
         raise MalformedFrame(f"kind {kind} is unknown")
-    if id_ < 0 or remaining_us < -1 or hops_left < 0:
+    if id_ < 0 or credit < 0 or remaining_us < -1 or hops_left < 0:
         raise MalformedFrame("a number in the header is negative")
     if len(trace) not in _TRACE_SIZES:
         raise MalformedFrame(f"a trace of {len(trace)} bytes")

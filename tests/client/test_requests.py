@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from agentbus.errors import (
     NoResponder,
     PeerLost,
     RequestCancelled,
-    StreamOverflow,
     TooLarge,
 )
 
@@ -86,13 +86,68 @@ async def test_leaving_a_stream_early_cancels_it(pair: Pair) -> None:
         assert (await bus.request("echo", Ping(number=1))).number == 1
 
 
-async def test_an_unread_stream_ends_with_an_error(pair: Pair) -> None:
+async def test_a_writer_waits_for_its_reader(pair: Pair) -> None:
+    class Eager(Agent):
+        written = 0
+
+        @handler
+        async def count(self, count: Count, call: Call) -> AsyncIterator[int]:
+            for number in range(count.upto):
+                self.written = number + 1
+                yield number
+
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> int:
+            return self.written
+
+    Eager.concurrency = 2
     settings = BusSettings(stream_parts=10)
+    async with pair.with_agent(Eager(), settings) as bus:
+        async with bus.stream("echo", Count(upto=100)) as parts:
+            for _ in range(5):
+                written = await bus.request("echo", Ping(number=1))
+            assert written <= 11
+            assert [part async for part in parts] == list(range(100))
+        assert await bus.request("echo", Ping(number=1)) == 100
+
+
+async def test_a_writer_that_waits_can_be_left(pair: Pair) -> None:
+    settings = BusSettings(stream_parts=1)
     async with pair.with_agent(Echo(), settings) as bus:
         async with bus.stream("echo", Count(upto=100)) as parts:
-            await bus.request("echo", Ping(number=1))
-            with pytest.raises(StreamOverflow):
-                _ = [part async for part in parts]
+            assert await anext(parts) == 0
+        with anyio.fail_after(5):
+            assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+async def test_parts_before_an_error_are_read_first(pair: Pair) -> None:
+    class Breaks(Agent):
+        @handler
+        async def count(self, count: Count, call: Call) -> AsyncIterator[int]:
+            for number in range(count.upto):
+                yield number
+            raise ValueError("the end")
+
+    async with pair.with_agent(Breaks()) as bus:
+        seen = []
+        with pytest.raises(HandlerFailed, match="the end"):
+            async with bus.stream("echo", Count(upto=5)) as parts:
+                async for part in parts:
+                    seen.append(part)  # noqa: PERF401 - keeps what came before the error
+        assert seen == list(range(5))
+
+
+async def test_parts_of_several_types_keep_their_order(pair: Pair) -> None:
+    class Mixed(Agent):
+        @handler
+        async def count(self, count: Count, call: Call) -> AsyncIterator[int | str]:
+            for number in range(count.upto):
+                yield number if number % 3 else str(number)
+
+    async with pair.with_agent(Mixed()) as bus:
+        async with bus.stream("echo", Count(upto=1000)) as parts:
+            seen = [part async for part in parts]
+    assert seen == [number if number % 3 else str(number) for number in range(1000)]
 
 
 async def test_typed_errors(pair: Pair) -> None:

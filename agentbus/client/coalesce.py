@@ -1,0 +1,67 @@
+"""Parts of a stream on their way to a link: the first goes at once, what piles up goes together.
+
+A part that comes alone in its turn of the loop leaves in that turn, so that a token is never held
+back. Parts that follow within the same turn leave together at its end: one envelope for all of
+them costs little more than one for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from .payload import PayloadType, join_batch, payload_type
+
+__all__ = ["Coalescer"]
+
+_BATCH_BYTES = 64 * 1024
+"""A batch of this size goes without waiting for the end of the turn."""
+
+
+class Coalescer:
+    """Makes batches of equal type. `send` takes the type and the frame of one batch."""
+
+    __slots__ = ("_frames", "_kind", "_loop", "_send", "_size", "_turn")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, send: Callable[[PayloadType, bytes], None]
+    ) -> None:
+        self._loop = loop
+        self._send = send
+        self._kind: PayloadType | None = None
+        self._frames: list[bytes] = []
+        self._size = 0
+        self._turn = False
+        """Whether something went in this turn of the loop already."""
+
+    def write(self, value: Any) -> None:
+        """Send a part, now or at the end of this turn.
+
+        Raises:
+            InvalidMessage: it cannot be written.
+            AgentbusError: the link does not take it, or what waited before it.
+        """
+        kind = payload_type(type(value))
+        frame = kind.encode(value)
+        if kind is not self._kind:
+            self.flush()
+            self._kind = kind
+        self._frames.append(frame)
+        self._size += len(frame)
+        if not self._turn:
+            self._turn = True
+            self._loop.call_soon(self._turn_ended)
+            self.flush()
+        elif self._size >= _BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._frames and self._kind is not None:
+            frames, self._frames, self._size = self._frames, [], 0
+            self._send(self._kind, join_batch(frames))
+
+    def _turn_ended(self) -> None:
+        self._turn = False
+        self.flush()
