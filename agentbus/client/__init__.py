@@ -3,8 +3,9 @@
 from .agent import Agent, handler
 from .bus import Bus
 from .call import Call
-from .exchange import Reply, ReplyStream
+from .exchange import Reply
 from .models import Generate, ModelAgent, model_agent_name
+from .stream import ReplyStream
 from .subscription import Published, Subscription
 
 __all__ = [

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..context import Context
 from ..telemetry import ModelCost
 from .exchange import Replies
+from .flow import Inflow
 from .mailbox import Delivery
+from .payload import PayloadType, payload_type
 from .requester import Origin, Requester, Sender, check_seconds
 
 __all__ = ["Call", "Generation", "Handling"]
+
+
+T = TypeVar("T")
 
 
 class Handling(Sender, Protocol):
@@ -33,6 +38,10 @@ class Handling(Sender, Protocol):
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run the agent's model on the call's context."""
+        ...
+
+    def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
+        """Begin to read what the caller feeds."""
         ...
 
 
@@ -96,6 +105,17 @@ class Call(Requester):
     def replies(self) -> Replies:
         """Where the results of this call go."""
         return self._delivery.replies
+
+    def feed(self, kind: type[T]) -> AsyncIterator[T]:
+        """Return what the caller feeds along with its request, as it comes.
+
+        It ends when the caller says that it has sent all, and at once if the caller feeds nothing.
+        Parts of another type than `kind` end it with `InvalidMessage`. It has one reader.
+
+        Raises:
+            Closed: the feed is being read already.
+        """
+        return self._node.feed(self._delivery, payload_type(kind))
 
     async def generate(
         self,

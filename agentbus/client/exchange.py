@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
-from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
+from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..telemetry import HopAccount, ModelCost
 from .deadlines import DeadlineTimer
+from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
 from .payload import PayloadType, payload_type
 
-__all__ = ["Callee", "Pending", "Replies", "Reply", "ReplyStream"]
+__all__ = ["Callee", "Pending", "Replies", "Reply"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,10 @@ class Replies(Protocol):
 
     async def writable(self) -> None:
         """Wait until another part may follow, or until nobody wants any."""
+        ...
+
+    def grant_feed(self, count: int) -> None:
+        """The handler takes so many parts more of what the caller feeds it."""
         ...
 
     def reply(
@@ -69,6 +73,10 @@ class Callee(Protocol):
         """So many more parts are welcome."""
         ...
 
+    def feed_sink(self, pending: Pending) -> FeedSink:
+        """Return where the parts go that the caller feeds to the handler."""
+        ...
+
 
 class Pending:
     """One request that this process waits for. Implements `Replies` for callees in process."""
@@ -88,6 +96,7 @@ class Pending:
         "context",
         "deadline",
         "ended",
+        "feed",
         "id",
         "received_bytes",
         "returns",
@@ -114,6 +123,7 @@ class Pending:
         self._inflow = Inflow(loop, window, self._grant) if window else None
         self._outflow: Outflow | None = None
         """The writer's end of the stream, if the callee is in this process."""
+        self.feed = FeedWriter(loop) if window else None
         self.window = window
         """Parts that the caller takes at first; 0 if it does not read parts."""
         self._started = perf_counter()
@@ -144,6 +154,22 @@ class Pending:
         """Wait until the reader takes more."""
         if self._outflow is not None:
             await self._outflow.writable()
+
+    def grant_feed(self, count: int) -> None:
+        """Let the caller feed more.
+
+        Raises:
+            MalformedFrame: it feeds nothing, or that is more than anyone may.
+        """
+        if self.feed is None:
+            raise MalformedFrame("credit for the feed of a request without one")
+        self.feed.grant(count)
+
+    def sent_to(self, callee: Callee) -> None:
+        """Note who was asked."""
+        self.callee = callee
+        if self.feed is not None:
+            self.feed.connect(callee.feed_sink(self))
 
     def _keep(self, value: Any) -> None:
         self.take_parts((payload_type(type(value)).receive(value),))
@@ -230,7 +256,7 @@ class Pending:
         """
         if self._inflow is None:
             raise StopAsyncIteration
-        return await self._inflow.next()
+        return await anext(self._inflow)
 
     def result(self) -> Reply[Any]:
         """Return the reply of a request that has ended with one."""
@@ -266,55 +292,9 @@ class Pending:
         self._timer.cancel(self.deadline)
         if self._inflow is not None:
             self._inflow.end(error)
+            if self.feed is not None:
+                self.feed.close()
             if self._outflow is not None:
                 self._outflow.close()
         callee, self.callee = self.callee, None
         return callee
-
-
-class ReplyStream(Generic[T]):
-    """A streamed reply: iterate over its parts, then look at `reply`.
-
-    Use it in `async with`: leaving the block early cancels the request.
-    """
-
-    __slots__ = ("_pending", "_start")
-
-    def __init__(self, pending: Pending, start: Callable[[], Any]) -> None:
-        self._pending = pending
-        self._start = start
-
-    async def __aenter__(self) -> ReplyStream[T]:
-        await self._start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pending.drop()
-        self._pending.discard()
-
-    def __aiter__(self) -> ReplyStream[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        part: T = await self._pending.next_part()
-        return part
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes sent so far for this request; 0 within a process."""
-        return self._pending.sent_bytes
-
-    @property
-    def received_bytes(self) -> int:
-        """Bytes received so far for this request; 0 within a process."""
-        return self._pending.received_bytes
-
-    @property
-    def reply(self) -> Reply[Any]:
-        """The reply, once all parts have been read."""
-        return self._pending.result()

@@ -69,7 +69,10 @@ class Inflow:
             self._error = error
             self._wake()
 
-    async def next(self) -> Any:
+    def __aiter__(self) -> Inflow:
+        return self
+
+    async def __anext__(self) -> Any:
         """Return the next part.
 
         Raises:

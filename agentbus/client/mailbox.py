@@ -21,6 +21,7 @@ from ..errors import AgentbusError, HandlerFailed, MailboxFull, NoHandler, Reque
 from ..telemetry import NO_COST
 from .agent import Agent, handlers_of
 from .exchange import Pending, Replies
+from .feed import FeedReader, FeedSink
 from .payload import payload_type
 from .requester import Origin
 
@@ -45,6 +46,7 @@ class Delivery:
         "context",
         "cost",
         "done",
+        "feed",
         "interrupted",
         "origin",
         "payload",
@@ -74,6 +76,8 @@ class Delivery:
         self.arrived = 0.0
         self.done = False
         self.cost = NO_COST
+        self.feed: FeedReader | None = None
+        """What the caller feeds along with a streamed request."""
         self.interrupted: AgentbusError | None = None
         """Why `cancel` was called, if it was."""
         self.task: asyncio.Task[Any] | None = None
@@ -94,6 +98,20 @@ class Delivery:
 
     def grant(self, pending: Pending, count: int) -> None:
         """Nothing to do: in a process the reader lets its own writer go on."""
+
+    def feed_sink(self, pending: Pending) -> FeedSink:
+        """Return this: the feed of a caller in process comes here."""
+        return self
+
+    def write(self, value: Any) -> None:
+        """Take one part of the feed."""
+        if self.feed is not None and not self.done:
+            self.feed.take(value)
+
+    def finish(self) -> None:
+        """The caller has fed all."""
+        if self.feed is not None:
+            self.feed.end()
 
     def acknowledge(self) -> None:
         """End the request with an empty reply."""

@@ -32,9 +32,11 @@ from .agent import Agent, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
+from .feed import FeedReader
+from .flow import Inflow
 from .mailbox import Delivery, Mailbox
 from .models import ModelClient
-from .payload import payload_type
+from .payload import PayloadType, payload_type
 from .peers import Peer, Peers
 from .requester import Origin, check_seconds
 from .routes import Routes
@@ -124,9 +126,11 @@ class Node:
             if hosted is not None:
                 schema = type(payload).__name__
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
+                if pending.window:
+                    delivery.feed = FeedReader()
                 hosted.mailbox.put_nowait(delivery)
                 pending.source = origin.source
-                pending.callee = delivery
+                pending.sent_to(delivery)
                 return True
             peer = self.routes.known(target)
             if peer is None or peer.link.paused:
@@ -161,6 +165,14 @@ class Node:
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""
         return self.models.generate(call, request)
+
+    def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
+        """Begin to read what the caller of a delivery feeds."""
+        if delivery.feed is None:
+            delivery.feed = FeedReader()
+            delivery.feed.end()
+        window = self.settings.stream_parts
+        return delivery.feed.open(self.loop, kind, window, delivery.replies.grant_feed)
 
     def remember(self, peer: str, context: Context) -> None:
         """Note that a peer holds a context, as this process does."""

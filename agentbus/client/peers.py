@@ -23,6 +23,7 @@ from .busy_poll import BusyPoll
 from .contexts import ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Pending
+from .feed import FeedReader
 from .mailbox import Delivery
 from .payload import payload_type
 from .remote import Peer, RemoteReplies, read_cost
@@ -80,6 +81,7 @@ class Peers:
             Kind.ERROR.value: self._take_error,
             Kind.PART.value: self._take_part,
             Kind.CREDIT.value: self._take_credit,
+            Kind.FEED.value: self._take_feed,
             Kind.CANCEL.value: self._take_cancel,
             Kind.WANT.value: self._take_want,
             Kind.HAVE.value: self._take_have,
@@ -168,7 +170,7 @@ class Peers:
         pending.id = number
         pending.source = origin.source
         pending.transport = "unix"
-        pending.callee = peer
+        pending.sent_to(peer)
         peer.outgoing[number] = pending
         self._poll.sent()
 
@@ -205,6 +207,8 @@ class Peers:
             delivery = replies.delivery = Delivery(
                 envelope.payloads[0], envelope.schema, origin, context, replies, peer.name
             )
+            if envelope.credit:
+                delivery.feed = FeedReader()
             peer.incoming[number] = replies
             replies.deadline = self._timer.add(until, replies.expire)
             self._inbox.deliver(envelope.target, delivery)
@@ -258,9 +262,26 @@ class Peers:
             pending.fail(error)
 
     def _take_credit(self, peer: Peer, envelope: Envelope) -> None:
+        if envelope.schema == Kind.FEED.name:
+            pending = peer.outgoing.get(envelope.id)
+            if pending is not None:
+                pending.grant_feed(envelope.credit)
+            return
         replies = peer.incoming.get(envelope.id)
         if replies is not None:
             replies.grant(envelope.credit)
+
+    def _take_feed(self, peer: Peer, envelope: Envelope) -> None:
+        replies = peer.incoming.get(envelope.id)
+        delivery = None if replies is None else replies.delivery
+        if delivery is None:
+            return
+        if delivery.feed is None or len(envelope.payloads) > 1:
+            raise MalformedFrame("a feed has one payload, and goes with a streamed request")
+        if envelope.payloads:
+            delivery.feed.take_batch(envelope.payloads[0])
+        else:
+            delivery.feed.end()
 
     def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
         peer.contexts.forget(Kind.REQUEST, envelope.id)

@@ -18,6 +18,7 @@ from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
 from .deadlines import DeadlineTimer
 from .exchange import Pending
+from .feed import FeedSink
 from .flow import MAX_CREDIT, Outflow
 from .mailbox import Delivery
 from .payload import PayloadType, payload_type
@@ -64,19 +65,55 @@ class Peer:
         """Tell the peer that nobody waits for a reply any more."""
         if self.outgoing.pop(pending.id, None) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
-            self._tell(Envelope(Kind.CANCEL, pending.id))
+            self.tell(Envelope(Kind.CANCEL, pending.id))
 
     def grant(self, pending: Pending, count: int) -> None:
         """Let the peer send more parts."""
         if pending.id in self.outgoing:
-            self._tell(Envelope(Kind.CREDIT, pending.id, schema=Kind.PART.name, credit=count))
+            self.tell(Envelope(Kind.CREDIT, pending.id, schema=Kind.PART.name, credit=count))
 
-    def _tell(self, envelope: Envelope) -> None:
+    def feed_sink(self, pending: Pending) -> FeedSink:
+        """Return where the parts go that the caller feeds."""
+        return _RemoteFeed(self, pending.id)
+
+    def tell(self, envelope: Envelope) -> None:
+        """Send what the peer must not miss."""
         try:
             self.link.send(envelope)
         except AgentbusError:
             # What the peer is not told would leave a request hanging: with the link gone it ends.
             self.link.abort()
+
+
+class _RemoteFeed:
+    """Sends what the caller of request `id` feeds to its handler. Implements `FeedSink`."""
+
+    __slots__ = ("_id", "_parts", "_peer", "write")
+
+    def __init__(self, peer: Peer, request: int) -> None:
+        self._peer = peer
+        self._id = request
+        self._parts = Coalescer(peer.timer.loop, self._send)
+        self.write = self._parts.write
+
+    def finish(self) -> None:
+        """Send the end."""
+        self._parts.flush()
+        self._tell(Envelope(Kind.FEED, self._id))
+
+    def _send(self, kind: PayloadType, frame: bytes) -> None:
+        self._tell(Envelope(Kind.FEED, self._id, schema=kind.name, payloads=(frame,)))
+
+    def _tell(self, envelope: Envelope) -> None:
+        """Send it; if it cannot be sent, the request fails."""
+        pending = self._peer.outgoing.get(self._id)
+        if pending is None:
+            return
+        try:
+            pending.sent_bytes += self._peer.link.send(envelope)
+        except AgentbusError as error:
+            self._peer.abandon(pending, error)
+            pending.fail(error)
 
 
 class RemoteReplies:
@@ -131,6 +168,12 @@ class RemoteReplies:
         if self._outflow is None:
             raise MalformedFrame("credit for a request that was made without")
         self._outflow.grant(count)
+
+    def grant_feed(self, count: int) -> None:
+        """Let the caller feed the handler more parts."""
+        if self._open:
+            credit = Envelope(Kind.CREDIT, self._id, schema=Kind.FEED.name, credit=count)
+            self._peer.tell(credit)
 
     def _send_parts(self, kind: PayloadType, frame: bytes) -> None:
         """Send a batch; if it cannot be sent, the request fails and its handler is stopped."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
 from ..errors import ConfigError
-from .exchange import Pending, Reply, ReplyStream
+from .exchange import Pending, Reply
+from .stream import ReplyStream
 
 __all__ = ["Origin", "Requester", "Sender", "check_seconds"]
 
@@ -171,7 +172,8 @@ class Requester:
 
         `async with bus.stream(…) as parts: async for part in parts: …`. Errors as in `call`,
         raised where the parts are read. The agent writes as fast as the parts are read, and a
-        window ahead (`BusSettings.stream_parts`).
+        window ahead (`BusSettings.stream_parts`). `parts.send(…)` and `parts.finish()` feed a
+        handler that reads with `call.feed`.
         """
         sender = self._sender
         pending = sender.pending(target, context, returns, stream=True)
