@@ -63,8 +63,8 @@ class BusSettings:
     close_timeout: float = 2.0
     """How long handlers may go on when the bus closes."""
     busy_poll: float = 100e-6
-    """How long the loop stays awake for an answer after a message to another process, at most; it
-    gives that up where answers take longer. 0 lets it sleep at once: less CPU, slower hops."""
+    """How long the loop stays awake for an answer after a message to another process, at most,
+    where that makes answers come sooner. 0 lets it sleep at once: less CPU, slower hops."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
+
 from agentbus.client.busy_poll import BusyPoll
 
 WINDOW = 1.0
+LONG = 50 * WINDOW
 
 
 class Loop:
@@ -15,77 +18,95 @@ class Loop:
     def __init__(self) -> None:
         self.now = 100.0
         self.ready: list[Callable[[], Any]] = []
+        self.turned = 0
 
     def call_soon(self, action: Callable[[], Any]) -> None:
         self.ready.append(action)
 
-    def turns(self, most: int = 1000) -> int:
-        """Run until the loop would sleep; returns the number of turns."""
-        count = 0
-        while self.ready and count < most:
+    def run(self, seconds: float) -> None:
+        """Turn while there is something to do, then sleep, until `seconds` have passed."""
+        end = self.now + seconds
+        while self.ready and self.now < end:
             ready, self.ready = self.ready, []
             for action in ready:
                 action()
             self.now += WINDOW / 10
-            count += 1
-        return count
+            self.turned += 1
+        self.now = max(self.now, end)
 
 
-def polling(window: float = WINDOW) -> tuple[Loop, BusyPoll]:
-    loop = Loop()
-    return loop, BusyPoll(cast(asyncio.AbstractEventLoop, loop), window, lambda: loop.now)
+class Traffic:
+    """Requests whose answers take one time if the loop polls and another if it sleeps."""
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self.loop = Loop()
+        self.poll = BusyPoll(
+            cast(asyncio.AbstractEventLoop, self.loop), window, lambda: self.loop.now
+        )
+
+    def polled(self, requests: int, *, polling: float, sleeping: float) -> float:
+        """Return the share of requests during which the loop polled."""
+        count = 0
+        for _ in range(requests):
+            self.poll.sent()
+            polls = bool(self.loop.ready)
+            count += polls
+            self.loop.run(polling if polls else sleeping)
+            self.poll.heard()
+            self.loop.run(LONG)
+        return count / requests
 
 
 def test_stays_awake_for_one_window_after_a_message_and_no_longer() -> None:
-    loop, poll = polling()
-    poll.sent()
-    assert 10 <= loop.turns() <= 12
+    traffic = Traffic()
+    traffic.poll.sent()
+    traffic.loop.run(LONG)
+    assert 10 <= traffic.loop.turned <= 12
 
 
 def test_a_message_prolongs_the_window_and_never_polls_twice() -> None:
-    loop, poll = polling()
-    poll.sent()
-    loop.turns(5)
-    poll.sent()
-    assert len(loop.ready) == 1
-    assert 10 <= loop.turns() <= 12
+    traffic = Traffic()
+    traffic.poll.sent()
+    traffic.loop.run(WINDOW / 2)
+    traffic.poll.sent()
+    assert len(traffic.loop.ready) == 1
+    traffic.loop.run(LONG)
+    assert 14 <= traffic.loop.turned <= 18
 
 
-def test_rests_when_answers_do_not_come_in_time() -> None:
-    loop, poll = polling()
-    for _ in range(100):
-        poll.sent()
-        loop.turns()
-        loop.now += 50 * WINDOW
-        poll.heard()
-    poll.sent()
-    assert loop.turns() == 0
+@pytest.mark.parametrize(
+    ("polling", "sleeping", "polls"),
+    [
+        (0.2, 0.5, True),
+        (0.5, 0.2, False),
+        (0.49, 0.5, False),  # not worth its CPU time
+        (LONG / 2, LONG / 2, False),  # answers take long
+    ],
+)
+def test_keeps_the_better_way(polling: float, sleeping: float, polls: bool) -> None:
+    traffic = Traffic()
+    traffic.polled(5_000, polling=polling, sleeping=sleeping)
+    share = traffic.polled(20_000, polling=polling, sleeping=sleeping)
+    assert share > 0.99 if polls else share < 0.01
 
 
-def test_goes_on_while_answers_come_in_time() -> None:
-    loop, poll = polling()
-    for _ in range(100):
-        poll.sent()
-        assert loop.turns(5) == 5
-        poll.heard()
+def test_finds_out_when_the_better_way_changes() -> None:
+    traffic = Traffic()
+    traffic.polled(5_000, polling=0.2, sleeping=0.5)
+    traffic.polled(20_000, polling=0.5, sleeping=0.2)
+    assert traffic.polled(10_000, polling=0.5, sleeping=0.2) < 0.02
+    traffic.polled(20_000, polling=0.2, sleeping=0.5)
+    assert traffic.polled(10_000, polling=0.2, sleeping=0.5) > 0.98
 
 
-def test_begins_again_once_answers_come_quickly() -> None:
-    loop, poll = polling()
-    for _ in range(20):
-        poll.sent()
-        loop.turns()
-    poll.sent()
-    assert loop.turns() == 0
-    loop.now += 1.5 * WINDOW  # waking up took its time
-    poll.heard()
-    poll.sent()
-    assert loop.turns() > 0
+def test_messages_that_nobody_answers_do_not_keep_it_awake() -> None:
+    traffic = Traffic()
+    for _ in range(20_000):
+        traffic.poll.sent()
+        traffic.loop.run(LONG)
+    assert traffic.loop.turned < 20_000 * 11 * 0.02
 
 
 def test_a_window_of_nothing_never_polls() -> None:
-    loop, poll = polling(0)
-    poll.sent()
-    poll.heard()
-    poll.sent()
-    assert loop.turns() == 0
+    traffic = Traffic(window=0)
+    assert traffic.polled(1_000, polling=0.1, sleeping=0.5) == 0
