@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 
 from ..config import BusSettings, EngineSettings
 from ..context import Context, TenantKey
@@ -18,10 +18,10 @@ from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
 from .agent import Agent
-from .mailbox import Mailbox
 from .models import ModelAgent, model_agent_name
 from .node import Node
 from .payload import payload_type
+from .pool import WorkerPool
 from .requester import Origin, Requester
 from .subscription import Subscription
 
@@ -74,9 +74,10 @@ class Bus(Requester):
         return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings())
 
     async def __aenter__(self) -> Self:
-        node = self._node = Node(self._settings, self._tenant, self._name)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        pool = WorkerPool(self._tasks)
+        node = self._node = Node(self._settings, self._tenant, self._name, pool)
         try:
             if self._listen:
                 await node.routes.listen(self._listen)
@@ -102,6 +103,7 @@ class Bus(Requester):
         tasks.cancel_scope.cancel()
         # The body's own exception is raised by Python; a group around it would hide its type.
         await tasks.__aexit__(None, None, None)
+        await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
         node.timer.close()
 
@@ -167,11 +169,12 @@ class Bus(Requester):
         return name
 
     async def _start(self, agent: Agent, name: str, model: str) -> None:
-        node, tasks = self._open()
+        node, _ = self._open()
         mailbox = node.host(agent, name, model)
         try:
             await self._register(node, name)
-            await tasks.start(self._live, agent, mailbox)
+            await agent.started()
+            mailbox.open(agent.concurrency)
         except BaseException:
             del node.agents[name]
             mailbox.close()
@@ -191,16 +194,12 @@ class Bus(Requester):
         role = node.agents[name].role
         await self.request(BROKER, Register(name, node.routes.listens_at, role), returns=type(None))
 
-    async def _live(self, agent: Agent, mailbox: Mailbox, *, task_status: TaskStatus[None]) -> None:
-        """Run an agent's tasks until the bus closes."""
-        await agent.started()
-        try:
-            async with anyio.create_task_group() as group:
-                for _ in range(agent.concurrency):
-                    group.start_soon(mailbox.run)
-                task_status.started()
-        finally:
-            await self._briefly(lambda: self._stop(agent))
+    async def _stop_all(self, node: Node) -> None:
+        """Tell all agents at once that need to be told, so that none waits for another."""
+        async with anyio.create_task_group() as group:
+            for hosted in node.agents.values():
+                if type(hosted.agent).stopped is not Agent.stopped:
+                    group.start_soon(self._stop, hosted.agent)
 
     async def _stop(self, agent: Agent) -> None:
         try:

@@ -1,8 +1,7 @@
-"""One agent's mailbox and the resident tasks that run its handlers.
+"""One agent's mailbox: a bounded queue, handled in the order of arrival.
 
-Messages wait in a bounded queue and are handled in the order of arrival. A task per message would
-cost as much as everything else on the way (research: 3.6 µs), so a few tasks stay and take turns;
-cancelling one message interrupts the handler, never the task.
+The tasks that handle it come from the process's pool; cancelling one message interrupts the
+handler, never the task.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from .agent import Agent, handlers_of
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
 from .payload import payload_type
+from .pool import WorkerPool
 from .requester import Origin
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Delivery:
         """What the caller feeds along with a streamed request."""
         self.interrupted: AgentbusError | None = None
         """Why `cancel` was called, if it was."""
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[object] | None = None
         """The task that handles it now."""
 
     def cancel(self, reason: AgentbusError) -> None:
@@ -120,21 +120,49 @@ class Delivery:
 
 
 class Mailbox:
-    """The queue of one agent, its handlers and their resident tasks."""
+    """The queue of one agent and its handlers. Implements `Workload` for the pool."""
+
+    __slots__ = (
+        "_busy",
+        "_concurrency",
+        "_handlers",
+        "_limit",
+        "_make_call",
+        "_pool",
+        "_queue",
+        "name",
+    )
 
     def __init__(
-        self, agent: Agent, name: str, make_call: Callable[[Delivery], Call], limit: int
+        self,
+        agent: Agent,
+        name: str,
+        make_call: Callable[[Delivery], Call],
+        pool: WorkerPool,
+        limit: int,
     ) -> None:
         self.name = name
         self._make_call = make_call
         self._limit = limit
+        self._pool = pool
+        self._concurrency = 0
+        """Tasks that may handle messages at once; none before `open`."""
+        self._busy = 0
         self._handlers = {
             accepted: (spec, getattr(agent, spec.method))
             for accepted, spec in handlers_of(type(agent)).items()
         }
         self._queue: deque[Delivery] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._loop = asyncio.get_running_loop()
+
+    def open(self, concurrency: int) -> None:
+        """Begin to handle messages, so many at once."""
+        self._concurrency = concurrency
+        for _ in range(min(concurrency, len(self._queue))):
+            self._engage()
+
+    def _engage(self) -> None:
+        self._busy += 1
+        self._pool.run(self)
 
     def put_nowait(self, delivery: Delivery) -> None:
         """Queue a message.
@@ -156,46 +184,33 @@ class Mailbox:
         delivery.payload = take(delivery.payload)
         delivery.arrived = perf_counter()
         self._queue.append(delivery)
-        if self._idle:
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._busy < self._concurrency:
+            self._engage()
 
-    async def run(self) -> None:
-        """Handle messages until cancelled. One agent may have several of these tasks."""
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a mailbox runs inside a task")
+    async def drain(self, task: asyncio.Task[object]) -> None:
+        """Handle messages until none is left."""
         handled = 0
-        while True:
-            while not self._queue:
-                await self._wait()
-                handled = 0
-            delivery = self._queue.popleft()
-            if not delivery.done:
-                await self._handle(delivery, task)
-            handled += 1
-            if handled % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+        try:
+            while self._queue:
+                delivery = self._queue.popleft()
+                if not delivery.done:
+                    await self._handle(delivery, task)
+                handled += 1
+                if handled % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._busy -= 1
 
     def close(self) -> None:
         """Refuse what waits: each request ends with `RequestCancelled`."""
+        self._concurrency = 0
         while self._queue:
             delivery = self._queue.popleft()
             if not delivery.done:
                 delivery.done = True
                 delivery.replies.fail(RequestCancelled(self.name))
 
-    async def _wait(self) -> None:
-        waiter = self._loop.create_future()
-        self._idle.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._idle:
-                self._idle.remove(waiter)
-
-    async def _handle(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
+    async def _handle(self, delivery: Delivery, task: asyncio.Task[object]) -> None:
         spec, method = self._handlers[delivery.schema]
         replies = delivery.replies
         error: AgentbusError | None = None
@@ -246,7 +261,7 @@ async def _stream(parts: AsyncGenerator[Any, None], replies: Replies) -> None:
                 await asyncio.sleep(0)
 
 
-async def _absorb_interrupt(task: asyncio.Task[Any]) -> None:
+async def _absorb_interrupt(task: asyncio.Task[object]) -> None:
     """Take an interrupt back, whether it has been raised, swallowed or is still to come."""
     if task.cancelling():
         with contextlib.suppress(asyncio.CancelledError):

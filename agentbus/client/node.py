@@ -38,6 +38,7 @@ from .mailbox import Delivery, Mailbox
 from .models import ModelClient
 from .payload import PayloadType, payload_type
 from .peers import Peer, Peers
+from .pool import WorkerPool
 from .requester import Origin, check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription
@@ -51,9 +52,10 @@ logger = logging.getLogger("agentbus")
 class Hosted:
     """An agent that lives in this process."""
 
-    __slots__ = ("mailbox", "model", "role")
+    __slots__ = ("agent", "mailbox", "model", "role")
 
-    def __init__(self, mailbox: Mailbox, model: str, role: str) -> None:
+    def __init__(self, agent: Agent, mailbox: Mailbox, model: str, role: str) -> None:
+        self.agent = agent
         self.mailbox = mailbox
         self.model = model
         self.role = role
@@ -62,7 +64,10 @@ class Hosted:
 class Node:
     """Sends, receives and delivers for one process."""
 
-    def __init__(self, settings: BusSettings, tenant: TenantKey, name: str) -> None:
+    def __init__(
+        self, settings: BusSettings, tenant: TenantKey, name: str, pool: WorkerPool
+    ) -> None:
+        self.pool = pool
         self.settings = settings
         self.tenant = tenant
         self.name = name
@@ -193,8 +198,8 @@ class Node:
             raise NameTaken(name)
         role = role_of(type(agent))
         make_call = partial(Call, self, name, model, role)
-        mailbox = Mailbox(agent, name, make_call, self.settings.mailbox)
-        self.agents[name] = Hosted(mailbox, model, role)
+        mailbox = Mailbox(agent, name, make_call, self.pool, self.settings.mailbox)
+        self.agents[name] = Hosted(agent, mailbox, model, role)
         return mailbox
 
     def deliver(self, target: str, delivery: Delivery) -> None:
