@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted
+│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -53,6 +53,7 @@ __all__ = [
     "NoResponder",
     "PeerLost",
     "ProtocolError",
+    "QuorumMissed",
     "RequestCancelled",
     "TooLarge",
     "UnexpectedFrame",
@@ -240,6 +241,23 @@ class LinkFull(DeliveryError):
 
     def __str__(self) -> str:
         return f"the process {self.peer!r} does not read: over {self.limit} bytes wait for it"
+
+
+@dataclass(eq=False)
+class QuorumMissed(DeliveryError):
+    """So many of those asked together failed that too few can answer."""
+
+    code: ClassVar[str] = "quorum_missed"
+    wanted: int
+    answered: int
+    asked: int
+
+    def __post_init__(self) -> None:
+        self.outcomes: tuple[object, ...] = ()
+        """What each question came to: a reply or an error. It does not travel between processes."""
+
+    def __str__(self) -> str:
+        return f"{self.answered} of {self.asked} answered, {self.wanted} were wanted"
 
 
 @dataclass(eq=False)
@@ -441,6 +459,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     MailboxFull,
     LinkFull,
     HopsExhausted,
+    QuorumMissed,
     HandlerFailed,
     MalformedFrame,
     FrameTooLarge,

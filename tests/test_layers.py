@@ -26,6 +26,7 @@ LAYERS = {
     "client": 3,
     "broker": 3,
     "daemon": 4,
+    "patterns": 4,
     "workers": 4,
     "demo": 4,
     "cli": 5,

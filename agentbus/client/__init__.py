@@ -5,6 +5,7 @@ from .bus import Bus
 from .call import Call
 from .exchange import Reply
 from .models import Generate, ModelAgent, model_agent_name
+from .requester import Requester
 from .stream import ReplyStream
 from .subscription import Published, Subscription
 
@@ -17,6 +18,7 @@ __all__ = [
     "Published",
     "Reply",
     "ReplyStream",
+    "Requester",
     "Subscription",
     "handler",
     "model_agent_name",
