@@ -1,6 +1,7 @@
 """The process that drives one contender: `python -m perf.driver OPEN MEASURE LOAD`.
 
-OPEN and MEASURE are `module:function`: what opens the contender, and what drives one round of it.
+OPEN names what opens the contender, as `module:function` or `module:function:argument`, MEASURE
+what drives one round of it, as `module:function`.
 
 One process each, so that no contender pays for another's heap, modules or event loop. It warms
 up, says `ready`, then runs one round for each line it reads and answers with a line of JSON.
@@ -24,7 +25,7 @@ from .workloads import Load, settle_gc
 
 __all__ = ["command", "drive"]
 
-OpenContender = Callable[[], AbstractAsyncContextManager[object]]
+OpenContender = Callable[..., AbstractAsyncContextManager[object]]
 Measure = Callable[[object, Load], Awaitable[dict[str, float]]]
 
 
@@ -33,16 +34,16 @@ def command(target: str, measure: str, load: Load) -> tuple[str, ...]:
     return target, measure, json.dumps(asdict(load))
 
 
-def _named(target: str) -> Any:
-    module, _, function = target.partition(":")
+def _named(module: str, function: str) -> Any:
     return getattr(import_module(module), function)
 
 
 async def drive(target: str, measure: str, load: Load) -> None:
     """Open the contender and run rounds until input ends."""
-    open_contender: OpenContender = _named(target)
-    one_round: Measure = _named(measure)
-    async with open_contender() as contender:
+    module, function, *arguments = target.split(":")
+    open_contender: OpenContender = _named(module, function)
+    one_round: Measure = _named(*measure.split(":"))
+    async with open_contender(*arguments) as contender:
         half = load.warmup_s / 2
         await one_round(
             contender, replace(load, latency_s=half, rate_s=half, open_s=0.0, one_core=False)

@@ -26,7 +26,7 @@ async def interleave(
     """Return each contender's metrics, as medians over `load.rounds` interleaved rounds.
 
     Args:
-        contenders: a name for each, and the `module:function` that opens it.
+        contenders: a name for each, and what opens it, as `driver` reads it.
         progress: told what runs now.
         measure: the `module:function` that drives one round and returns its metrics.
 

@@ -12,15 +12,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import CLOCK_MONOTONIC
+from time import CLOCK_MONOTONIC, monotonic_ns
 
 __all__ = ["Ticker", "can_tick", "ticking"]
 
 NS_PER_S = 1_000_000_000
+_TIMER_ABSTIME = 1
 
 
 class _Timerspec(ctypes.Structure):
-    """`struct itimerspec`: the interval, then the time until the first expiry."""
+    """`struct itimerspec`: the interval, then the first expiry."""
 
     _fields_ = (
         ("interval_s", ctypes.c_long),
@@ -38,8 +39,10 @@ def can_tick() -> bool:
 class Ticker:
     """Waits for the next tick; ticks that nobody waited for count as one."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, start_ns: int) -> None:
         self._descriptor = descriptor
+        self.start_ns = start_ns
+        """One period before the first tick, on the monotonic clock."""
         self._ticked = asyncio.Event()
 
     async def wait(self) -> None:
@@ -66,10 +69,12 @@ def ticking(period_ns: int) -> Iterator[Ticker]:
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "timerfd_create failed")
     loop = asyncio.get_running_loop()
-    ticker = Ticker(descriptor)
+    start_ns = monotonic_ns()
+    ticker = Ticker(descriptor, start_ns)
+    first, period = divmod(start_ns + period_ns, NS_PER_S), divmod(period_ns, NS_PER_S)
+    times = ctypes.byref(_Timerspec(*period, *first))
     try:
-        period = divmod(max(1, period_ns), NS_PER_S)
-        if libc.timerfd_settime(descriptor, 0, ctypes.byref(_Timerspec(*period, *period)), None):
+        if libc.timerfd_settime(descriptor, _TIMER_ABSTIME, times, None):
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
         loop.add_reader(descriptor, ticker.expired)
         yield ticker

