@@ -13,7 +13,7 @@ from rich.console import Console
 
 from .children import ChildFailed
 from .macro import hops
-from .micro import bus
+from .micro import bus, fanout, scale, stream
 from .peers import Peer, installed_version
 from .report import Row, show, write_json
 from .suite import Suite, select
@@ -22,7 +22,10 @@ __all__ = ["SUITES", "main"]
 
 SUITES: Mapping[str, Suite] = {
     "bus": bus.SUITE,
+    "fanout": fanout.SUITE,
     "hops": hops.SUITE,
+    "scale": scale.SUITE,
+    "stream": stream.SUITE,
 }
 
 _OUR_DISTRIBUTIONS = ("fm-agentbus", "uvloop", "pydantic")

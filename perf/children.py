@@ -21,7 +21,8 @@ from .workloads import settle_gc
 __all__ = ["READY", "Child", "ChildFailed", "announce_and_wait", "child", "python_child"]
 
 READY = "ready"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+"""Most contenders are up within a second, one with very many agents within a minute or two."""
 CLOSE_TIMEOUT_S = 5.0
 LINE_LIMIT = 64 * 1024
 """Longest line that is read from a child, in bytes."""

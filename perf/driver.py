@@ -1,4 +1,7 @@
-"""The process that drives one contender: `python -m perf.driver MODULE:FUNCTION LOAD`.
+"""The process that drives one contender: `python -m perf.driver OPEN MEASURE LOAD`.
+
+OPEN names what opens the contender, as `module:function` or `module:function:argument`, MEASURE
+what drives one round of it, as `module:function`.
 
 One process each, so that no contender pays for another's heap, modules or event loop. It warms
 up, says `ready`, then runs one round for each line it reads and answers with a line of JSON.
@@ -9,39 +12,47 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
 from importlib import import_module
-from typing import cast
+from typing import Any
 
 import uvloop
 
 from .children import READY
-from .workloads import Contender, Load, measure, settle_gc
+from .workloads import Load, settle_gc
 
 __all__ = ["command", "drive"]
 
-OpenContender = Callable[[], AbstractAsyncContextManager[Contender]]
+OpenContender = Callable[..., AbstractAsyncContextManager[object]]
+Measure = Callable[[object, Load], Awaitable[dict[str, float]]]
 
 
-def command(target: str, load: Load) -> tuple[str, ...]:
+def command(target: str, measure: str, load: Load) -> tuple[str, ...]:
     """Return the arguments that make `python -m perf.driver` drive `target` under `load`."""
-    return target, json.dumps(asdict(load))
+    return target, measure, json.dumps(asdict(load))
 
 
-async def drive(target: str, load: Load) -> None:
-    """Open the contender that `module:function` names and run rounds until input ends."""
-    module, _, function = target.partition(":")
-    open_contender = cast(OpenContender, getattr(import_module(module), function))
-    async with open_contender() as contender:
+def _named(module: str, function: str) -> Any:
+    return getattr(import_module(module), function)
+
+
+async def drive(target: str, measure: str, load: Load) -> None:
+    """Open the contender and run rounds until input ends."""
+    module, function, *arguments = target.split(":")
+    open_contender: OpenContender = _named(module, function)
+    one_round: Measure = _named(*measure.split(":"))
+    async with open_contender(*arguments) as contender:
         half = load.warmup_s / 2
-        await measure(contender, replace(load, latency_s=half, rate_s=half, one_core=False))
+        await one_round(
+            contender, replace(load, latency_s=half, rate_s=half, open_s=0.0, one_core=False)
+        )
         settle_gc()
         print(READY, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            print(json.dumps(await measure(contender, load)), flush=True)
+            print(json.dumps(await one_round(contender, load)), flush=True)
 
 
 if __name__ == "__main__":
-    uvloop.run(drive(sys.argv[1], Load(**json.loads(sys.argv[2]))))
+    uvloop.run(drive(sys.argv[1], sys.argv[2], Load(**json.loads(sys.argv[3]))))

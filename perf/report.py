@@ -19,10 +19,13 @@ UNITS: Mapping[str, bool] = {
     "ms": False,
     "s": False,
     "bytes": False,
+    "mib": False,
     "tokens": False,
+    "dropped": False,
     "req_s": True,
     "tok_s": True,
     "msg_s": True,
+    "deliveries_s": True,
 }
 """Units that a metric's name may end in, and whether more of it is better."""
 

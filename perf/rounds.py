@@ -18,13 +18,17 @@ ROUND_GRACE_S = 30.0
 
 
 async def interleave(
-    contenders: Mapping[str, str], load: Load, progress: Progress
+    contenders: Mapping[str, str],
+    load: Load,
+    progress: Progress,
+    measure: str = "perf.workloads:measure",
 ) -> dict[str, dict[str, float]]:
     """Return each contender's metrics, as medians over `load.rounds` interleaved rounds.
 
     Args:
-        contenders: a name for each, and the `module:function` that opens it.
+        contenders: a name for each, and what opens it, as `driver` reads it.
         progress: told what runs now.
+        measure: the `module:function` that drives one round and returns its metrics.
 
     Raises:
         ChildFailed: a contender did not start, or broke.
@@ -35,7 +39,7 @@ async def interleave(
         for name, target in contenders.items():
             progress(f"warming up {name}")
             drivers[name] = await stack.enter_async_context(
-                python_child(name, "perf.driver", *command(target, load), own_group=True)
+                python_child(name, "perf.driver", *command(target, measure, load), own_group=True)
             )
         for number in range(1, load.rounds + 1):
             for name, driver in drivers.items():
@@ -46,5 +50,5 @@ async def interleave(
 
 async def _one_round(driver: Child, load: Load) -> dict[str, float]:
     await driver.tell("round")
-    line = await driver.hear(2 * load.latency_s + load.rate_s + ROUND_GRACE_S)
+    line = await driver.hear(2 * load.latency_s + load.rate_s + load.open_s + ROUND_GRACE_S)
     return {metric: float(value) for metric, value in json.loads(line).items()}

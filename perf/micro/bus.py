@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..peers import AUTOGEN, NATS, RAW_POLLING, RAW_UVLOOP
+from ..peers import AUTOGEN, AUTOGEN_GRPC, GRPC, NATS, RAW_POLLING, RAW_UVLOOP, REDIS
 from ..report import Row, compare
 from ..rounds import interleave
 from ..suite import Progress, Suite
-from ..workloads import FULL, PAYLOAD_BYTES, QUICK, Load
+from ..workloads import FULL, MAX_OPEN_REQ_S, PAYLOAD_BYTES, QUICK, Load
 
 __all__ = ["SUITE"]
 
@@ -38,6 +38,9 @@ CASES: Mapping[str, _Case] = {
             RAW_UVLOOP.name: "perf.peers.raw_uvloop:contend",
             RAW_POLLING.name: "perf.peers.raw_uvloop:contend_polling",
             NATS.name: "perf.peers.nats:contend",
+            GRPC.name: "perf.peers.grpc:contend",
+            REDIS.name: "perf.peers.redis:contend",
+            AUTOGEN_GRPC.name: "perf.peers.autogen_grpc:contend",
         },
         several_processes=True,
     ),
@@ -66,11 +69,13 @@ async def _run_case(name: str, peers: Sequence[str], load: Load, progress: Progr
 
 SUITE = Suite(
     name="bus",
-    peers=(RAW_UVLOOP, RAW_POLLING, AUTOGEN, NATS),
+    peers=(RAW_UVLOOP, RAW_POLLING, AUTOGEN, NATS, GRPC, REDIS, AUTOGEN_GRPC),
     method=(
-        f"closed loop, {PAYLOAD_BYTES} bytes a message; p50 and p99 at one request at a time, "
+        f"closed loop, {PAYLOAD_BYTES} bytes a message; p50, p99 and p999 at one request at a time, "
         f"req_s with {FULL.in_flight} in flight, one_core_p50_us with all of a contender's "
-        "processes on one core, cpu_us the CPU time of all of them a request; contenders take turns in rounds, medians over the rounds."
+        "processes on one core, cpu_us the CPU time of all of them a request; open_*: requests arrive "
+        "at the fixed rate open_req_s, half of the contender's own req_s and at most "
+        f"{MAX_OPEN_REQ_S:,.0f}, latency from when they are due (not in --quick); contenders take turns in rounds, medians over the rounds."
     ),
     run=run,
 )

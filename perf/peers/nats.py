@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from ..children import START_TIMEOUT_S, ChildFailed, announce_and_wait, child, python_child
 from ..workloads import PING, REQUEST_TIMEOUT_S, Contender, Ping, checked_calls
 
-__all__ = ["contend", "serve"]
+__all__ = ["contend", "nats_server", "serve"]
 
 SUBJECT = "perf.echo"
 _LISTENING = re.compile(r"Listening for client connections on (\S+)")
@@ -33,7 +33,8 @@ def _server_binary() -> str:
 
 
 @asynccontextmanager
-async def _server() -> AsyncGenerator[str, None]:
+async def nats_server() -> AsyncGenerator[str, None]:
+    """Run a server while the block runs; gives its url."""
     argv = (_server_binary(), "--addr", "127.0.0.1", "--port", "-1")
     async with child("nats-server", *argv, errors_too=True) as server:
         try:
@@ -49,7 +50,7 @@ async def _server() -> AsyncGenerator[str, None]:
 @asynccontextmanager
 async def contend() -> AsyncGenerator[Contender, None]:
     """Start the server and the echoing side, and connect."""
-    async with _server() as url, python_child("nats's echo", "perf.peers.nats", url):
+    async with nats_server() as url, python_child("nats's echo", "perf.peers.nats", url):
         client = await nats.connect(url)
 
         async def request() -> object:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import cast
 import uvloop
 
 from ..children import announce_and_wait, python_child
-from ..workloads import NS_PER_S, PAYLOAD_BYTES, Contender
+from ..ticker import ticking
+from ..workloads import MAX_OUTSTANDING, NS_PER_S, PAYLOAD_BYTES, Contender, Schedule
 
 __all__ = ["contend", "contend_polling", "serve"]
 
@@ -83,6 +85,7 @@ class _Pinger(asyncio.Protocol):
         self._end = 0
         self._taken: list[int] = []
         self._over: asyncio.Future[None] | None = None
+        self._due: deque[int] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -96,6 +99,9 @@ class _Pinger(asyncio.Protocol):
         now = perf_counter_ns()
         self._replies += count
         self._in_flight -= count
+        if self._due:
+            self._taken += [now - self._due.popleft() for _ in range(count)]
+            return
         if self._in_flight == 0:
             self._taken.append(now - self._sent)
         if now < self._end:
@@ -125,6 +131,19 @@ class _Pinger(asyncio.Protocol):
         start = perf_counter_ns()
         await self._run(seconds, in_flight)
         return self._replies * NS_PER_S / (perf_counter_ns() - start)
+
+    async def open_loop(self, seconds: float, per_second: float) -> list[int]:
+        """Send each message when it is due."""
+        self._taken = []
+        schedule = Schedule(seconds, per_second)
+        with ticking(schedule.gap_ns) as ticker:
+            while self._due or not schedule.over:
+                await ticker.wait()
+                due = schedule.take_due(MAX_OUTSTANDING - self._in_flight)
+                if due:
+                    self._due += due
+                    self._send(len(due))
+        return self._taken
 
 
 class _PollingPinger(_Pinger):

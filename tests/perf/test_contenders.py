@@ -7,14 +7,23 @@ import select
 import sys
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from perf.children import ChildFailed, child, python_child
 from perf.micro.bus import CASES
-from perf.peers import AUTOGEN, NATS
+from perf.peers import AUTOGEN, AUTOGEN_GRPC, GRPC, NATS, REDIS, Peer
 from perf.rounds import interleave
 from perf.workloads import Load
 
-BRIEF = Load(rounds=1, warmup_s=0.02, latency_s=0.02, rate_s=0.02, in_flight=8, one_core=True)
+BRIEF = Load(
+    rounds=1,
+    warmup_s=0.02,
+    latency_s=0.02,
+    rate_s=0.02,
+    open_s=0.02,
+    in_flight=8,
+    one_core=True,
+)
 
 
 async def _figures(**contenders: str) -> dict[str, dict[str, float]]:
@@ -31,6 +40,7 @@ async def test_the_floor_can_be_measured() -> None:
     for figures in results.values():
         assert figures["req_s"] > 0
         assert 0 < figures["p50_us"] <= figures["p99_us"]
+        assert ("open_p50_us" in figures) == (sys.platform == "linux")
         assert ("one_core_p50_us" in figures) == (sys.platform == "linux")
 
 
@@ -48,11 +58,19 @@ async def test_autogen_can_be_measured() -> None:
     assert results["autogen"]["req_s"] > 0
 
 
+def _installed(peer: Peer) -> ParameterSet:
+    gone = bool(peer.missing())
+    return pytest.param(
+        peer.name, marks=pytest.mark.skipif(gone, reason="the peer is not installed")
+    )
+
+
 @pytest.mark.anyio
-@pytest.mark.skipif(bool(NATS.missing()), reason="the peer is not installed")
-async def test_nats_can_be_measured() -> None:
-    results = await _figures(nats=CASES["unix"].peers["nats"])
-    assert results["nats"]["req_s"] > 0
+@pytest.mark.parametrize("peer", [_installed(peer) for peer in (NATS, GRPC, REDIS, AUTOGEN_GRPC)])
+async def test_peers_across_processes_can_be_measured(peer: str) -> None:
+    results = await _figures(**{peer: CASES["unix"].peers[peer]})
+    assert results[peer]["req_s"] > 0
+    assert ("open_p50_us" in results[peer]) == (sys.platform == "linux")
 
 
 @pytest.mark.anyio

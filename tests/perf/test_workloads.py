@@ -6,17 +6,22 @@ import asyncio
 import math
 import os
 import sys
+from dataclasses import replace
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perf.cores import group_threads, one_core
+from perf.ticker import can_tick
 from perf.workloads import (
+    MAX_OPEN_REQ_S,
     PAYLOAD_BYTES,
     PING,
     Calls,
     Load,
+    Schedule,
     WrongReply,
     checked_calls,
     make_ping,
@@ -87,9 +92,48 @@ async def test_latency_runs_alone_and_rate_with_all_in_flight() -> None:
 @pytest.mark.anyio
 async def test_a_round_has_every_metric() -> None:
     result = await measure(Calls(_Counter().request), SHORT)
-    assert set(result) - {"cpu_us"} == {"p50_us", "p99_us", "req_s"}
+    assert set(result) - {"cpu_us"} == {"p50_us", "p99_us", "p999_us", "req_s"}
     assert ("cpu_us" in result) == (sys.platform == "linux")
-    assert 0 < result["p50_us"] <= result["p99_us"]
+    assert 0 < result["p50_us"] <= result["p99_us"] <= result["p999_us"]
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not can_tick(), reason="timers for the loop to wait on are Linux's")
+async def test_an_open_loop_starts_requests_whether_or_not_replies_come() -> None:
+    counter = _Counter()
+    gate = asyncio.Event()
+
+    async def request() -> object:
+        counter.open += 1
+        if counter.open == 20:
+            gate.set()
+        await gate.wait()
+        return PING
+
+    with anyio.fail_after(10):
+        taken = await Calls(request).open_loop(0.02, 1000)
+    assert len(taken) == 20
+    # Each was due a ms after the one before, and all were answered when the last one had begun.
+    assert max(taken) - min(taken) >= 18 * 1_000_000
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not can_tick(), reason="timers for the loop to wait on are Linux's")
+async def test_an_open_loop_has_a_rate_below_the_closed_one() -> None:
+    result = await measure(Calls(_Counter().request), replace(SHORT, open_s=0.01))
+    assert result["open_req_s"] == min(result["req_s"] / 2, MAX_OPEN_REQ_S)
+    assert 0 < result["open_p50_us"] <= result["open_p99_us"] <= result["open_p999_us"]
+
+
+def test_a_schedule_gives_each_moment_once_and_no_more_than_asked_for() -> None:
+    schedule = Schedule(1.0, 1e9)
+    first = schedule.take_due(3)
+    assert len(first) == 3 and first[2] - first[0] == 2
+    rest = [due for _ in range(5) for due in schedule.take_due(10)]
+    assert (first + rest) == list(range(first[0], first[0] + 3 + len(rest)))
+    assert not schedule.over
+    only = Schedule(0.0, 1.0)
+    assert len(only.take_due(5)) == 1 and only.over and only.take_due(5) == []
 
 
 @pytest.mark.anyio

@@ -1,0 +1,124 @@
+"""Suite `scale`: many agents in one process: the memory that each takes, and what finding one costs.
+
+Each agent has handled a message and holds state before anything is measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+
+from agentbus import Agent, Bus, Call, handler
+
+from ..report import Row, compare
+from ..rounds import interleave
+from ..suite import Progress, Suite
+from ..workloads import NS_PER_US, PING, REQUEST_TIMEOUT_S, Calls, Load, Ping, tail
+
+__all__ = ["SUITE", "Crowd", "contend", "measure"]
+
+QUICK_SIZES = (10, 1_000, 10_000)
+SIZES = (10, 1_000, 100_000)
+"""Starting the most takes most of a minute, which a quick run does not have."""
+QUICK = Load(rounds=5, warmup_s=0.4, latency_s=0.6, rate_s=0.0)
+FULL = Load(rounds=11, warmup_s=2.0, latency_s=2.0, rate_s=0.0)
+SEED = 7
+
+
+class Notes(Agent):
+    """Keeps the last message of each conversation."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Ping] = {}
+
+    @handler
+    async def note(self, ping: Ping, call: Call) -> Ping:
+        """Keep the message and return it."""
+        self._last[ping.conversation] = ping
+        return ping
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Many agents, and what it took to start them."""
+
+    calls: Calls
+    rss_growth_mib: float
+    spawn_us: float
+
+
+def _resident_mib() -> float:
+    """Return the memory of this process that is resident now; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+@asynccontextmanager
+async def contend(size: str) -> AsyncGenerator[Crowd, None]:
+    """Start `size` agents and have each handle a message."""
+    names = [f"notes-{number}" for number in range(int(size))]
+    async with Bus.open() as bus:
+        gc.collect()
+        before, start = _resident_mib(), perf_counter_ns()
+        for name in names:
+            await bus.spawn(Notes, name=name)
+        taken = perf_counter_ns() - start
+        for name in names:
+            await bus.request(name, PING, deadline=REQUEST_TIMEOUT_S)
+        gc.collect()
+        growth = _resident_mib() - before
+        choose = random.Random(SEED).choice
+
+        async def request() -> object:
+            return await bus.request(choose(names), PING, deadline=REQUEST_TIMEOUT_S)
+
+        yield Crowd(Calls(request), growth, taken / len(names) / NS_PER_US)
+
+
+async def measure(crowd: Crowd, load: Load) -> dict[str, float]:
+    """Drive one round: requests to agents chosen at random, one at a time."""
+    taken = await crowd.calls.latencies(load.latency_s)
+    return {
+        "rss_growth_mib": crowd.rss_growth_mib,
+        "spawn_us": crowd.spawn_us,
+        **tail("", taken),
+    }
+
+
+async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
+    """Measure all sizes in turn; the peer of each is the smallest."""
+    sizes = QUICK_SIZES if quick else SIZES
+    results = await interleave(
+        {_name(size): f"perf.micro.scale:contend:{size}" for size in sizes},
+        QUICK if quick else FULL,
+        progress,
+        "perf.micro.scale:measure",
+    )
+    smallest = _name(sizes[0])
+    reference = {key: value for key, value in results[smallest].items() if key.startswith("p")}
+    rows = compare(SUITE.name, smallest, results.pop(smallest), {})
+    for case, figures in results.items():
+        rows += compare(SUITE.name, case, figures, {smallest: reference})
+    return rows
+
+
+def _name(size: int) -> str:
+    return f"agents_{size}"
+
+
+SUITE = Suite(
+    name="scale",
+    peers=(),
+    method=(
+        "closed loop, one request at a time to agents of this process chosen uniformly at random, "
+        f"each with state; the peer is the same with {SIZES[0]} agents; rss_growth_mib is what "
+        "starting them and one message each added, spawn_us what starting one took; sizes take turns in rounds, medians over them."
+    ),
+    run=run,
+)
