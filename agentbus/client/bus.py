@@ -17,6 +17,7 @@ from ..context import Context, TenantKey
 from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
+from ..telemetry import BusReport
 from .agent import Agent
 from .mailbox import Mailbox
 from .models import ModelAgent, model_agent_name
@@ -223,6 +224,10 @@ class Bus(Requester):
         """Wait until the process that this bus joined goes away; for ever if it joined none."""
         await self._sender.routes.home_gone.wait()
 
+    def report(self) -> BusReport:
+        """Return what this process has counted since the bus was opened."""
+        return self._entered()[0].report()
+
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""
         self._entered()[0].peer_watchers.append(action)
@@ -248,18 +253,14 @@ class Bus(Requester):
         try:
             await self._tell_home(f"+{subscription.pattern}")
         except BaseException:
-            self._forget(node, subscription)
+            node.forget_subscription(subscription)
             raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
         node = self._sender
-        self._forget(node, subscription)
+        node.forget_subscription(subscription)
         if node.routes.home is not None and not node.closed:
             await self._briefly(lambda: self._tell_home(f"-{subscription.pattern}"))
-
-    def _forget(self, node: Node, subscription: Subscription) -> None:
-        node.topics.remove(subscription.pattern, subscription)
-        node.subscriptions.discard(subscription)
 
     async def _tell_home(self, text: str) -> None:
         node = self._sender

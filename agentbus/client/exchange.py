@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, StreamOverflow
-from ..telemetry import HopAccount, ModelCost
+from ..telemetry import HopAccount, Metrics, ModelCost
 from .deadlines import DeadlineTimer
 from .payload import PayloadType, payload_type
 
@@ -69,7 +69,7 @@ class Pending:
         "_buffer",
         "_future",
         "_handle_s",
-        "_loop",
+        "_metrics",
         "_model",
         "_queue_s",
         "_started",
@@ -90,16 +90,16 @@ class Pending:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         timer: DeadlineTimer,
+        metrics: Metrics,
         target: str,
         context: Context | None,
         returns: PayloadType | None,
         stream_limit: int = 0,
     ) -> None:
-        self._loop = loop
         self._timer = timer
-        self._future: asyncio.Future[Any] = loop.create_future()
+        self._metrics = metrics
+        self._future: asyncio.Future[Any] = timer.loop.create_future()
         """The reply's value; what it cost is beside it, and made an account of if one is asked for."""
         self._buffer = _PartBuffer(stream_limit) if stream_limit else None
         self._started = perf_counter()
@@ -172,6 +172,7 @@ class Pending:
         """End with an error."""
         if self.ended:
             return
+        self._metrics.failed(error.code)
         self._end()
         if not self._future.done():
             self._future.set_exception(error)
@@ -209,7 +210,7 @@ class Pending:
             if self._future.done():
                 self._future.result()
                 raise StopAsyncIteration
-            await buffer.wait(self._loop)
+            await buffer.wait(self._timer.loop)
         return buffer.parts.popleft()
 
     def result(self) -> Reply[Any]:
@@ -246,7 +247,7 @@ class Pending:
         self._timer.cancel(self.deadline)
         if self._buffer is not None:
             # Wakes the reader once the future below is done, since callbacks run in order.
-            self._loop.call_soon(self._buffer.wake)
+            self._timer.loop.call_soon(self._buffer.wake)
         callee, self.callee = self.callee, None
         return callee
 

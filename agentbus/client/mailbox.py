@@ -17,8 +17,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
-from ..errors import AgentbusError, HandlerFailed, MailboxFull, NoHandler, RequestCancelled
-from ..telemetry import NO_COST
+from ..errors import (
+    AgentbusError,
+    HandlerFailed,
+    InvalidMessage,
+    MailboxFull,
+    NoHandler,
+    RequestCancelled,
+)
+from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
 from .agent import Agent, handlers_of
 from .exchange import Pending, Replies
 from .payload import payload_type
@@ -107,6 +114,8 @@ class Mailbox:
         self.name = name
         self._make_call = make_call
         self._limit = limit
+        self._metrics = AgentMetrics()
+        self._times = self._metrics.times
         self._handlers = {
             accepted: (spec, getattr(agent, spec.method))
             for accepted, spec in handlers_of(type(agent)).items()
@@ -127,12 +136,18 @@ class Mailbox:
         if handler is None:
             if not delivery.peer:
                 payload_type(type(delivery.payload))
+            self._metrics.failed(NoHandler.code)
             raise NoHandler(self.name, delivery.schema)
         if len(self._queue) >= self._limit:
+            self._metrics.failed(MailboxFull.code)
             raise MailboxFull(self.name, self._limit)
         accepts = handler[0].accepts
         take = accepts.decode if delivery.peer else accepts.receive
-        delivery.payload = take(delivery.payload)
+        try:
+            delivery.payload = take(delivery.payload)
+        except InvalidMessage as error:
+            self._metrics.failed(error.code)
+            raise
         delivery.arrived = perf_counter()
         self._queue.append(delivery)
         if self._idle:
@@ -153,9 +168,15 @@ class Mailbox:
             delivery = self._queue.popleft()
             if not delivery.done:
                 await self._handle(delivery, task)
+            if len(self._times) >= TIMES:
+                self._metrics.sort_in()
             handled += 1
             if handled % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+    def report(self) -> AgentReport:
+        """Return what this agent has counted so far."""
+        return self._metrics.report(self.name, len(self._queue))
 
     def close(self) -> None:
         """Refuse what waits: each request ends with `RequestCancelled`."""
@@ -189,6 +210,8 @@ class Mailbox:
                 value = await method(delivery.payload, call)
             queue_s, handle_s = started - delivery.arrived, perf_counter() - started
             replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
+            times = self._times
+            times += (queue_s, handle_s)
         except asyncio.CancelledError:
             if delivery.interrupted is None and task.cancelling():
                 replies.fail(RequestCancelled(self.name))
@@ -202,7 +225,10 @@ class Mailbox:
             delivery.done = True
         if delivery.interrupted is not None:
             await _absorb_interrupt(task)
+        if delivery.cost is not NO_COST:
+            self._metrics.charged(delivery.cost)
         if error is not None:
+            self._metrics.failed(error.code)
             replies.fail(error)
 
     def _failure(self, method: str, raised: Exception) -> AgentbusError:

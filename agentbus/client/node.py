@@ -28,6 +28,7 @@ from ..errors import (
 from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import BUS, SubscriptionTable
+from ..telemetry import BusReport, LinkReport, Metrics
 from .agent import Agent, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
@@ -74,7 +75,7 @@ class Node:
         self.routes = Routes(self.peers, self, name, settings)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
-        self.dropped_publishes = 0
+        self.metrics = Metrics()
         self.closed = False
         self._random = random.Random()
 
@@ -101,7 +102,8 @@ class Node:
         """Make the caller's side of a request."""
         limit = self.settings.stream_parts if stream else 0
         wanted = None if returns is None else payload_type(returns)
-        return Pending(self.loop, self.timer, target, context, wanted, limit)
+        self.metrics.sent += 1
+        return Pending(self.timer, self.metrics, target, context, wanted, limit)
 
     def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
         """Send a request to an agent here, or over a link that is known and not paused.
@@ -214,6 +216,7 @@ class Node:
         """Hand a payload to this process's subscribers and, by way of the home, to all others."""
         check_topic(topic)
         kind = payload_type(type(payload))
+        self.metrics.published += 1
         envelope = None
         for subscriber in [*self.topics.match(topic), *self.routes.homes()]:
             if isinstance(subscriber, Subscription):
@@ -241,7 +244,7 @@ class Node:
         try:
             value = self.types.find(envelope.schema).decode(envelope.payloads[0])
         except InvalidMessage as error:
-            self.dropped_publishes += 1
+            self.metrics.dropped += 1
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
             return
         subscriber.deliver(Published(envelope.target, value, envelope.source))
@@ -250,8 +253,31 @@ class Node:
         try:
             peer.link.send(envelope)
         except AgentbusError as error:
-            self.dropped_publishes += 1
+            self.metrics.dropped += 1
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
+
+    def report(self) -> BusReport:
+        """Return what this process has counted so far."""
+        metrics = self.metrics
+        links = [peer.link for peer in self.peers]
+        return BusReport(
+            agents=tuple(hosted.mailbox.report() for hosted in self.agents.values()),
+            links=tuple(
+                LinkReport(link.peer.peer, link.bytes_sent, link.bytes_received) for link in links
+            ),
+            sent=metrics.sent,
+            failures=dict(metrics.failures),
+            published=metrics.published,
+            dropped=metrics.dropped + sum(s.dropped for s in self.subscriptions),
+            missed_deadlines=self.timer.missed,
+        )
+
+    def forget_subscription(self, subscription: Subscription) -> None:
+        """Deliver nothing more to a subscriber; what it was too slow for stays counted."""
+        self.topics.remove(subscription.pattern, subscription)
+        if subscription in self.subscriptions:
+            self.subscriptions.remove(subscription)
+            self.metrics.dropped += subscription.dropped
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget a process that went away."""
