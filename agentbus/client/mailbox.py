@@ -26,7 +26,7 @@ from ..errors import (
     RequestCancelled,
 )
 from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
-from .agent import Agent, handlers_of
+from .agent import Agent, HandlerSpec, handlers_of
 from .exchange import Pending, Replies
 from .payload import payload_type
 from .requester import Origin
@@ -40,6 +40,8 @@ logger = logging.getLogger("agentbus")
 
 _YIELD_EVERY = 256
 """Messages handled, or parts streamed, in a row before other tasks of the loop get a turn."""
+_TRACE_ID = 16
+"""Bytes of a trace that name it; the rest is the span's."""
 _ERROR_TEXT = 500
 """Characters of a handler's exception that are passed on."""
 
@@ -174,6 +176,10 @@ class Mailbox:
             if handled % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
+    def specs(self) -> tuple[HandlerSpec, ...]:
+        """Return the agent's handlers."""
+        return tuple(spec for spec, _ in self._handlers.values())
+
     def report(self) -> AgentReport:
         """Return what this agent has counted so far."""
         return self._metrics.report(self.name, len(self._queue))
@@ -219,7 +225,7 @@ class Mailbox:
             # Without an interrupt the handler awaited what somebody else had cancelled.
             error = delivery.interrupted or RequestCancelled(self.name)
         except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
-            error = self._failure(spec.method, raised)
+            error = self._failure(spec.method, raised, delivery.origin.trace)
         finally:
             delivery.task = None
             delivery.done = True
@@ -231,11 +237,17 @@ class Mailbox:
             self._metrics.failed(error.code)
             replies.fail(error)
 
-    def _failure(self, method: str, raised: Exception) -> AgentbusError:
+    def _failure(self, method: str, raised: Exception, trace: bytes) -> AgentbusError:
         """Return the caller's error for what a handler raised."""
         if isinstance(raised, AgentbusError):
             return raised
-        logger.error("handler %s of agent %r failed", method, self.name, exc_info=raised)
+        logger.error(
+            "handler %s of agent %r failed",
+            method,
+            self.name,
+            exc_info=raised,
+            extra={"trace_id": trace[:_TRACE_ID].hex()},
+        )
         return HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
 
 

@@ -18,6 +18,7 @@ from ..errors import (
     AgentbusError,
     Closed,
     DeadlineExceeded,
+    Draining,
     HopsExhausted,
     InvalidMessage,
     MalformedFrame,
@@ -77,6 +78,8 @@ class Node:
         self.peer_watchers: list[Callable[[str], object]] = []
         self.metrics = Metrics()
         self.closed = False
+        self.draining = False
+        """Requests from other processes are refused."""
         self._random = random.Random()
 
     def now(self) -> float:
@@ -192,6 +195,8 @@ class Node:
         if target == BUS:
             self._subscribe_peer(delivery)
             return
+        if self.draining:
+            raise Draining(target)
         hosted = self.agents.get(target)
         if hosted is None:
             raise NoResponder(target)
@@ -279,12 +284,16 @@ class Node:
             self.subscriptions.remove(subscription)
             self.metrics.dropped += subscription.dropped
 
-    def peer_lost(self, peer: Peer) -> None:
+    def draining_elsewhere(self, name: str) -> None:
+        """Look for an agent anew, since the process that had it is ending."""
+        self.routes.forget_agent(name)
+
+    def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """Forget a process that went away."""
         self.topics.remove_all(peer)
         if peer is self.routes.home:
             self.end_subscriptions(PeerLost(peer.name))
-        self.routes.forget(peer)
+        self.routes.forget(peer, closed=error is None)
         if self.peers.named(peer.name) is None:
             for watcher in self.peer_watchers:
                 watcher(peer.name)

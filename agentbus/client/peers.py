@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ..config import BusSettings
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, PeerLost
+from ..errors import AgentbusError, DeadlineExceeded, Draining, MalformedFrame, PeerLost
 from ..messages import Envelope, Kind
 from ..routing import MODEL
 from ..transport import Link
@@ -39,8 +39,12 @@ class Inbox(Protocol):
         """Take a message on a topic."""
         ...
 
-    def peer_lost(self, peer: Peer) -> None:
-        """A link is gone."""
+    def draining_elsewhere(self, name: str) -> None:
+        """The process that has this agent takes no more requests."""
+        ...
+
+    def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
+        """A link is gone; without an error, it was closed in order."""
         ...
 
 
@@ -123,7 +127,7 @@ class Peers:
         peer.outgoing.clear()
         for replies in tuple(peer.incoming.values()):
             replies.drop()
-        self._inbox.peer_lost(peer)
+        self._inbox.peer_lost(peer, error)
 
     def send(self, peer: Peer, pending: Pending, payload: Any, origin: Origin) -> None:
         """Send a request.
@@ -230,7 +234,10 @@ class Peers:
         if pending is not None:
             pending.received_bytes += envelope.size
             try:
-                pending.fail(read_failure(envelope))
+                failure = read_failure(envelope)
+                if isinstance(failure, Draining):
+                    self._inbox.draining_elsewhere(failure.target)
+                pending.fail(failure)
             except AgentbusError as error:
                 pending.fail(error)
 
