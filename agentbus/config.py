@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from .errors import ConfigError
 
-__all__ = ["BusSettings", "EngineSettings", "Limits"]
+__all__ = ["BusSettings", "DaemonSettings", "EngineSettings", "Limits", "LogSettings"]
 
 KIB = 1024
 MIB = 1024 * KIB
 _MAX_THREADS = 1024
+_STRICT = {"strict": True, "extra": "forbid"}
+"""For settings that are read from files: no value is guessed, no key is passed over."""
 
 
 def _require_positive(settings: object, or_zero: Collection[str] = ()) -> None:
@@ -28,6 +31,8 @@ def _require_positive(settings: object, or_zero: Collection[str] = ()) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds on what a peer may send. Sizes in bytes."""
+
+    __pydantic_config__ = _STRICT
 
     header: int = 16 * KIB
     frame: int = 16 * MIB
@@ -48,6 +53,8 @@ class Limits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings:
     """How one process takes part in a bus. Times in seconds."""
+
+    __pydantic_config__ = _STRICT
 
     mailbox: int = 1024
     """Messages that wait for one agent; more are refused with `MailboxFull`."""
@@ -71,6 +78,35 @@ class BusSettings:
 
     def __post_init__(self) -> None:
         _require_positive(self, or_zero=("busy_poll",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What a process logs, and how. Lines go to standard error."""
+
+    __pydantic_config__ = _STRICT
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSettings:
+    """How a broker or a worker runs. Times in seconds."""
+
+    __pydantic_config__ = _STRICT
+
+    listen: str = ""
+    """The broker's url; empty for the socket of this user's daemon."""
+    metrics: str = "127.0.0.1:0"
+    """`HOST:PORT` where /metrics and /healthz are served, port 0 for a free one; `off` for none."""
+    drain_timeout: float = 10.0
+    """How long a worker that is told to end goes on with what it has begun."""
+    bus: BusSettings = field(default_factory=BusSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, or_zero=("drain_timeout",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

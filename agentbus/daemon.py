@@ -7,7 +7,17 @@ from pathlib import Path
 
 from .broker import Directory
 from .client import Agent, Bus, Call, handler
-from .routing import BROKER, AgentList, ListAgents, Locate, Location, Register, Unregister
+from .routing import (
+    BROKER,
+    PROCESS,
+    AgentList,
+    ListAgents,
+    ListProcesses,
+    Locate,
+    Location,
+    Register,
+    Unregister,
+)
 
 __all__ = ["BrokerAgent", "start_broker"]
 
@@ -35,15 +45,25 @@ class BrokerAgent(Agent):
 
     @handler
     async def list_agents(self, what: ListAgents, call: Call) -> AgentList:
-        """Say who is on the bus, without the broker itself."""
-        found = [agent for agent in self._directory.agents() if agent.name != BROKER]
-        return AgentList(tuple(found))
+        """Say who is on the bus, without the broker itself and what is there for tools."""
+        found = self._directory.agents()
+        return AgentList(
+            tuple(a for a in found if a.name != BROKER and not a.name.startswith(PROCESS))
+        )
+
+    @handler
+    async def list_processes(self, what: ListProcesses, call: Call) -> AgentList:
+        """Say which processes can be asked how they are."""
+        found = self._directory.agents()
+        return AgentList(tuple(a for a in found if a.name.startswith(PROCESS)))
 
 
 async def start_broker(bus: Bus) -> None:
-    """Make a bus that listens the home of other processes."""
+    """Make a bus that listens the home of other processes, which find its agents so far, too."""
     directory = Directory()
     directory.register(Location(BROKER, bus.name, bus.listens_at, ""))
+    for agent in bus.local_agents():
+        directory.register(agent)
     own = Path(bus.listens_at)
     bus.on_peer_lost(lambda peer: _sweep(own, directory.peer_lost(peer)))
     await bus.spawn(BrokerAgent(directory), name=BROKER)

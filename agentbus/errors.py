@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed
+│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed, Draining
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -33,6 +33,7 @@ __all__ = [
     "ContextTooLong",
     "DeadlineExceeded",
     "DeliveryError",
+    "Draining",
     "EngineError",
     "EngineFailed",
     "FrameTooLarge",
@@ -195,6 +196,17 @@ class PeerLost(DeliveryError):
 
     def __str__(self) -> str:
         return f"the process {self.peer!r} went away before it answered"
+
+
+@dataclass(eq=False)
+class Draining(DeliveryError):
+    """The agent's process is ending and takes no new requests; it did not begin with this one."""
+
+    code: ClassVar[str] = "draining"
+    target: str
+
+    def __str__(self) -> str:
+        return f"the process of {self.target!r} is ending; ask again, or ask another agent"
 
 
 @dataclass(eq=False)
@@ -454,6 +466,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     NoResponder,
     NoHandler,
     PeerLost,
+    Draining,
     DeadlineExceeded,
     RequestCancelled,
     MailboxFull,

@@ -25,6 +25,7 @@ LAYERS = {
     "engine": 2,
     "client": 3,
     "broker": 3,
+    "ops": 3.5,
     "daemon": 4,
     "patterns": 4,
     "workers": 4,
@@ -33,7 +34,8 @@ LAYERS = {
     "__main__": 6,
 }
 """Package or module to layer, as the design numbers them; 1.5 is for the pure policies (filters,
-placement, sla) to come. Errors are below the rest of the vocabulary, which raises them."""
+placement, sla) to come,
+3.5 for what watches the services of one process. Errors are below the rest of the vocabulary, which raises them."""
 PURE = 1.5
 """Up to this layer there is no I/O, no clock, no event loop and no environment."""
 
@@ -71,6 +73,7 @@ HEAVY = {
     "tokenizers": {"agentbus_torch"},
     "gguf": {"agentbus_torch"},
     "typer": {"cli"},
+    "prometheus_client": {"ops"},
     "uvicorn": {"demo"},
     "starlette": {"demo"},
     "httpx": {"demo"},

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio
 import typer
 
-from ..config import BusSettings, EngineSettings
-from ..errors import ConfigError
-from .runtime import default_url, print_json, run, until_end_of_input
+from ..config import EngineSettings
+from .logs import configure_logging
+from .runtime import default_url, print_json, run, serve
+from .settings import find_settings_file, load_settings, override
 
 __all__ = ["app", "main"]
 
@@ -31,6 +32,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilEof = Annotated[
     bool, typer.Option("--until-eof", help="Stop when standard input ends: for a parent process.")
 ]
+Config = Annotated[
+    str,
+    typer.Option(
+        "--config", help="A settings file; else AGENTBUS_CONFIG, or ./agentbus.toml if present."
+    ),
+]
+Metrics = Annotated[
+    str, typer.Option("--metrics", help="Where to serve metrics: HOST:PORT, or off.")
+]
+Log = Annotated[Literal["text", "json"], typer.Option("--log", help="How log lines are written.")]
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option("--log-level", help="The least important lines that are logged."),
+]
 
 
 def _url(given: str) -> str:
@@ -38,26 +53,37 @@ def _url(given: str) -> str:
 
 
 @app.command()
-def up(bus: BusUrl = "", until_eof: UntilEof = False, json: Json = False) -> None:
+def up(
+    bus: BusUrl = "",
+    config: Config = "",
+    metrics: Metrics = "",
+    log: Log | None = None,
+    log_level: LogLevel | None = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the settings, print them, and end.")
+    ] = False,
+    until_eof: UntilEof = False,
+    json: Json = False,
+) -> None:
     """Start the broker; agents in other processes join it until it is stopped."""
-    from ..client import Bus
-    from ..daemon import start_broker
+    from .serving import check_up, run_up
 
-    url = _url(bus)
+    async def job(stop: anyio.Event) -> None:
+        said = override(
+            load_settings(find_settings_file(config)),
+            listen=bus,
+            metrics=metrics,
+            format=log,
+            level=log_level,
+        )
+        settings = override(said, listen=said.listen or default_url())
+        if check:
+            check_up(settings, json=json)
+            return
+        configure_logging(settings.log)
+        await run_up(settings, stop, until_eof=until_eof, json=json)
 
-    async def job() -> None:
-        path = url.removeprefix("unix://")
-        if path in ("", url):
-            raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
-        async with Bus.open(listen=path, name="broker") as broker:
-            await start_broker(broker)
-            if json:
-                print_json({"ready": url})
-            else:
-                print(f"The bus is up at {url}. Stop it with Ctrl-C.", flush=True)
-            await (until_end_of_input() if until_eof else anyio.sleep_forever())
-
-    run(job, json=json, serves=True)
+    serve(job, json=json)
 
 
 @app.command()
@@ -68,44 +94,54 @@ def worker(
     ] = None,
     bus: BusUrl = "",
     model: Annotated[str, typer.Option(help="The model behind the agents' generate.")] = "",
-    serve: Annotated[
-        list[str] | None, typer.Option(help="A model to run an engine for, in this process.")
+    serves: Annotated[
+        list[str] | None,
+        typer.Option("--serve", help="A model to run an engine for, in this process."),
     ] = None,
     name: Annotated[str, typer.Option(help="This process's name in logs and errors.")] = "worker",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
     token_log: Annotated[str, typer.Option(help="A file for the token ids of each call.")] = "",
+    config: Config = "",
+    metrics: Metrics = "",
+    drain_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds to go on with requests under way, once told to end."),
+    ] = None,
+    log: Log | None = None,
+    log_level: LogLevel | None = None,
     until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
     """Join a bus with agents, engines or both, until stopped."""
-    from ..workers import parse_target, run_worker
+    from .serving import start_worker
 
-    async def ready(names: list[str]) -> None:
-        if json:
-            print_json({"ready": names})
-        else:
-            print(f"On the bus: {', '.join(names)}. Stop with Ctrl-C.", flush=True)
-        await (until_end_of_input() if until_eof else anyio.sleep_forever())
-
-    async def job() -> None:
-        if not (agents or serve):
-            raise ConfigError("worker", "name an agent (module:Class) or a model to --serve")
-        settings = EngineSettings(dtype=dtype, threads=threads, token_log=token_log)
-        await run_worker(
-            _url(bus),
-            [parse_target(text) for text in agents or []],
+    async def job(stop: anyio.Event) -> None:
+        settings = override(
+            load_settings(find_settings_file(config)),
+            listen=bus,
+            metrics=metrics,
+            drain_timeout=drain_timeout,
+            format=log,
+            level=log_level,
+        )
+        configure_logging(settings.log)
+        await start_worker(
+            settings,
+            settings.listen or default_url(),
+            agents or [],
+            stop,
             name=name,
             model=model,
-            serve=serve or [],
-            engine_settings=settings,
-            bus_settings=BusSettings(),
-            ready=ready,
+            serve=serves or [],
+            engine_settings=EngineSettings(dtype=dtype, threads=threads, token_log=token_log),
+            until_eof=until_eof,
+            json=json,
         )
 
     # As with `python -m`: agents of the folder in which the command is run can be imported.
     sys.path.insert(0, str(Path.cwd()))
-    run(job, json=json, serves=True)
+    serve(job, json=json)
 
 
 @app.command()

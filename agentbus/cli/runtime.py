@@ -18,7 +18,7 @@ import orjson
 
 from ..errors import AgentbusError, describe
 
-__all__ = ["default_url", "fail", "print_json", "run", "until_end_of_input"]
+__all__ = ["default_url", "fail", "print_json", "run", "serve", "until_end_of_input"]
 
 
 def default_url() -> str:
@@ -50,17 +50,32 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def run(
-    job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False, serves: bool = False
-) -> None:
+def run(job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False) -> None:
     """Run a command's job; an error of agentbus becomes one sentence, not a traceback.
 
     SIGINT and SIGTERM cancel the job, so that it cleans up. With `json` an error is printed as an
-    object, for a program that runs the command. A command that `serves` runs until it is stopped,
-    and being stopped is its success.
+    object, for a program that runs the command.
     """
+    stopped = _run(lambda _: job(), gracefully=False, json=json)
+    if stopped:
+        raise SystemExit(128 + stopped)
+
+
+def serve(job: Callable[[anyio.Event], Coroutine[Any, Any, None]], *, json: bool = False) -> None:
+    """Run the job of a command that serves until it is stopped, which is its success.
+
+    The first SIGINT or SIGTERM sets the event that the job is given; a second one cancels the job.
+    Errors are printed as `run` does.
+    """
+    _run(job, gracefully=True, json=json)
+
+
+def _run(
+    job: Callable[[anyio.Event], Coroutine[Any, Any, None]], *, gracefully: bool, json: bool
+) -> int:
+    """Run a job; returns the signal that stopped it, or 0."""
     try:
-        stopped = anyio.run(_until_signal, job, backend_options={"use_uvloop": True})
+        return anyio.run(_until_signal, job, gracefully, backend_options={"use_uvloop": True})
     except (AgentbusError, BaseExceptionGroup) as error:
         known = [leaf for leaf in _leaves(error) if isinstance(leaf, AgentbusError)]
         if not known:
@@ -70,24 +85,27 @@ def run(
             print_json({"error": {"code": code, "fields": fields, "text": str(known[0])}})
             raise SystemExit(1) from None
         fail(str(known[0]))
-    if stopped and not serves:
-        raise SystemExit(128 + stopped)
 
 
-async def _until_signal(job: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Run a job; returns the signal that stopped it, or 0."""
+async def _until_signal(
+    job: Callable[[anyio.Event], Coroutine[Any, Any, None]], gracefully: bool
+) -> int:
     stopped = 0
+    stop = anyio.Event()
 
     async def watch(scope: anyio.CancelScope) -> None:
         nonlocal stopped
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
                 stopped = number
-                scope.cancel()
+                if gracefully and not stop.is_set():
+                    stop.set()
+                else:
+                    scope.cancel()
 
     async with anyio.create_task_group() as group:
         group.start_soon(watch, group.cancel_scope)
-        await job()
+        await job(stop)
         group.cancel_scope.cancel()
     return stopped
 

@@ -1,6 +1,6 @@
 """What programs and agents use: the bus, agents, calls, streams, subscriptions."""
 
-from .agent import Agent, handler
+from .agent import Agent, HandlerSpec, handler
 from .bus import Bus
 from .call import Call
 from .exchange import Reply
@@ -14,6 +14,7 @@ __all__ = [
     "Bus",
     "Call",
     "Generate",
+    "HandlerSpec",
     "ModelAgent",
     "Published",
     "Reply",

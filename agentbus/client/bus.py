@@ -14,10 +14,11 @@ from anyio.abc import TaskGroup
 
 from ..config import BusSettings, EngineSettings
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, Closed, ConfigError
+from ..errors import AgentbusError, Closed, ConfigError, NoResponder
 from ..names import check_agent_name, check_pattern
 from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
-from .agent import Agent
+from ..telemetry import BusReport
+from .agent import Agent, HandlerSpec
 from .models import ModelAgent, model_agent_name
 from .node import Node
 from .payload import payload_type
@@ -30,6 +31,8 @@ __all__ = ["Bus"]
 logger = logging.getLogger("agentbus")
 
 _SCHEME = "unix://"
+_DRAIN_LOOK = 0.01
+"""Seconds between two looks whether all requests have ended."""
 
 
 class Bus(Requester):
@@ -213,14 +216,61 @@ class Bus(Requester):
         if node.routes.home_is_broker:
             listed = await self.request(BROKER, ListAgents(), returns=AgentList)
             return listed.agents
+        return self.local_agents()
+
+    def local_agents(self) -> tuple[Location, ...]:
+        """Return the agents of this process."""
+        node, _ = self._entered()
         path = node.routes.listens_at
         return tuple(
             Location(name, self._name, path, hosted.role) for name, hosted in node.agents.items()
         )
 
-    async def home_lost(self) -> None:
-        """Wait until the process that this bus joined goes away; for ever if it joined none."""
-        await self._sender.routes.home_gone.wait()
+    def handlers(self, name: str) -> tuple[HandlerSpec, ...]:
+        """Return what an agent of this process handles.
+
+        Raises:
+            NoResponder: this process has no agent of that name.
+        """
+        hosted = self._entered()[0].agents.get(name)
+        if hosted is None:
+            raise NoResponder(name)
+        return hosted.mailbox.specs()
+
+    async def home_lost(self) -> bool:
+        """Wait until the process that this bus joined goes away; for ever if it joined none.
+
+        Returns whether it closed the link in order.
+        """
+        routes = self._sender.routes
+        await routes.home_gone.wait()
+        return routes.home_closed
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._entered()[0].draining
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new requests from other processes, and wait for those under way to end.
+
+        The names of this process's agents are free first, so that others find no agent, or another
+        of that name; who had found one before gets `Draining`. Returns when all requests have
+        ended, or after `seconds`.
+        """
+        node, _ = self._open()
+        with anyio.move_on_after(seconds):
+            for name in tuple(node.agents):
+                await self._unregister(node, name)
+        node.draining = True
+        with anyio.move_on_after(seconds):
+            # An event would cost each request that ends a look at it.
+            while any(peer.incoming for peer in node.peers):  # noqa: ASYNC110
+                await anyio.sleep(_DRAIN_LOOK)
+
+    def report(self) -> BusReport:
+        """Return what this process has counted since the bus was opened."""
+        return self._entered()[0].report()
 
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""
@@ -247,18 +297,14 @@ class Bus(Requester):
         try:
             await self._tell_home(f"+{subscription.pattern}")
         except BaseException:
-            self._forget(node, subscription)
+            node.forget_subscription(subscription)
             raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
         node = self._sender
-        self._forget(node, subscription)
+        node.forget_subscription(subscription)
         if node.routes.home is not None and not node.closed:
             await self._briefly(lambda: self._tell_home(f"-{subscription.pattern}"))
-
-    def _forget(self, node: Node, subscription: Subscription) -> None:
-        node.topics.remove(subscription.pattern, subscription)
-        node.subscriptions.discard(subscription)
 
     async def _tell_home(self, text: str) -> None:
         node = self._sender

@@ -19,13 +19,15 @@ _push = heapq.heappush
 class DeadlineHeap:
     """Deadlines by moment; reads no clock."""
 
-    __slots__ = ("_actions", "_entries", "_last")
+    __slots__ = ("_actions", "_entries", "_last", "expired")
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int]] = []
         self._actions: dict[int, Callable[[], None]] = {}
         """What to do, by the number of the deadline; without those that were cancelled."""
         self._last = 0
+        self.expired = 0
+        """Deadlines that passed."""
 
     def __len__(self) -> int:
         return len(self._actions)
@@ -60,6 +62,7 @@ class DeadlineHeap:
         """Run the action of each deadline that has been reached."""
         while (when := self.next()) is not None and when <= now:
             _, number = heapq.heappop(self._entries)
+            self.expired += 1
             self._actions.pop(number)()
 
 
@@ -78,6 +81,11 @@ class DeadlineTimer:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    @property
+    def missed(self) -> int:
+        """Deadlines that passed so far."""
+        return self._heap.expired
 
     def add(self, when: float, action: Callable[[], None]) -> int:
         """Call `action` at `when`, by the loop's clock, unless the number returned is cancelled."""

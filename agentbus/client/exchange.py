@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
-from ..telemetry import HopAccount, ModelCost
+from ..telemetry import HopAccount, Metrics, ModelCost
 from .deadlines import DeadlineTimer
 from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
@@ -85,7 +85,7 @@ class Pending:
         "_future",
         "_handle_s",
         "_inflow",
-        "_loop",
+        "_metrics",
         "_model",
         "_outflow",
         "_queue_s",
@@ -109,21 +109,21 @@ class Pending:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         timer: DeadlineTimer,
+        metrics: Metrics,
         target: str,
         context: Context | None,
         returns: PayloadType | None,
         window: int = 0,
     ) -> None:
-        self._loop = loop
         self._timer = timer
-        self._future: asyncio.Future[Any] = loop.create_future()
+        self._metrics = metrics
+        self._future: asyncio.Future[Any] = timer.loop.create_future()
         """The reply's value; what it cost is beside it, and made an account of if one is asked for."""
-        self._inflow = Inflow(loop, window, self._grant) if window else None
+        self._inflow = Inflow(timer.loop, window, self._grant) if window else None
         self._outflow: Outflow | None = None
         """The writer's end of the stream, if the callee is in this process."""
-        self.feed = FeedWriter(loop) if window else None
+        self.feed = FeedWriter(timer.loop) if window else None
         self.window = window
         """Parts that the caller takes at first; 0 if it does not read parts."""
         self._started = perf_counter()
@@ -147,7 +147,7 @@ class Pending:
         if self._inflow is None:
             return True
         if self._outflow is None:
-            self._outflow = Outflow(self._loop, self.window, self._keep)
+            self._outflow = Outflow(self._timer.loop, self.window, self._keep)
         return self._outflow.push(value)
 
     async def writable(self) -> None:
@@ -224,6 +224,7 @@ class Pending:
         """End with an error."""
         if self.ended:
             return
+        self._metrics.failed(error.code)
         self._end(error)
         if not self._future.done():
             self._future.set_exception(error)

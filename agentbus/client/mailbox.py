@@ -16,12 +16,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
-from ..errors import AgentbusError, HandlerFailed, MailboxFull, NoHandler, RequestCancelled
-from ..telemetry import NO_COST
-from .agent import Agent, handlers_of
+from ..errors import (
+    AgentbusError,
+    HandlerFailed,
+    InvalidMessage,
+    MailboxFull,
+    NoHandler,
+    RequestCancelled,
+)
+from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
+from .agent import Agent, HandlerSpec, handlers_of
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
-from .payload import payload_type
+from .payload import SCHEMA_MARK, payload_type
 from .pool import WorkerPool
 from .requester import Origin
 
@@ -34,8 +41,13 @@ logger = logging.getLogger("agentbus")
 
 _YIELD_EVERY = 256
 """Messages handled, or parts streamed, in a row before other tasks of the loop get a turn."""
+_TRACE_ID = 16
+"""Bytes of a trace that name it; the rest is the span's."""
 _ERROR_TEXT = 500
 """Characters of a handler's exception that are passed on."""
+
+
+Handler = tuple[HandlerSpec, Callable[..., Any]]
 
 
 class Delivery:
@@ -128,8 +140,10 @@ class Mailbox:
         "_handlers",
         "_limit",
         "_make_call",
+        "_metrics",
         "_pool",
         "_queue",
+        "_times",
         "name",
     )
 
@@ -148,11 +162,13 @@ class Mailbox:
         self._concurrency = 0
         """Tasks that may handle messages at once; none before `open`."""
         self._busy = 0
-        self._handlers = {
-            accepted: (spec, getattr(agent, spec.method))
-            for accepted, spec in handlers_of(type(agent)).items()
+        self._metrics = AgentMetrics()
+        self._times = self._metrics.times
+        self._handlers: dict[str, Handler] = {
+            spec.accepts.schema: (spec, getattr(agent, spec.method))
+            for spec in handlers_of(type(agent)).values()
         }
-        self._queue: deque[Delivery] = deque()
+        self._queue: deque[tuple[Delivery, Handler]] = deque()
 
     def open(self, concurrency: int) -> None:
         """Begin to handle messages, so many at once."""
@@ -172,46 +188,70 @@ class Mailbox:
             NoHandler: the agent does not handle this type.
             InvalidMessage: nobody could, or the payload does not fit the handler.
         """
-        handler = self._handlers.get(delivery.schema)
-        if handler is None:
-            if not delivery.peer:
-                payload_type(type(delivery.payload))
-            raise NoHandler(self.name, delivery.schema)
+        handler = self._handlers.get(delivery.schema) or self._handler_by_name(delivery)
         if len(self._queue) >= self._limit:
+            self._metrics.failed(MailboxFull.code)
             raise MailboxFull(self.name, self._limit)
         accepts = handler[0].accepts
         take = accepts.decode if delivery.peer else accepts.receive
-        delivery.payload = take(delivery.payload)
+        try:
+            delivery.payload = take(delivery.payload)
+        except InvalidMessage as error:
+            self._metrics.failed(error.code)
+            raise
         delivery.arrived = perf_counter()
-        self._queue.append(delivery)
+        self._queue.append((delivery, handler))
         if self._busy < self._concurrency:
             self._engage()
+
+    def _handler_by_name(self, delivery: Delivery) -> Handler:
+        """Return the handler for another version of the type, or of a caller in this process."""
+        name = delivery.schema.partition(SCHEMA_MARK)[0]
+        for accepted, handler in self._handlers.items():
+            if accepted.partition(SCHEMA_MARK)[0] == name:
+                return handler
+        if not delivery.peer:
+            payload_type(type(delivery.payload))
+        self._metrics.failed(NoHandler.code)
+        raise NoHandler(self.name, name)
 
     async def drain(self, task: asyncio.Task[object]) -> None:
         """Handle messages until none is left."""
         handled = 0
         try:
             while self._queue:
-                delivery = self._queue.popleft()
+                delivery, handler = self._queue.popleft()
                 if not delivery.done:
-                    await self._handle(delivery, task)
+                    await self._handle(delivery, handler, task)
+                if len(self._times) >= TIMES:
+                    self._metrics.sort_in()
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
         finally:
             self._busy -= 1
 
+    def specs(self) -> tuple[HandlerSpec, ...]:
+        """Return the agent's handlers."""
+        return tuple(spec for spec, _ in self._handlers.values())
+
+    def report(self) -> AgentReport:
+        """Return what this agent has counted so far."""
+        return self._metrics.report(self.name, len(self._queue))
+
     def close(self) -> None:
         """Refuse what waits: each request ends with `RequestCancelled`."""
         self._concurrency = 0
         while self._queue:
-            delivery = self._queue.popleft()
+            delivery, _ = self._queue.popleft()
             if not delivery.done:
                 delivery.done = True
                 delivery.replies.fail(RequestCancelled(self.name))
 
-    async def _handle(self, delivery: Delivery, task: asyncio.Task[object]) -> None:
-        spec, method = self._handlers[delivery.schema]
+    async def _handle(
+        self, delivery: Delivery, handler: Handler, task: asyncio.Task[object]
+    ) -> None:
+        spec, method = handler
         replies = delivery.replies
         error: AgentbusError | None = None
         delivery.task = task
@@ -225,6 +265,8 @@ class Mailbox:
                 value = await method(delivery.payload, call)
             queue_s, handle_s = started - delivery.arrived, perf_counter() - started
             replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
+            times = self._times
+            times += (queue_s, handle_s)
         except asyncio.CancelledError:
             if delivery.interrupted is None and task.cancelling():
                 replies.fail(RequestCancelled(self.name))
@@ -232,20 +274,29 @@ class Mailbox:
             # Without an interrupt the handler awaited what somebody else had cancelled.
             error = delivery.interrupted or RequestCancelled(self.name)
         except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
-            error = self._failure(spec.method, raised)
+            error = self._failure(spec.method, raised, delivery.origin.trace)
         finally:
             delivery.task = None
             delivery.done = True
         if delivery.interrupted is not None:
             await _absorb_interrupt(task)
+        if delivery.cost is not NO_COST:
+            self._metrics.charged(delivery.cost)
         if error is not None:
+            self._metrics.failed(error.code)
             replies.fail(error)
 
-    def _failure(self, method: str, raised: Exception) -> AgentbusError:
+    def _failure(self, method: str, raised: Exception, trace: bytes) -> AgentbusError:
         """Return the caller's error for what a handler raised."""
         if isinstance(raised, AgentbusError):
             return raised
-        logger.error("handler %s of agent %r failed", method, self.name, exc_info=raised)
+        logger.error(
+            "handler %s of agent %r failed",
+            method,
+            self.name,
+            exc_info=raised,
+            extra={"trace_id": trace[:_TRACE_ID].hex()},
+        )
         return HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
 
 

@@ -18,6 +18,7 @@ from ..errors import (
     AgentbusError,
     Closed,
     DeadlineExceeded,
+    Draining,
     HopsExhausted,
     InvalidMessage,
     MalformedFrame,
@@ -28,6 +29,7 @@ from ..errors import (
 from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import BUS, SubscriptionTable
+from ..telemetry import BusReport, LinkReport, Metrics
 from .agent import Agent, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
@@ -81,8 +83,10 @@ class Node:
         self.routes = Routes(self.peers, self, name, settings)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
-        self.dropped_publishes = 0
+        self.metrics = Metrics()
         self.closed = False
+        self.draining = False
+        """Requests from other processes are refused."""
         self._random = random.Random()
 
     def now(self) -> float:
@@ -108,7 +112,8 @@ class Node:
         """Make the caller's side of a request."""
         window = self.settings.stream_parts if stream else 0
         wanted = None if returns is None else payload_type(returns)
-        return Pending(self.loop, self.timer, target, context, wanted, window)
+        self.metrics.sent += 1
+        return Pending(self.timer, self.metrics, target, context, wanted, window)
 
     def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
         """Send a request to an agent here, or over a link that is known and not paused.
@@ -129,7 +134,7 @@ class Node:
         try:
             hosted = self.agents.get(target)
             if hosted is not None:
-                schema = type(payload).__name__
+                schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 if pending.window:
                     delivery.feed = FeedReader()
@@ -207,6 +212,8 @@ class Node:
         if target == BUS:
             self._subscribe_peer(delivery)
             return
+        if self.draining:
+            raise Draining(target)
         hosted = self.agents.get(target)
         if hosted is None:
             raise NoResponder(target)
@@ -231,6 +238,7 @@ class Node:
         """Hand a payload to this process's subscribers and, by way of the home, to all others."""
         check_topic(topic)
         kind = payload_type(type(payload))
+        self.metrics.published += 1
         envelope = None
         for subscriber in [*self.topics.match(topic), *self.routes.homes()]:
             if isinstance(subscriber, Subscription):
@@ -239,7 +247,7 @@ class Node:
             if envelope is None:
                 frame = kind.encode(payload)
                 envelope = Envelope(
-                    Kind.PUBLISH, source=source, target=topic, schema=kind.name, payloads=(frame,)
+                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=(frame,)
                 )
             self._forward(subscriber, envelope)
 
@@ -258,7 +266,7 @@ class Node:
         try:
             value = self.types.find(envelope.schema).decode(envelope.payloads[0])
         except InvalidMessage as error:
-            self.dropped_publishes += 1
+            self.metrics.dropped += 1
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
             return
         subscriber.deliver(Published(envelope.target, value, envelope.source))
@@ -267,15 +275,42 @@ class Node:
         try:
             peer.link.send(envelope)
         except AgentbusError as error:
-            self.dropped_publishes += 1
+            self.metrics.dropped += 1
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
 
-    def peer_lost(self, peer: Peer) -> None:
+    def report(self) -> BusReport:
+        """Return what this process has counted so far."""
+        metrics = self.metrics
+        links = [peer.link for peer in self.peers]
+        return BusReport(
+            agents=tuple(hosted.mailbox.report() for hosted in self.agents.values()),
+            links=tuple(
+                LinkReport(link.peer.peer, link.bytes_sent, link.bytes_received) for link in links
+            ),
+            sent=metrics.sent,
+            failures=dict(metrics.failures),
+            published=metrics.published,
+            dropped=metrics.dropped + sum(s.dropped for s in self.subscriptions),
+            missed_deadlines=self.timer.missed,
+        )
+
+    def forget_subscription(self, subscription: Subscription) -> None:
+        """Deliver nothing more to a subscriber; what it was too slow for stays counted."""
+        self.topics.remove(subscription.pattern, subscription)
+        if subscription in self.subscriptions:
+            self.subscriptions.remove(subscription)
+            self.metrics.dropped += subscription.dropped
+
+    def draining_elsewhere(self, name: str) -> None:
+        """Look for an agent anew, since the process that had it is ending."""
+        self.routes.forget_agent(name)
+
+    def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """Forget a process that went away."""
         self.topics.remove_all(peer)
         if peer is self.routes.home:
             self.end_subscriptions(PeerLost(peer.name))
-        self.routes.forget(peer)
+        self.routes.forget(peer, closed=error is None)
         if self.peers.named(peer.name) is None:
             for watcher in self.peer_watchers:
                 watcher(peer.name)

@@ -7,6 +7,7 @@ immutable, so that no agent can change what another holds.
 
 from __future__ import annotations
 
+import base64
 import copy
 import datetime
 import decimal
@@ -20,15 +21,21 @@ from functools import lru_cache
 from typing import Any
 
 import msgpack
+import orjson
 import pydantic
 import pydantic_core
+from blake3 import blake3
 
 from ..errors import InvalidMessage
 
-__all__ = ["PayloadType", "join_batch", "payload_type"]
+__all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "join_batch", "payload_type"]
 
 Copy = Callable[[Any], Any]
 
+PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple)
+"""Types that every process knows by name."""
+SCHEMA_MARK = "#"
+"""Stands on the wire between a type's name and its fingerprint."""
 _SCRATCH_BYTES = 4096
 """First size of a packer's buffer, which is kept from message to message and grows as needed."""
 
@@ -155,14 +162,31 @@ def _copier(kind: Any) -> Copy:
     return copy.deepcopy
 
 
-class PayloadType:
-    """One type of payload: `name` on the wire, bytes, copies."""
+def _fingerprint(kind: Any, adapter: pydantic.TypeAdapter[Any]) -> str:
+    """Return `#` and some characters that change with the type's JSON schema.
 
-    __slots__ = ("_copy", "_dump", "_pack", "_validate", "kind", "name")
+    Plain types have none: their names say all. Neither have types that JSON schema cannot describe.
+    Two types that share it by chance are merely taken for one another, and validated as always.
+    """
+    if kind in PLAIN:
+        return ""
+    try:
+        schema = adapter.json_schema()
+    except (pydantic.PydanticUserError, pydantic.errors.PydanticInvalidForJsonSchema):
+        return ""
+    digest = blake3(orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)).digest(3)
+    return SCHEMA_MARK + base64.urlsafe_b64encode(digest).decode()
+
+
+class PayloadType:
+    """One type of payload: its names, bytes and copies."""
+
+    __slots__ = ("_copy", "_dump", "_pack", "_validate", "kind", "name", "schema")
 
     def __init__(self, kind: Any) -> None:
         self.kind = kind
         self.name: str = getattr(kind, "__name__", None) or str(kind)
+        """By it handlers are chosen, so that a newer or older version of a type still finds them."""
         try:
             self._copy = _copier(kind)
         except RecursionError:  # a type that contains itself
@@ -172,6 +196,8 @@ class PayloadType:
         except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError) as error:
             problem = "cannot be sent; use a pydantic model, a dataclass or a plain type"
             raise InvalidMessage(self.name, problem) from error
+        self.schema = f"{self.name}{_fingerprint(kind, adapter)}"
+        """The name on the wire: it tells types of one name, and versions of one type, apart."""
         self._dump: Callable[[Any], Any] = adapter.serializer.to_python
         self._validate: Callable[[Any], Any] = adapter.validator.validate_python
         self._pack: Callable[[Any], bytes] = msgpack.Packer(

@@ -11,6 +11,7 @@ from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
     DeadlineExceeded,
+    Draining,
     MalformedFrame,
     PeerLost,
     ProtocolError,
@@ -46,8 +47,12 @@ class Inbox(Protocol):
         """Take a message on a topic."""
         ...
 
-    def peer_lost(self, peer: Peer) -> None:
-        """A link is gone."""
+    def draining_elsewhere(self, name: str) -> None:
+        """The process that has this agent takes no more requests."""
+        ...
+
+    def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
+        """A link is gone; without an error, it was closed in order."""
         ...
 
 
@@ -132,7 +137,7 @@ class Peers:
         peer.outgoing.clear()
         for replies in tuple(peer.incoming.values()):
             replies.drop()
-        self._inbox.peer_lost(peer)
+        self._inbox.peer_lost(peer, error)
 
     def send(self, peer: Peer, pending: Pending, payload: Any, origin: Origin) -> None:
         """Send a request.
@@ -158,7 +163,7 @@ class Peers:
                 number,
                 origin.source,
                 target,
-                kind.name,
+                kind.schema,
                 pending.window,
                 int(remaining * 1e6) or 1,
                 origin.hops_left,
@@ -241,7 +246,10 @@ class Peers:
         if pending is not None:
             pending.received_bytes += envelope.size
             try:
-                pending.fail(read_failure(envelope))
+                failure = read_failure(envelope)
+                if isinstance(failure, Draining):
+                    self._inbox.draining_elsewhere(failure.target)
+                pending.fail(failure)
             except AgentbusError as error:
                 pending.fail(error)
 

@@ -102,7 +102,7 @@ class _RemoteFeed:
         self._tell(Envelope(Kind.FEED, self._id))
 
     def _send(self, kind: PayloadType, frame: bytes) -> None:
-        self._tell(Envelope(Kind.FEED, self._id, schema=kind.name, payloads=(frame,)))
+        self._tell(Envelope(Kind.FEED, self._id, schema=kind.schema, payloads=(frame,)))
 
     def _tell(self, envelope: Envelope) -> None:
         """Send it; if it cannot be sent, the request fails."""
@@ -180,7 +180,7 @@ class RemoteReplies:
         if not self._open:
             return
         try:
-            self._peer.link.send(Envelope(_PART, self._id, schema=kind.name, payloads=(frame,)))
+            self._peer.link.send(Envelope(_PART, self._id, schema=kind.schema, payloads=(frame,)))
         except AgentbusError as error:
             if self.delivery is not None:
                 self.delivery.cancel(error)
@@ -207,7 +207,7 @@ class RemoteReplies:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
             payloads = (kind.encode(value), _pack_cost(queue_s, handle_s, model))
             peer.link.send(
-                Envelope(_REPLY, self._id, "", "", kind.name, 0, -1, 0, b"", packed, payloads)
+                Envelope(_REPLY, self._id, "", "", kind.schema, 0, -1, 0, b"", packed, payloads)
             )
             peer.poll.sent()
             self._end()

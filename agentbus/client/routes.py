@@ -49,6 +49,8 @@ class Routes:
         self._lost_home = ""
         self.home_gone = anyio.Event()
         """Set when the link to the home ends."""
+        self.home_closed = False
+        """Whether it was closed in order."""
         self._home_is_broker = True
         self._connecting = anyio.Lock()
         self._listener: Listener | None = None
@@ -157,11 +159,16 @@ class Routes:
                 self._by_path[path] = peer
             return peer
 
-    def forget(self, peer: Peer) -> None:
-        """Drop all routes over a link that is gone."""
+    def forget_agent(self, name: str) -> None:
+        """Drop the route to an agent: the next request asks the home where it is."""
+        self._by_agent.pop(name, None)
+
+    def forget(self, peer: Peer, *, closed: bool) -> None:
+        """Drop all routes over a link that is gone; `closed` if that was done in order."""
         if self._home is peer:
             self._home = None
             self._lost_home = peer.name
+            self.home_closed = closed
             self.home_gone.set()
         self._by_agent = {name: p for name, p in self._by_agent.items() if p is not peer}
         self._by_path = {path: p for path, p in self._by_path.items() if p is not peer}

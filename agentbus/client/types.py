@@ -10,11 +10,9 @@ from collections.abc import Iterator
 
 from ..errors import ConfigError, InvalidMessage
 from .agent import Agent, handlers_of
-from .payload import PayloadType, payload_type
+from .payload import PLAIN, SCHEMA_MARK, PayloadType, payload_type
 
 __all__ = ["TypeTable"]
-
-_PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple)
 
 
 def _agent_classes(kind: type[Agent]) -> Iterator[type[Agent]]:
@@ -40,27 +38,32 @@ class TypeTable:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known = {kind.__name__: payload_type(kind) for kind in _PLAIN}
+        self._known = {kind.__name__: payload_type(kind) for kind in PLAIN}
 
     def declare(self, kind: PayloadType) -> None:
-        """Have `find` answer with this type for its name."""
-        self._known[kind.name] = kind
+        """Have `find` answer with this type for its name, whatever version is asked for."""
+        self._known[kind.name] = self._known[kind.schema] = kind
 
-    def find(self, name: str) -> PayloadType:
-        """Return the type of that name.
+    def find(self, schema: str) -> PayloadType:
+        """Return the type with that name and fingerprint, or the one type of the name.
 
         Raises:
-            InvalidMessage: this process declares no type of the name, or several.
+            InvalidMessage: this process declares no type of the name, or several others.
         """
-        known = self._known.get(name)
+        known = self._known.get(schema)
         if known is not None:
             return known
-        matches = {found.kind: found for found in _declared() if found.name == name}
+        name = schema.partition(SCHEMA_MARK)[0]
+        if name in self._known:
+            return self._known[name]
+        declared = [found for found in _declared() if found.name == name]
+        same = [found for found in declared if found.schema == schema]
+        matches = {found.kind: found for found in same[:1] or declared}
         if len(matches) != 1:
             how_many = "several types" if matches else "no type"
             raise InvalidMessage(
                 name,
                 f"this process declares {how_many} of that name; name it with types= or returns=",
             )
-        (self._known[name],) = matches.values()
-        return self._known[name]
+        (self._known[schema],) = matches.values()
+        return self._known[schema]

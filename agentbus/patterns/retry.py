@@ -12,6 +12,7 @@ from ..errors import (
     AgentbusError,
     ConfigError,
     DeadlineExceeded,
+    Draining,
     LinkFull,
     MailboxFull,
     NoResponder,
@@ -21,7 +22,7 @@ from .ask import Ask
 
 __all__ = ["retried"]
 
-_REFUSED = (NoResponder, MailboxFull, LinkFull)
+_REFUSED = (NoResponder, MailboxFull, LinkFull, Draining)
 """The request was not taken: making it again does nothing twice."""
 _LONGEST = 30.0
 """Seconds between two attempts at most."""

@@ -8,8 +8,10 @@ __all__ = [
     "BROKER",
     "BUS",
     "MODEL",
+    "PROCESS",
     "AgentList",
     "ListAgents",
+    "ListProcesses",
     "Locate",
     "Location",
     "Register",
@@ -22,6 +24,9 @@ BUS = "$bus"
 """Each process's own address, for what concerns the link itself."""
 MODEL = "$model."
 """What the addresses of agents that serve a model begin with."""
+PROCESS = "$process."
+"""What the address begins with of an agent that answers tools about its process; behind it stands
+the process's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,12 @@ class ListAgents:
 
 
 @dataclass(frozen=True, slots=True)
+class ListProcesses:
+    """Which agents answer about their processes? Answered with an `AgentList`."""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentList:
-    """All agents, by name."""
+    """Agents, by name."""
 
     agents: tuple[Location, ...]

@@ -1,5 +1,29 @@
-"""Accounts of what hops cost. Pure values; whoever does the work fills them in."""
+"""Accounts of what hops cost, and what a process counts. Pure values and counters."""
 
 from .account import NO_COST, HopAccount, ModelCost
+from .metrics import (
+    TIMES,
+    AgentMetrics,
+    AgentReport,
+    BusReport,
+    Distribution,
+    Histogram,
+    LinkReport,
+    Metrics,
+    upper_bound,
+)
 
-__all__ = ["NO_COST", "HopAccount", "ModelCost"]
+__all__ = [
+    "NO_COST",
+    "TIMES",
+    "AgentMetrics",
+    "AgentReport",
+    "BusReport",
+    "Distribution",
+    "Histogram",
+    "HopAccount",
+    "LinkReport",
+    "Metrics",
+    "ModelCost",
+    "upper_bound",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 
@@ -23,12 +24,17 @@ async def run_worker(
     serve: Sequence[str],
     engine_settings: EngineSettings,
     bus_settings: BusSettings,
-    ready: Callable[[list[str]], Awaitable[None]],
+    drain_timeout: float,
+    serving: Callable[[Bus, list[str]], AbstractAsyncContextManager[None]],
+    stop: anyio.Event,
 ) -> None:
-    """Serve models and spawn agents, call `ready` with their names, stay until it returns.
+    """Serve models and spawn agents, enter `serving` with their names, stay until `stop` is set.
+
+    Then the worker takes no new requests and goes on with those under way for at most
+    `drain_timeout` seconds. A broker that ends in order sets `stop`, too.
 
     Raises:
-        PeerLost: the broker went away.
+        PeerLost: the broker went away without a word.
         AgentbusError: something could not be started; what had been is stopped.
     """
     classes = [(load_agent(target), target.name) for target in targets]
@@ -37,12 +43,15 @@ async def run_worker(
         for kind, agent_name in classes:
             started.append(await bus.spawn(kind, name=agent_name, model=model))
         async with anyio.create_task_group() as group:
-            group.start_soon(_watch_home, bus)
-            await ready(started)
+            group.start_soon(_watch_home, bus, stop)
+            async with serving(bus, started):
+                await stop.wait()
+                await bus.drain(drain_timeout)
             group.cancel_scope.cancel()
 
 
-async def _watch_home(bus: Bus) -> None:
-    """End the worker with the bus that it serves: nobody could reach it any more."""
-    await bus.home_lost()
-    raise PeerLost("the bus's broker")
+async def _watch_home(bus: Bus, stop: anyio.Event) -> None:
+    """End the worker with the bus that it serves: nobody new could reach it any more."""
+    if not await bus.home_lost():
+        raise PeerLost("the bus's broker")
+    stop.set()

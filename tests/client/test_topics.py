@@ -57,14 +57,16 @@ async def test_between_processes(socket_dir: Path) -> None:
         await start_broker(broker)
         async with Bus.open(url, name="a") as a, Bus.open(url, name="b") as b:
             await a.spawn(Echo)
-            async with b.subscribe("news.>") as at_b, a.subscribe("news.sea") as at_a:
+            types = (Ping,)
+            at_b, at_a = b.subscribe("news.>", types=types), a.subscribe("news.sea", types=types)
+            async with at_b, at_a:
                 await a.publish("news.sea", Ping(number=1))
                 await b.publish("news.land", Ping(number=2))
                 with anyio.fail_after(5):
                     assert (await anext(at_a)).value == Ping(number=1)
                     assert [(await anext(at_b)).value.number for _ in range(2)] == [2, 1]
             await a.publish("news.sea", Ping(number=3))
-            async with b.subscribe("news.sea") as again:
+            async with b.subscribe("news.sea", types=types) as again:
                 await a.publish("news.sea", Ping(number=4))
                 with anyio.fail_after(5):
                     assert (await anext(again)).value.number == 4

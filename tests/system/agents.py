@@ -86,6 +86,28 @@ class Holder(Agent):
         await anyio.sleep_forever()
 
 
+class Relay(Agent):
+    """You let another agent hold what you get."""
+
+    @handler
+    async def relay(self, to: str, call: Call) -> str:
+        return await call.request(to, Hold(), returns=str)
+
+
+class Gate(Agent):
+    """You hold what you get until you are opened. For the test's own process."""
+
+    def __init__(self) -> None:
+        self.held = anyio.Event()
+        self.opened = anyio.Event()
+
+    @handler
+    async def hold(self, what: Hold, call: Call) -> str:
+        self.held.set()
+        await self.opened.wait()
+        return "opened"
+
+
 class Speaker(Agent):
     """You speak through a model."""
 

@@ -86,10 +86,15 @@ async def running(*commands: Sequence[str]) -> AsyncGenerator[list[Running], Non
         yield started
 
 
+def url_of(folder: Path) -> str:
+    """Return the url of the bus whose socket is in a folder."""
+    return f"unix://{folder}/run/bus.sock"
+
+
 @asynccontextmanager
 async def broker(folder: Path) -> AsyncGenerator[tuple[str, Running], None]:
     """Run a broker; yields its url."""
-    url = f"unix://{folder}/run/bus.sock"
+    url = url_of(folder)
     async with running(["up", "--bus", url]) as [command]:
         yield url, command
 

@@ -13,8 +13,8 @@ import pytest
 from agentbus import Bus
 from agentbus.errors import AgentbusError, NoResponder, PeerLost
 
-from .agents import STARTED, Ask, Count, Hold, Sum, Total
-from .processes import TIMEOUT, agent, broker, finished, running, worker
+from .agents import STARTED, Ask, Count, Gate, Hold, Sum, Total
+from .processes import TIMEOUT, agent, broker, finished, running, url_of, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,8 @@ async def test_a_stream_from_a_killed_worker_ends(socket_dir: Path) -> None:
 async def test_sigterm_ends_in_order(socket_dir: Path) -> None:
     """Even with a request under way: status 0, nothing on standard error, no file left."""
     caught: list[AgentbusError] = []
-    async with broker(socket_dir) as (url, home), running(worker(url, HOLDER)) as [command]:
+    impatient = worker(url_of(socket_dir), HOLDER, "--drain-timeout", "0.1")
+    async with broker(socket_dir) as (url, home), running(impatient) as [command]:
         assert command.ready == ["holder"]
         assert len(sockets(socket_dir)) == 2
         with anyio.fail_after(TIMEOUT):
@@ -179,3 +180,57 @@ async def test_an_engine_that_cannot_be_had_says_so(socket_dir: Path) -> None:
     status, out, err = found[missing]
     assert (status, err) == (1, "")
     assert json.loads(out)["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("told", ["worker", "broker"])
+async def test_a_worker_that_is_told_to_end_finishes_what_it_has_begun(
+    told: str, socket_dir: Path
+) -> None:
+    """Told by a signal, or by its broker, which was: status 0 and nothing on standard error."""
+    answers: list[str] = []
+
+    async def ask(bus: Bus) -> None:
+        answers.append(await bus.request("relay", "gate", returns=str))
+
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        url, home = await enter(broker(socket_dir))
+        [command] = await enter(running(worker(url, agent("relay", "Relay"))))
+        bus = await enter(Bus.open(url))
+        gate = Gate()
+        await bus.spawn(gate, name="gate")
+        with anyio.fail_after(TIMEOUT):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, bus)
+                await gate.held.wait()
+                if told == "worker":
+                    command.process.terminate()
+                    while "relay" in await listed(url):
+                        pass
+                else:
+                    home.process.terminate()
+                    assert await bus.home_lost()
+                assert not answers
+                gate.opened.set()
+            assert answers == ["opened"]
+            assert await command.ended() == 0
+        assert await command.errors() == ""
+
+
+async def test_a_second_signal_ends_a_worker_at_once(socket_dir: Path) -> None:
+    caught: list[AgentbusError] = []
+    async with broker(socket_dir) as (url, _), running(worker(url, HOLDER)) as [command]:
+        with anyio.fail_after(5):
+            async with (
+                Bus.open(url) as bus,
+                bus.subscribe(STARTED) as started,
+                anyio.create_task_group() as group,
+            ):
+                group.start_soon(outcome, bus, Hold(), caught)
+                await anext(started)
+                command.process.terminate()
+                while await listed(url):
+                    pass
+                command.process.terminate()
+                assert await command.ended() == 0
+        assert len(caught) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, EngineSettings, handler
@@ -34,11 +37,16 @@ async def work(url: str, targets: list[Target], serve: list[str], bus: Bus) -> l
     """Run a worker until it has started; returns the names on the bus while it ran."""
     names: list[str] = []
 
-    async def ready(started: list[str]) -> None:
+    stop = anyio.Event()
+
+    @asynccontextmanager
+    async def serving(_: Bus, started: list[str]) -> AsyncGenerator[None]:
         names.extend(agent.name for agent in await bus.agents())
         assert sorted(started) == names
         if "speaker" in names:
             assert "I read 2 turns" in await bus.request("speaker", "Speak.", returns=str)
+        stop.set()
+        yield
 
     await run_worker(
         url,
@@ -48,7 +56,9 @@ async def work(url: str, targets: list[Target], serve: list[str], bus: Bus) -> l
         serve=serve,
         engine_settings=EngineSettings(),
         bus_settings=BusSettings(),
-        ready=ready,
+        drain_timeout=1.0,
+        serving=serving,
+        stop=stop,
     )
     return names
 

@@ -1,0 +1,39 @@
+"""Logs of a command: lines on standard error, as text or as JSON objects. Standard logging."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import orjson
+
+from ..config import LogSettings
+
+__all__ = ["JsonFormatter", "configure_logging"]
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+"""What each record has; what else it has was given with `extra`."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, event, what was given with `extra`, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {name: v for name, v in record.__dict__.items() if name not in _OWN}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Have this process log as the settings say."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)

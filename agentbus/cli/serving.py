@@ -1,0 +1,135 @@
+"""The commands that serve until they are stopped: `up`, `worker`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import orjson
+
+from ..client import Bus
+from ..config import DaemonSettings, EngineSettings
+from ..daemon import start_broker
+from ..errors import ConfigError
+from ..ops import OFF, operate, parse_address
+from ..workers import parse_target, run_worker
+from .runtime import print_json, until_end_of_input
+
+__all__ = ["check_up", "run_up", "start_worker"]
+
+
+def _socket_of(url: str) -> str:
+    path = url.removeprefix("unix://")
+    if path in ("", url):
+        raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+    return path
+
+
+def check_up(settings: DaemonSettings, *, json: bool) -> None:
+    """Print the settings that `up` would run with.
+
+    Raises:
+        ConfigError: it could not run with them.
+    """
+    _socket_of(settings.listen)
+    if settings.metrics != OFF:
+        parse_address(settings.metrics)
+    effective = dataclasses.asdict(settings)
+    if json:
+        print_json(effective)
+        return
+    for key, value in _flat(effective):
+        print(f"{key} = {orjson.dumps(value).decode()}")  # as TOML writes it, too
+
+
+def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in table.items():
+        name = f"{above}{key}"
+        found += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return found
+
+
+async def run_up(
+    settings: DaemonSettings, stop: anyio.Event, *, until_eof: bool, json: bool
+) -> None:
+    """Be the broker until `stop` is set. Its workers are told when the bus closes."""
+    path = _socket_of(settings.listen)
+    async with (
+        Bus.open(listen=path, name="broker", settings=settings.bus) as broker,
+        operate(broker, settings.metrics) as metrics,
+        anyio.create_task_group() as group,
+    ):
+        await start_broker(broker)
+        if json:
+            print_json({"ready": settings.listen, "metrics": metrics})
+        else:
+            print(f"The bus is up at {settings.listen}. Stop it with Ctrl-C.", flush=True)
+            _say_metrics(metrics)
+        if until_eof:
+            group.start_soon(_set_at_end_of_input, stop)
+        await stop.wait()
+        group.cancel_scope.cancel()
+
+
+async def start_worker(
+    settings: DaemonSettings,
+    url: str,
+    agents: Sequence[str],
+    stop: anyio.Event,
+    *,
+    name: str,
+    model: str,
+    serve: Sequence[str],
+    engine_settings: EngineSettings,
+    until_eof: bool,
+    json: bool,
+) -> None:
+    """Be a worker until `stop` is set, or until its broker ends."""
+    if not (agents or serve):
+        raise ConfigError("worker", "name an agent (module:Class) or a model to --serve")
+    await run_worker(
+        url,
+        [parse_target(text) for text in agents],
+        name=name,
+        model=model,
+        serve=serve,
+        engine_settings=engine_settings,
+        bus_settings=settings.bus,
+        drain_timeout=settings.drain_timeout,
+        serving=partial(
+            _announced, metrics=settings.metrics, stop=stop, until_eof=until_eof, json=json
+        ),
+        stop=stop,
+    )
+
+
+@asynccontextmanager
+async def _announced(
+    bus: Bus, names: list[str], *, metrics: str, stop: anyio.Event, until_eof: bool, json: bool
+) -> AsyncGenerator[None]:
+    """Let the worker be watched, and say that it is ready."""
+    async with operate(bus, metrics) as url, anyio.create_task_group() as group:
+        if json:
+            print_json({"ready": names, "metrics": url})
+        else:
+            print(f"On the bus: {', '.join(names)}. Stop with Ctrl-C.", flush=True)
+            _say_metrics(url)
+        if until_eof:
+            group.start_soon(_set_at_end_of_input, stop)
+        yield
+        group.cancel_scope.cancel()
+
+
+async def _set_at_end_of_input(stop: anyio.Event) -> None:
+    await until_end_of_input()
+    stop.set()
+
+
+def _say_metrics(metrics: str) -> None:
+    if metrics:
+        print(f"Metrics are at {metrics}.", flush=True)

@@ -1,0 +1,139 @@
+"""Settings from a TOML file: found, read and checked; an error names file, line, key and reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pydantic
+from pydantic_core import ErrorDetails
+
+from ..config import DaemonSettings
+from ..errors import ConfigError, UnreadableFile
+
+__all__ = ["find_settings_file", "load_settings", "override"]
+
+DEFAULT_FILE = "agentbus.toml"
+MAX_FILE = 1024 * 1024
+"""Bytes of a settings file."""
+_UNKNOWN_KEY = "unexpected_keyword_argument"
+
+
+def find_settings_file(given: str) -> Path | None:
+    """Return the file given, else `AGENTBUS_CONFIG`'s, else ./agentbus.toml if there is one."""
+    named = given or os.environ.get("AGENTBUS_CONFIG")
+    if named:
+        return Path(named)
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def load_settings(path: Path | None) -> DaemonSettings:
+    """Read settings; without a file, those that hold without one.
+
+    Raises:
+        UnreadableFile: the file cannot be read.
+        ConfigError: it is not TOML, or a key or a value in it is not one of ours.
+    """
+    if path is None:
+        return DaemonSettings()
+    text = _read(path)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), f"this is not TOML: {error}") from error
+    try:
+        # As JSON, since strict validation takes a dataclass's fields from JSON alone.
+        return pydantic.TypeAdapter(DaemonSettings).validate_json(orjson.dumps(data))
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(str(path), f"a value is out of range: {error}") from error
+    except pydantic.ValidationError as error:
+        raise _first_problem(path, text, error.errors(include_url=False)[0]) from error
+    except ConfigError as error:
+        raise _out_of_range(path, text, error) from error
+
+
+def override(settings: DaemonSettings, **given: Any) -> DaemonSettings:
+    """Return settings with what the command line says; None and empty texts say nothing.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+    said = {name: value for name, value in given.items() if value not in (None, "")}
+    log = {name: said.pop(name) for name in ("format", "level") if name in said}
+    return dataclasses.replace(settings, log=dataclasses.replace(settings.log, **log), **said)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE + 1)
+        if len(raw) > MAX_FILE:
+            raise UnreadableFile(str(path), f"it is over {MAX_FILE} bytes")
+        return raw.decode()
+    except OSError as error:
+        raise UnreadableFile(str(path), str(error.strerror)) from error
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(str(path), "it is not UTF-8 text") from error
+
+
+def _first_problem(path: Path, text: str, problem: ErrorDetails) -> ConfigError:
+    keys = [str(key) for key in problem["loc"]]
+    if problem["type"] != _UNKNOWN_KEY:
+        return _error(path, text, keys, problem["msg"][0].lower() + problem["msg"][1:])
+    near = difflib.get_close_matches(keys[-1], _keys_at(keys[:-1]), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return _error(path, text, keys, f"unknown key{hint}")
+
+
+def _out_of_range(path: Path, text: str, error: ConfigError) -> ConfigError:
+    """Place an error that names its key alone, as settings objects raise it."""
+    places = [keys for keys in _all_keys() if keys[-1] == error.setting]
+    found = [keys for keys in places if _line_of(text, keys)]
+    return _error(path, text, (found or places)[0], error.problem)
+
+
+def _error(path: Path, text: str, keys: Sequence[str], problem: str) -> ConfigError:
+    line = _line_of(text, keys)
+    where = f"{path}, line {line}" if line else str(path)
+    return ConfigError(f"{where}: {'.'.join(keys)}", problem)
+
+
+def _tables(kind: type, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[str]]:
+    """Return the keys of each table of the file."""
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    found = {above: names}
+    for name in names:
+        if dataclasses.is_dataclass(hints[name]):
+            found |= _tables(hints[name], (*above, name))
+    return found
+
+
+def _keys_at(table: Sequence[str]) -> list[str]:
+    return _tables(DaemonSettings).get(tuple(table), [])
+
+
+def _all_keys() -> list[tuple[str, ...]]:
+    return [(*table, key) for table, keys in _tables(DaemonSettings).items() for key in keys]
+
+
+def _line_of(text: str, keys: Sequence[str]) -> int:
+    """Return the line that a key stands in, or its table's; 0 where it is written otherwise."""
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[\s*([\w.-]+)\s*\]", line)
+        if header:
+            table = header[1].split(".")
+        entry = re.match(r"\s*([\w.-]+)\s*=", line)
+        if [*table, *(entry[1].split(".") if entry else [])] == list(keys):
+            return number
+    return 0

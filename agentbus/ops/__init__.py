@@ -1,0 +1,32 @@
+"""How a process of a bus is watched: its metrics over HTTP, and its agent that answers tools."""
+
+from .describe import AgentDescription, HandlerDescription
+from .exposition import exposition
+from .http import Page, parse_address, serve_http
+from .process import (
+    OFF,
+    DescribeAgent,
+    ProcessAgent,
+    ProcessQuery,
+    ProcessReport,
+    operate,
+    process_agent_name,
+)
+from .survey import survey
+
+__all__ = [
+    "OFF",
+    "AgentDescription",
+    "DescribeAgent",
+    "HandlerDescription",
+    "Page",
+    "ProcessAgent",
+    "ProcessQuery",
+    "ProcessReport",
+    "exposition",
+    "operate",
+    "parse_address",
+    "process_agent_name",
+    "serve_http",
+    "survey",
+]
