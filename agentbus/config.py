@@ -58,6 +58,8 @@ class BusSettings:
 
     mailbox: int = 1024
     """Messages that wait for one agent; more are refused with `MailboxFull`."""
+    instances: int = 100_000
+    """Instances of one agent that has one for each key; more make the longest unused one stop."""
     stream_parts: int = 256
     """Parts of one stream on their way to its reader; whoever writes more waits."""
     subscription: int = 1024

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from ..config import BusSettings, EngineSettings
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, Closed, ConfigError, NoResponder
+from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
 from ..telemetry import BusReport
@@ -101,8 +101,8 @@ class Bus(Requester):
         node.closed = True
         node.end_subscriptions(None)
         await self._briefly(node.routes.aclose)
-        for hosted in node.agents.values():
-            hosted.mailbox.close()
+        for living in node.living():
+            living.mailbox.close()
         tasks.cancel_scope.cancel()
         # The body's own exception is raised by Python; a group around it would hide its type.
         await tasks.__aexit__(None, None, None)
@@ -129,7 +129,14 @@ class Bus(Requester):
         """Return an empty context. It is a value: appending gives a new one."""
         return self._tenant.empty()
 
-    async def spawn(self, agent: Agent | type[Agent], *, name: str = "", model: str = "") -> str:
+    async def spawn(
+        self,
+        agent: Agent | type[Agent],
+        *,
+        name: str = "",
+        model: str = "",
+        per_key: bool = False,
+    ) -> str:
         """Start an agent in this process and return its name.
 
         Args:
@@ -137,6 +144,8 @@ class Bus(Requester):
             name: its address on the bus; by default its class's name in lower case.
             model: the model behind `call.generate`. On a bus within this process its engine is
                 started with the first agent that names it; on a daemon's bus a worker serves it.
+            per_key: answer at `name/key`, by an instance of its own for each key, which is made
+                with the first message for it. Messages for one key are handled in order.
 
         Raises:
             NameTaken: an agent of that name is on the bus.
@@ -145,12 +154,17 @@ class Bus(Requester):
             Closed: the bus is closed.
         """
         node, _ = self._open()
-        made = agent if isinstance(agent, Agent) else agent()
-        made.name = check_agent_name(name or type(made).__name__.lower())
+        kind = type(agent) if isinstance(agent, Agent) else agent
+        name = check_agent_name(name or kind.__name__.lower())
+        if per_key and isinstance(agent, Agent):
+            raise ConfigError("agent", "per_key makes the instances itself: give it the class")
         if model and node.routes.home is None and model_agent_name(model) not in node.agents:
             await self.serve(model)
-        await self._start(made, made.name, model)
-        return made.name
+        if per_key:
+            await self._start_each(kind, name, model)
+        else:
+            await self._start(agent if isinstance(agent, Agent) else agent(), name, model)
+        return name
 
     async def serve(self, model: str, settings: EngineSettings | None = None) -> str:
         """Start an engine in this process and serve it to the bus; returns its agent's name.
@@ -173,15 +187,24 @@ class Bus(Requester):
 
     async def _start(self, agent: Agent, name: str, model: str) -> None:
         node, _ = self._open()
+        agent.name = name
         mailbox = node.host(agent, name, model)
         try:
             await self._register(node, name)
             await agent.started()
             mailbox.open(agent.concurrency)
         except BaseException:
-            del node.agents[name]
-            mailbox.close()
+            node.release(name)
             await self._briefly(lambda: self._unregister(node, name))
+            raise
+
+    async def _start_each(self, kind: type[Agent], name: str, model: str) -> None:
+        node, _ = self._open()
+        node.host_each(kind, name, model)
+        try:
+            await self._register(node, name)
+        except BaseException:
+            node.release(name)
             raise
 
     async def _unregister(self, node: Node, name: str) -> None:
@@ -194,15 +217,15 @@ class Bus(Requester):
         if not node.routes.home_is_broker:
             return
         await node.routes.listen_beside_home(self._connect, self._name)
-        role = node.agents[name].role
+        role = node.roles()[name]
         await self.request(BROKER, Register(name, node.routes.listens_at, role), returns=type(None))
 
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
         async with anyio.create_task_group() as group:
-            for hosted in node.agents.values():
-                if type(hosted.agent).stopped is not Agent.stopped:
-                    group.start_soon(self._stop, hosted.agent)
+            for living in node.living():
+                if type(living.agent).stopped is not Agent.stopped:
+                    group.start_soon(self._stop, living.agent)
 
     async def _stop(self, agent: Agent) -> None:
         try:
@@ -222,9 +245,7 @@ class Bus(Requester):
         """Return the agents of this process."""
         node, _ = self._entered()
         path = node.routes.listens_at
-        return tuple(
-            Location(name, self._name, path, hosted.role) for name, hosted in node.agents.items()
-        )
+        return tuple(Location(name, self._name, path, role) for name, role in node.roles().items())
 
     def handlers(self, name: str) -> tuple[HandlerSpec, ...]:
         """Return what an agent of this process handles.
@@ -232,10 +253,7 @@ class Bus(Requester):
         Raises:
             NoResponder: this process has no agent of that name.
         """
-        hosted = self._entered()[0].agents.get(name)
-        if hosted is None:
-            raise NoResponder(name)
-        return hosted.mailbox.specs()
+        return self._entered()[0].handlers(name)
 
     async def home_lost(self) -> bool:
         """Wait until the process that this bus joined goes away; for ever if it joined none.
@@ -260,7 +278,7 @@ class Bus(Requester):
         """
         node, _ = self._open()
         with anyio.move_on_after(seconds):
-            for name in tuple(node.agents):
+            for name in node.roles():
                 await self._unregister(node, name)
         node.draining = True
         with anyio.move_on_after(seconds):

@@ -154,6 +154,7 @@ class Mailbox:
         make_call: Callable[[Delivery], Call],
         pool: WorkerPool,
         limit: int,
+        metrics: AgentMetrics,
     ) -> None:
         self.name = name
         self._make_call = make_call
@@ -162,8 +163,8 @@ class Mailbox:
         self._concurrency = 0
         """Tasks that may handle messages at once; none before `open`."""
         self._busy = 0
-        self._metrics = AgentMetrics()
-        self._times = self._metrics.times
+        self._metrics = metrics
+        self._times = metrics.times
         self._handlers: dict[str, Handler] = {
             spec.accepts.schema: (spec, getattr(agent, spec.method))
             for spec in handlers_of(type(agent)).values()
@@ -237,16 +238,26 @@ class Mailbox:
 
     def report(self) -> AgentReport:
         """Return what this agent has counted so far."""
-        return self._metrics.report(self.name, len(self._queue))
+        return self._metrics.report(self.name, self.waiting)
 
-    def close(self) -> None:
-        """Refuse what waits: each request ends with `RequestCancelled`."""
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._queue)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being handled."""
+        return self._concurrency > 0 and not self._queue and not self._busy
+
+    def close(self, reason: AgentbusError | None = None) -> None:
+        """Refuse what waits: each request ends with `reason`, or with `RequestCancelled`."""
         self._concurrency = 0
         while self._queue:
             delivery, _ = self._queue.popleft()
             if not delivery.done:
                 delivery.done = True
-                delivery.replies.fail(RequestCancelled(self.name))
+                delivery.replies.fail(reason or RequestCancelled(self.name))
 
     async def _handle(
         self, delivery: Delivery, handler: Handler, task: asyncio.Task[object]

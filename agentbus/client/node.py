@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,14 @@ from ..errors import (
 from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import BUS, SubscriptionTable
-from ..telemetry import BusReport, LinkReport, Metrics
-from .agent import Agent, role_of
+from ..telemetry import AgentMetrics, BusReport, LinkReport, Metrics
+from .agent import Agent, HandlerSpec, handlers_of, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
+from .instances import Instances, Living
 from .mailbox import Delivery, Mailbox
 from .models import ModelClient
 from .payload import PayloadType, payload_type
@@ -77,6 +78,8 @@ class Node:
         self.timer = DeadlineTimer()
         self.types = TypeTable()
         self.agents: dict[str, Hosted] = {}
+        self.instances: dict[str, Instances] = {}
+        """Agents of which there is one for each key."""
         self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self.subscriptions: set[Subscription] = set()
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
@@ -132,13 +135,13 @@ class Node:
             raise DeadlineExceeded(target)
         pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
-            hosted = self.agents.get(target)
-            if hosted is not None:
+            mailbox = self._mailbox(target)
+            if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 if pending.window:
                     delivery.feed = FeedReader()
-                hosted.mailbox.put_nowait(delivery)
+                mailbox.put_nowait(delivery)
                 pending.source = origin.source
                 pending.sent_to(delivery)
                 return True
@@ -199,13 +202,67 @@ class Node:
             NameTaken: this process has an agent of that name.
             ConfigError: the agent's handlers are not well formed.
         """
-        if name in self.agents:
-            raise NameTaken(name)
+        self._check_free(name)
         role = role_of(type(agent))
-        make_call = partial(Call, self, name, model, role)
-        mailbox = Mailbox(agent, name, make_call, self.pool, self.settings.mailbox)
+        mailbox = self._make_mailbox(model, role, agent, AgentMetrics())
         self.agents[name] = Hosted(agent, mailbox, model, role)
         return mailbox
+
+    def host_each(self, kind: type[Agent], name: str, model: str) -> None:
+        """Have instances of `kind` answer at `name/key`. Raises as `host`."""
+        self._check_free(name)
+        handlers_of(kind)
+        role = role_of(kind)
+        make_mailbox = partial(self._make_mailbox, model, role)
+        limit = self.settings.instances
+        self.instances[name] = Instances(name, kind, role, make_mailbox, self.pool, limit)
+
+    def release(self, name: str) -> None:
+        """Let go of a name; who waits for an answer there gets `RequestCancelled`."""
+        hosted = self.agents.pop(name, None)
+        if hosted is not None:
+            hosted.mailbox.close()
+        self.instances.pop(name, None)
+
+    def living(self) -> Iterator[Hosted | Living]:
+        """Return all agents of this process, instances included."""
+        yield from self.agents.values()
+        for instances in self.instances.values():
+            yield from instances
+
+    def roles(self) -> dict[str, str]:
+        """Return the names under which this process can be asked, each with its role."""
+        roles = {name: hosted.role for name, hosted in self.agents.items()}
+        return roles | {name: each.role for name, each in self.instances.items()}
+
+    def handlers(self, name: str) -> tuple[HandlerSpec, ...]:
+        """Return what an agent of this process handles.
+
+        Raises:
+            NoResponder: this process has no agent of that name.
+        """
+        if name in self.agents:
+            return self.agents[name].mailbox.specs()
+        if name in self.instances:
+            return tuple(handlers_of(self.instances[name].kind).values())
+        raise NoResponder(name)
+
+    def _check_free(self, name: str) -> None:
+        if name in self.agents or name in self.instances:
+            raise NameTaken(name)
+
+    def _make_mailbox(self, model: str, role: str, agent: Agent, metrics: AgentMetrics) -> Mailbox:
+        make_call = partial(Call, self, agent.name, model, role)
+        limit = self.settings.mailbox
+        return Mailbox(agent, agent.name, make_call, self.pool, limit, metrics)
+
+    def _mailbox(self, target: str) -> Mailbox | None:
+        """Return the mailbox at an address of this process; None if there is none."""
+        hosted = self.agents.get(target)
+        if hosted is not None:
+            return hosted.mailbox
+        instances = self.instances.get(target.partition("/")[0]) if "/" in target else None
+        return None if instances is None else instances.mailbox(target)
 
     def deliver(self, target: str, delivery: Delivery) -> None:
         """Queue a request that a link brought."""
@@ -214,10 +271,10 @@ class Node:
             return
         if self.draining:
             raise Draining(target)
-        hosted = self.agents.get(target)
-        if hosted is None:
+        mailbox = self._mailbox(target)
+        if mailbox is None:
             raise NoResponder(target)
-        hosted.mailbox.put_nowait(delivery)
+        mailbox.put_nowait(delivery)
 
     def _subscribe_peer(self, delivery: Delivery) -> None:
         """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes."""
@@ -283,7 +340,10 @@ class Node:
         metrics = self.metrics
         links = [peer.link for peer in self.peers]
         return BusReport(
-            agents=tuple(hosted.mailbox.report() for hosted in self.agents.values()),
+            agents=(
+                *(hosted.mailbox.report() for hosted in self.agents.values()),
+                *(instances.report() for instances in self.instances.values()),
+            ),
             links=tuple(
                 LinkReport(link.peer.peer, link.bytes_sent, link.bytes_received) for link in links
             ),

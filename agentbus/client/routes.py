@@ -76,7 +76,9 @@ class Routes:
         return [] if self._home is None else [self._home]
 
     def known(self, name: str) -> Peer | None:
-        """Return the peer that requests to `name` were sent to."""
+        """Return the peer that requests to `name`, or `name/key`, were sent to."""
+        if "/" in name:
+            name = name.partition("/")[0]
         return self._by_agent.get(name, None if self._home_is_broker else self._home)
 
     @property
@@ -104,12 +106,13 @@ class Routes:
             await self.listen(str(Path(home_path).with_name(f"{name}.sock")))
 
     async def reach(self, name: str, origin: Origin) -> Peer:
-        """Return the peer that has the agent `name`.
+        """Return the peer that has the agent `name`, or the instance `name/key`.
 
         Raises:
             NoResponder: nobody has it.
             PeerLost: the home, or the agent's process, went away.
         """
+        name = name.partition("/")[0]
         peer = self._by_agent.get(name)
         if peer is not None:
             return peer
@@ -161,7 +164,7 @@ class Routes:
 
     def forget_agent(self, name: str) -> None:
         """Drop the route to an agent: the next request asks the home where it is."""
-        self._by_agent.pop(name, None)
+        self._by_agent.pop(name.partition("/")[0], None)
 
     def forget(self, peer: Peer, *, closed: bool) -> None:
         """Drop all routes over a link that is gone; `closed` if that was done in order."""
