@@ -4,7 +4,17 @@ Write agents as classes, spawn them on a `Bus`, and ask them by name: in one pro
 processes, with contexts that travel by reference and models that prefill only what is new.
 """
 
-from .client import Agent, Bus, Call, Published, Reply, ReplyStream, Subscription, handler
+from .client import (
+    Agent,
+    Bus,
+    Call,
+    Published,
+    Reply,
+    ReplyStream,
+    Subscription,
+    agent_of,
+    handler,
+)
 from .config import BusSettings, EngineSettings, Limits
 from .context import Context
 from .telemetry import HopAccount, ModelCost
@@ -23,5 +33,6 @@ __all__ = [
     "Reply",
     "ReplyStream",
     "Subscription",
+    "agent_of",
     "handler",
 ]

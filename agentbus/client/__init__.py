@@ -4,6 +4,7 @@ from .agent import Agent, HandlerSpec, handler
 from .bus import Bus
 from .call import Call
 from .exchange import Reply
+from .functions import agent_of
 from .models import Generate, ModelAgent, model_agent_name
 from .requester import Requester
 from .stream import ReplyStream
@@ -21,6 +22,7 @@ __all__ = [
     "ReplyStream",
     "Requester",
     "Subscription",
+    "agent_of",
     "handler",
     "model_agent_name",
 ]
