@@ -77,14 +77,21 @@ async def test_lateness_counts_from_the_moment_and_covers_every_stream() -> None
     assert min(late) >= 5 * MS
 
 
+async def _zeros(count: int) -> AsyncGenerator[str, None]:
+    for _ in range(count):
+        yield "0"
+
+
 @pytest.mark.anyio
 async def test_a_stream_that_lacks_tokens_is_refused() -> None:
     @asynccontextmanager
     async def stream(ask: Ask) -> AsyncGenerator[AsyncIterable[str], None]:
-        yield Producer().tokens(Ask(count=ask.count - 1, paced=False))
+        yield _zeros(ask.count - 1)
 
     with pytest.raises(WrongReply):
         await Reader(stream).per_token_us(0.0)
+    with pytest.raises(WrongReply):
+        await Reader(stream).lateness(0.02)
 
 
 async def _figures(target: str) -> dict[str, float]:
