@@ -37,14 +37,19 @@ def _declared() -> Iterator[PayloadType]:
 class TypeTable:
     """Payload types by name."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_plain")
 
     def __init__(self) -> None:
+        self._plain: PayloadType | None = None
         self._known = {kind.__name__: payload_type(kind) for kind in _PLAIN}
 
     def declare(self, kind: PayloadType) -> None:
         """Have `find` answer with this type for its name."""
         self._known[kind.name] = kind
+
+    def read_plain(self) -> None:
+        """Have `find` answer for every name with a type that takes any plain value."""
+        self._plain = payload_type(object)
 
     def find(self, name: str) -> PayloadType:
         """Return the type of that name.
@@ -52,7 +57,7 @@ class TypeTable:
         Raises:
             InvalidMessage: this process declares no type of the name, or several.
         """
-        known = self._known.get(name)
+        known = self._plain or self._known.get(name)
         if known is not None:
             return known
         matches = {found.kind: found for found in _declared() if found.name == name}
