@@ -14,7 +14,7 @@ from agentbus import Bus
 from agentbus.errors import AgentbusError, NoResponder, PeerLost
 
 from .agents import STARTED, Ask, Count, Gate, Hold, Sum, Total
-from .processes import TIMEOUT, agent, broker, finished, running, url_of, worker
+from .processes import TIMEOUT, agent, broker, finished, running, starting, url_of, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,19 @@ async def test_sigterm_ends_in_order(socket_dir: Path) -> None:
         assert await home.terminate() == 0
         assert sockets(socket_dir) == []
         assert (await command.errors(), await home.errors()) == ("", "")
+
+
+async def test_a_worker_is_stopped_while_it_starts(socket_dir: Path) -> None:
+    async with (
+        broker(socket_dir) as (url, _),
+        starting(worker(url, agent("slow", "Slow"))) as command,
+    ):
+        with anyio.fail_after(TIMEOUT):
+            while "slow" not in await listed(url):
+                pass
+            assert await command.terminate() == 0
+        assert await command.errors() == ""
+        assert sockets(socket_dir) == ["bus.sock"]
 
 
 async def test_a_killed_broker(socket_dir: Path) -> None:
