@@ -11,7 +11,7 @@ import typer
 
 from ..config import EngineSettings
 from .logs import configure_logging
-from .runtime import default_url, print_json, run, serve
+from .runtime import default_url, run, serve
 from .settings import find_settings_file, load_settings, override
 
 __all__ = ["app", "main"]
@@ -147,23 +147,77 @@ def worker(
 @app.command()
 def ps(bus: BusUrl = "", json: Json = False) -> None:
     """List the agents on a bus."""
-    from rich.console import Console
-    from rich.table import Table
+    from .watching import run_ps
 
-    from ..client import Bus
+    run(lambda: run_ps(_url(bus), json=json), json=json)
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(help="The agent to ask.")],
+    value: Annotated[str, typer.Argument(metavar="JSON", help="What to ask it, as JSON.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--type", help="The message's type: Module:Class, or a type's name that NAME handles."
+        ),
+    ] = "",
+    deadline: Annotated[float | None, typer.Option(help="Seconds to wait for the answer.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print parts as they come.")] = False,
+    bus: BusUrl = "",
+    json: Json = False,
+) -> None:
+    """Ask an agent and print its answer."""
+    from .calling import run_call
 
     async def job() -> None:
-        async with Bus.open(_url(bus), name="ps") as joined:
-            found = await joined.agents()
-        if json:
-            print_json([{"name": a.name, "process": a.peer, "socket": a.path} for a in found])
-            return
-        table = Table("agent", "process", "socket")
-        for agent in found:
-            table.add_row(agent.name, agent.peer, agent.path)
-        Console().print(table)
+        await run_call(
+            _url(bus), name, value, kind=kind, deadline=deadline, stream=stream, json=json
+        )
+
+    sys.path.insert(0, str(Path.cwd()))
+    run(job, json=json)
+
+
+@app.command()
+def tail(
+    pattern: Annotated[
+        str, typer.Argument(help="Topics: '*' stands for one token, '>' for the rest.")
+    ] = ">",
+    bus: BusUrl = "",
+    json: Json = False,
+) -> None:
+    """Print what is published, until stopped."""
+    from .watching import run_tail
+
+    run(lambda: run_tail(_url(bus), pattern, json=json), json=json)
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Look for one second, then end.")] = False,
+    bus: BusUrl = "",
+    json: Json = False,
+) -> None:
+    """Show what the agents on a bus do: rates, times, queues, errors, tokens."""
+    from .watching import run_top
+
+    run(lambda: run_top(_url(bus), once=once, json=json), json=json)
+
+
+@app.command()
+def doctor(bus: BusUrl = "", json: Json = False) -> None:
+    """Check this machine and the bus; say what to do about what is wrong."""
+    from .doctor import run_doctor
+
+    healthy: list[bool] = []
+
+    async def job() -> None:
+        healthy.append(await run_doctor(_url(bus), json=json))
 
     run(job, json=json)
+    if not all(healthy):
+        raise SystemExit(1)
 
 
 @app.command()

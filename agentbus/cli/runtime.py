@@ -64,7 +64,8 @@ def run(job: Callable[[], Coroutine[Any, Any, None]], *, json: bool = False) -> 
 def serve(job: Callable[[anyio.Event], Coroutine[Any, Any, None]], *, json: bool = False) -> None:
     """Run the job of a command that serves until it is stopped, which is its success.
 
-    The first SIGINT or SIGTERM sets the event that the job is given; a second one cancels the job.
+    SIGINT or SIGTERM sets the event that the job is given, if the job waits for it; before that,
+    and after, a signal cancels the job.
     Errors are printed as `run` does.
     """
     _run(job, gracefully=True, json=json)
@@ -98,7 +99,7 @@ async def _until_signal(
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
                 stopped = number
-                if gracefully and not stop.is_set():
+                if gracefully and stop.statistics().tasks_waiting:
                     stop.set()
                 else:
                     scope.cancel()

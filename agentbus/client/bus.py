@@ -308,6 +308,13 @@ class Bus(Requester):
         limit = self._settings.subscription
         return Subscription(check_pattern(pattern), limit, self._subscribed, self._unsubscribed)
 
+    def read_plain(self) -> None:
+        """Read what comes from other processes as plain values, whatever its type.
+
+        For tools, which have nobody's types. Where a call names the type with `returns`, that holds.
+        """
+        self._sender.types.read_plain()
+
     async def _subscribed(self, subscription: Subscription) -> None:
         node, _ = self._open()
         node.topics.add(subscription.pattern, subscription)

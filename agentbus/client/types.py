@@ -35,14 +35,19 @@ def _declared() -> Iterator[PayloadType]:
 class TypeTable:
     """Payload types by name."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_plain")
 
     def __init__(self) -> None:
+        self._plain: PayloadType | None = None
         self._known = {kind.__name__: payload_type(kind) for kind in PLAIN}
 
     def declare(self, kind: PayloadType) -> None:
         """Have `find` answer with this type for its name, whatever version is asked for."""
         self._known[kind.name] = self._known[kind.schema] = kind
+
+    def read_plain(self) -> None:
+        """Have `find` answer for every name with a type that takes any plain value."""
+        self._plain = payload_type(object)
 
     def find(self, schema: str) -> PayloadType:
         """Return the type with that name and fingerprint, or the one type of the name.
@@ -50,7 +55,7 @@ class TypeTable:
         Raises:
             InvalidMessage: this process declares no type of the name, or several others.
         """
-        known = self._known.get(schema)
+        known = self._plain or self._known.get(schema)
         if known is not None:
             return known
         name = schema.partition(SCHEMA_MARK)[0]

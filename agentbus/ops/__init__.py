@@ -12,11 +12,13 @@ from .process import (
     operate,
     process_agent_name,
 )
+from .rates import AgentRates, handled, rates
 from .survey import survey
 
 __all__ = [
     "OFF",
     "AgentDescription",
+    "AgentRates",
     "DescribeAgent",
     "HandlerDescription",
     "Page",
@@ -24,9 +26,11 @@ __all__ = [
     "ProcessQuery",
     "ProcessReport",
     "exposition",
+    "handled",
     "operate",
     "parse_address",
     "process_agent_name",
+    "rates",
     "serve_http",
     "survey",
 ]

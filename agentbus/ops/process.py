@@ -67,7 +67,7 @@ class ProcessAgent(Agent):
 
     @handler
     async def report(self, query: ProcessQuery, call: Call) -> ProcessReport:
-        """Say what the process does, without this agent itself."""
+        """Say what the process does and has counted."""
         return ProcessReport(
             name=self._bus.name,
             pid=os.getpid(),

@@ -108,6 +108,17 @@ class Gate(Agent):
         return "opened"
 
 
+class Slow(Agent):
+    """You never come to life."""
+
+    async def started(self) -> None:
+        await anyio.sleep_forever()
+
+    @handler
+    async def take(self, text: str, call: Call) -> str:
+        return text
+
+
 class Speaker(Agent):
     """You speak through a model."""
 

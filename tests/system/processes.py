@@ -60,7 +60,8 @@ class Running:
 
 
 @asynccontextmanager
-async def _started(arguments: Sequence[str]) -> AsyncGenerator[Running, None]:
+async def starting(arguments: Sequence[str]) -> AsyncGenerator[Running, None]:
+    """Run a command with `--json` until the block ends, which need not be ready."""
     process = await anyio.open_process(
         [sys.executable, "-m", "agentbus", *arguments, "--json"],
         stdin=subprocess.DEVNULL,
@@ -80,7 +81,7 @@ async def _started(arguments: Sequence[str]) -> AsyncGenerator[Running, None]:
 async def running(*commands: Sequence[str]) -> AsyncGenerator[list[Running], None]:
     """Run commands with `--json` until the block ends, from the moment when all are ready."""
     async with AsyncExitStack() as stack:
-        started = [await stack.enter_async_context(_started(command)) for command in commands]
+        started = [await stack.enter_async_context(starting(command)) for command in commands]
         for command in started:
             await command.wait_ready()
         yield started

@@ -14,7 +14,7 @@ from agentbus import Bus
 from agentbus.errors import AgentbusError, NoResponder, PeerLost
 
 from .agents import STARTED, Ask, Count, Gate, Hold, Sum, Total
-from .processes import TIMEOUT, agent, broker, finished, running, url_of, worker
+from .processes import TIMEOUT, agent, broker, finished, running, starting, url_of, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ async def outcome(bus: Bus, payload: Any, caught: list[AgentbusError]) -> None:
         caught.append(error)
 
 
-async def listed(url: str) -> dict[str, dict[str, str]]:
+async def listed(url: str) -> dict[str, dict[str, Any]]:
     status, out, err = await finished("ps", "--json", "--bus", url)
     assert (status, err) == (0, "")
     return {row["name"]: row for row in json.loads(out)}
@@ -61,7 +61,7 @@ async def test_a_killed_worker(socket_dir: Path) -> None:
         assert len(sockets(socket_dir)) == 2, "the killed worker left its socket"
         await enter(running(worker(url, HOLDER)))
         after = await listed(url)
-        assert after["adder"] == before["adder"]
+        assert after["adder"]["process"] == before["adder"]["process"]
         assert after["holder"]["process"] != before["holder"]["process"]
         async with bus.stream("holder", Count(upto=1), deadline=TIMEOUT) as parts:
             assert await anext(parts) != doomed.process.pid
@@ -113,6 +113,19 @@ async def test_sigterm_ends_in_order(socket_dir: Path) -> None:
         assert await home.terminate() == 0
         assert sockets(socket_dir) == []
         assert (await command.errors(), await home.errors()) == ("", "")
+
+
+async def test_a_worker_is_stopped_while_it_starts(socket_dir: Path) -> None:
+    async with (
+        broker(socket_dir) as (url, _),
+        starting(worker(url, agent("slow", "Slow"))) as command,
+    ):
+        with anyio.fail_after(TIMEOUT):
+            while "slow" not in await listed(url):
+                pass
+            assert await command.terminate() == 0
+        assert await command.errors() == ""
+        assert sockets(socket_dir) == ["bus.sock"]
 
 
 async def test_a_killed_broker(socket_dir: Path) -> None:

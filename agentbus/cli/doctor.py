@@ -1,0 +1,199 @@
+"""The `doctor` command: what this machine and the bus lack, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import anyio
+from rich.console import Console
+from rich.text import Text
+
+from ..client import Bus
+from ..errors import AgentbusError, ConfigError
+from ..routing import BROKER, AgentList, ListAgents
+from .runtime import print_json
+
+__all__ = ["Check", "run_doctor"]
+
+DISTRIBUTION = "fm-agentbus"
+ROUND_TRIPS = 20
+ROUND_TRIP_TIMEOUT = 5.0
+"""Seconds for the broker to answer."""
+_PYTHONS = ((3, 11), (3, 14))
+_MIN_FILES = 1024
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `advice` says what to do, where something is to be done."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+async def run_doctor(url: str, *, json: bool) -> bool:
+    """Print what was found; returns whether all can work.
+
+    Raises:
+        ConfigError: the url is not one.
+    """
+    path = url.removeprefix("unix://")
+    if path in ("", url):
+        raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+    checks = [
+        check_python(sys.version_info[:2]),
+        *check_libraries(),
+        check_curve(),
+        check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        *check_cores(os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")),
+        check_folder(Path(path).parent),
+        *check_sockets(Path(path).parent),
+        await check_broker(url, path),
+    ]
+    if json:
+        print_json([asdict(check) for check in checks])
+    else:
+        _show(checks)
+    return all(check.status != "fail" for check in checks)
+
+
+def _show(checks: list[Check]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        line = Text.assemble(
+            (f"{check.status:<5}", _COLOURS[check.status]), f"{check.name:<{width}}  {check.found}"
+        )
+        console.print(line)
+        if check.advice:
+            console.print(f"     {'':<{width}}  → {check.advice}")
+
+
+def check_python(version: tuple[int, int]) -> Check:
+    """Look at Python's version."""
+    text = ".".join(map(str, version))
+    if _PYTHONS[0] <= version < _PYTHONS[1]:
+        return Check("python", "ok", text)
+    return Check("python", "fail", text, "agentbus needs Python 3.11 to 3.13")
+
+
+def check_libraries() -> Iterator[Check]:
+    """Look whether what agentbus needs is installed."""
+    versions: list[str] = []
+    missing: list[str] = []
+    for requirement in importlib.metadata.requires(DISTRIBUTION) or []:
+        if ";" in requirement:  # an extra's
+            continue
+        name = requirement.partition(">=")[0].strip()
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if versions:
+        yield Check("libraries", "ok", ", ".join(versions))
+    if missing:
+        yield Check("libraries", "fail", f"missing: {', '.join(missing)}", "pip install -e .")
+
+
+def check_curve() -> Check:
+    """Look whether links to other hosts could be encrypted."""
+    import zmq
+
+    if zmq.has("curve"):
+        return Check("libzmq", "ok", f"{zmq.zmq_version()} with CURVE")
+    advice = (
+        "install a pyzmq wheel from PyPI; without CURVE, links to other hosts are not encrypted"
+    )
+    return Check("libzmq", "warn", f"{zmq.zmq_version()} without CURVE", advice)
+
+
+def check_files(limit: int) -> Check:
+    """Look at how many files and sockets a process may have open; -1 is without limit."""
+    if limit == resource.RLIM_INFINITY or limit >= _MIN_FILES:
+        return Check("open files", "ok", "no limit" if limit < 0 else f"at most {limit}")
+    return Check("open files", "warn", f"at most {limit}", f"ulimit -n {_MIN_FILES} or more")
+
+
+def check_cores(cores: int, threads: str) -> Iterator[Check]:
+    """Look at the cores, and at the threads that torch will take."""
+    if cores > 1:
+        yield Check("cores", "ok", str(cores))
+    else:
+        advice = "processes that wait for each other share it: set bus.busy_poll = 0"
+        yield Check("cores", "warn", "1", advice)
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        yield Check("torch", "warn", "not installed", "pip install -e '.[torch]' for local models")
+        return
+    if threads.isdigit() and int(threads) > cores:
+        found = f"{torch}, OMP_NUM_THREADS={threads} on {cores} cores"
+        yield Check("torch", "warn", found, f"set OMP_NUM_THREADS to {cores} or less")
+    else:
+        yield Check("torch", "ok", f"{torch}, {threads or 'as many threads as cores'}")
+
+
+def check_folder(folder: Path) -> Check:
+    """Look at who may enter the sockets' folder."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return Check("socket folder", "ok", f"{folder} is made by agentbus up")
+    except OSError as error:
+        return Check("socket folder", "fail", f"{folder}: {error.strerror}", "name another --bus")
+    if status.st_uid != os.getuid():
+        return Check("socket folder", "fail", f"{folder} is another user's", "name another --bus")
+    if status.st_mode & 0o077:
+        found = f"{folder} is open to other users"
+        return Check("socket folder", "fail", found, f"chmod 700 {folder}")
+    return Check("socket folder", "ok", f"{folder} is yours alone")
+
+
+def check_sockets(folder: Path) -> Iterator[Check]:
+    """Look for sockets at which nobody listens any more."""
+    try:
+        found = sorted(path for path in folder.glob("*.sock") if path.is_socket())
+    except OSError:
+        return
+    for path in found:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.settimeout(1.0)
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                yield Check("socket", "warn", f"nobody listens at {path}", f"rm {path}")
+            except OSError:
+                continue
+
+
+async def check_broker(url: str, path: str) -> Check:
+    """Look whether the broker answers, and how fast."""
+    if not await anyio.Path(path).exists():
+        return Check("broker", "warn", f"none at {path}", "agentbus up")
+    try:
+        with anyio.fail_after(ROUND_TRIP_TIMEOUT):
+            async with Bus.open(url, name="doctor") as bus:
+                times: list[float] = []
+                for _ in range(ROUND_TRIPS):
+                    began = time.perf_counter()
+                    await bus.request(BROKER, ListAgents(), returns=AgentList)
+                    times.append(time.perf_counter() - began)
+    except TimeoutError:
+        problem = f"no answer at {path} within {ROUND_TRIP_TIMEOUT:g} s"
+        return Check("broker", "fail", problem, "stop what listens there, then: agentbus up")
+    except AgentbusError as error:
+        return Check("broker", "fail", str(error), "agentbus up")
+    median = sorted(times)[ROUND_TRIPS // 2]
+    return Check("broker", "ok", f"answers at {path} in {median * 1e6:.0f} µs")

@@ -1,0 +1,140 @@
+"""The commands that look at a bus: `ps`, `top`, `tail`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import orjson
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ..client import Bus
+from ..ops import AgentRates, ProcessReport, handled, rates, survey
+from ..routing import Location
+from .runtime import print_json
+
+__all__ = ["run_ps", "run_tail", "run_top"]
+
+REFRESH = 1.0
+"""Seconds between two looks of `top`."""
+_NO_AGENTS = "No agents are on the bus. Start some: agentbus worker name=module:Class"
+
+
+async def run_ps(url: str, *, json: bool) -> None:
+    """Print who is on a bus."""
+    async with Bus.open(url, name="ps") as bus:
+        agents = await bus.agents()
+        processes = {process.name: process for process in await survey(bus)}
+    rows = [_row(agent, processes.get(agent.peer)) for agent in agents]
+    if json:
+        print_json(rows)
+        return
+    if not rows:
+        print(_NO_AGENTS)
+        return
+    table = Table("agent", "process", "pid", "since", "requests", "socket")
+    for row in rows:
+        since = datetime.fromisoformat(row["since"]).astimezone() if row["since"] else None
+        table.add_row(
+            row["name"],
+            row["process"],
+            _or_dash(row["pid"]),
+            f"{since:%Y-%m-%d %H:%M:%S}" if since else "–",
+            _or_dash(row["requests"]),
+            row["socket"],
+        )
+    Console().print(table)
+
+
+def _row(agent: Location, process: ProcessReport | None) -> dict[str, Any]:
+    """Return what `ps` says about an agent; nulls where its process does not answer."""
+    since = requests = None
+    if process is not None:
+        began = datetime.now(UTC) - timedelta(seconds=process.uptime_s)
+        since = began.isoformat(timespec="seconds")
+        counts = {report.name: handled(report) for report in process.bus.agents}
+        requests = counts.get(agent.name)
+    return {
+        "name": agent.name,
+        "process": agent.peer,
+        "socket": agent.path,
+        "pid": process and process.pid,
+        "since": since,
+        "requests": requests,
+        "metrics": process and process.metrics,
+    }
+
+
+def _or_dash(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+async def run_top(url: str, *, once: bool, json: bool) -> None:
+    """Show what agents do, once a second, until stopped; with `once` of one second alone."""
+    async with Bus.open(url, name="top") as bus:
+        before = await survey(bus)
+        with Live(console=Console(), auto_refresh=False, transient=once or json) as live:
+            while True:
+                await anyio.sleep(REFRESH)
+                after = await survey(bus)
+                rows = rates(before, after)
+                if json:
+                    print_json([dataclasses.asdict(row) for row in rows])
+                elif not once:
+                    live.update(_top(rows, after), refresh=True)
+                if once:
+                    break
+                before = after
+        if not json:
+            Console().print(_top(rows, after))
+
+
+def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Table:
+    title = f"{len(rows)} agents in {len(processes)} processes"
+    table = Table(title=title, title_justify="left")
+    table.add_column("agent")
+    table.add_column("process")
+    for name in ("req/s", "p50 ms", "p99 ms", "waiting", "errors", "reused", "prefilled"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.agent,
+            row.process,
+            f"{row.requests_per_s:,.1f}",
+            _milliseconds(row.p50_s),
+            _milliseconds(row.p99_s),
+            str(row.waiting),
+            str(row.errors),
+            f"{row.reused_tokens:,}",
+            f"{row.prefilled_tokens:,}",
+        )
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    """Write a bucket's bound: a time is known to a factor of two, and shown no finer."""
+    return "–" if seconds is None else f"≤{seconds * 1e3:.3g}"
+
+
+async def run_tail(url: str, pattern: str, *, json: bool) -> None:
+    """Print what is published on topics that match, until stopped."""
+    async with Bus.open(url, name="tail") as bus:
+        bus.read_plain()
+        async with bus.subscribe(pattern) as messages:
+            missed = 0
+            async for message in messages:
+                if messages.dropped > missed:
+                    missed = messages.dropped
+                    print(f"(missed so far, since they came too fast: {missed})", file=sys.stderr)
+                if json:
+                    print_json(dataclasses.asdict(message))
+                else:
+                    value = orjson.dumps(message.value, default=str).decode()
+                    source = f" ({message.source})" if message.source else ""
+                    print(f"{message.topic}{source}: {value}", flush=True)

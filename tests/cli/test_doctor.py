@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from agentbus import Bus
+from agentbus.cli.doctor import (
+    check_broker,
+    check_cores,
+    check_files,
+    check_folder,
+    check_libraries,
+    check_python,
+    check_sockets,
+)
+from agentbus.daemon import start_broker
+
+pytestmark = pytest.mark.anyio
+
+
+def test_versions() -> None:
+    assert check_python((3, 11)).status == check_python((3, 13)).status == "ok"
+    assert check_python((3, 10)).status == check_python((3, 14)).status == "fail"
+    (libraries,) = check_libraries()
+    assert libraries.status == "ok"
+    assert "uvloop" in libraries.found
+
+
+def test_limits() -> None:
+    assert [check_files(limit).status for limit in (256, 1024, -1)] == ["warn", "ok", "ok"]
+    assert [check.status for check in check_cores(1, "")] == ["warn", "ok"]
+    assert [check.status for check in check_cores(2, "4")] == ["ok", "warn"]
+    assert [check.status for check in check_cores(4, "4")] == ["ok", "ok"]
+
+
+def test_the_folder(socket_dir: Path) -> None:
+    folder = socket_dir / "run"
+    assert check_folder(folder).status == "ok"
+    folder.mkdir(mode=0o700)
+    assert check_folder(folder).status == "ok"
+    folder.chmod(0o755)
+    open_to_others = check_folder(folder)
+    assert (open_to_others.status, open_to_others.advice) == ("fail", f"chmod 700 {folder}")
+
+
+def test_sockets_that_nobody_listens_at(socket_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(socket_dir / "dead.sock"))
+    (socket_dir / "file.sock").touch()
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(socket_dir / "live.sock"))
+        live.listen()
+        (found,) = check_sockets(socket_dir)
+    assert (found.status, found.advice) == ("warn", f"rm {socket_dir}/dead.sock")
+
+
+async def test_the_broker(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    url = f"unix://{path}"
+    assert (await check_broker(url, path)).status == "warn"
+    async with Bus.open(listen=path) as home:
+        assert (await check_broker(url, path)).status == "fail"  # a bus, but no broker
+        await start_broker(home)
+        answered = await check_broker(url, path)
+        assert (answered.status, answered.found[-2:]) == ("ok", "µs")
