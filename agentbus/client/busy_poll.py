@@ -18,10 +18,11 @@ from time import perf_counter
 __all__ = ["BusyPoll"]
 
 _TRIAL = 16
-"""Messages after which a trial of the other way ends."""
-_FIRST_INTERVAL = 256
-_LAST_INTERVAL = 16384
-"""Messages between two trials: at first, and at most, after many that changed nothing."""
+"""Answers by which each of the two ways is judged."""
+_INTERVAL = 0.2
+_ANSWERS = 256
+"""Seconds, and answers, that pass at least between two comparisons: they take turns at the worse
+way for no more than a small share of time and messages."""
 _WORTHWHILE = 0.9
 """Polling must make waiting this much shorter, since it costs CPU time."""
 
@@ -34,14 +35,13 @@ class BusyPoll:
         "_call_soon",
         "_clock",
         "_count",
-        "_interval",
+        "_next",
         "_polls",
-        "_prefers_polling",
-        "_quota",
         "_since",
+        "_to_pass",
         "_until",
+        "_wait_before",
         "_waited",
-        "_waits",
         "_window",
     )
 
@@ -58,24 +58,26 @@ class BusyPoll:
         self._awake = False
         self._until = 0.0
         self._since = 0.0
-        """When a message was sent that nothing has come after yet; 0 if something has."""
+        """When the first message was sent that nothing has come after yet; 0 if something has."""
         self._polls = window > 0
-        self._prefers_polling = self._polls
-        self._waits = {True: 0.0, False: 0.0}
-        """Mean wait with and without polling, in seconds and at most a window, when last tried."""
+        self._next = 0.0
+        """When the two ways are compared next, if enough answers have passed by then."""
+        self._to_pass = 0
+        self._wait_before: float | None = None
+        """In a trial of the other way: the sum of the waits before it, in seconds."""
         self._waited = 0.0
         self._count = 0
-        self._quota = _TRIAL
-        self._interval = _FIRST_INTERVAL
 
     def sent(self) -> None:
         """Note that a message was sent, so that an answer to it may come at once."""
         if not self._window:
             return
         now = self._clock()
-        if self._since:
-            self._note(self._window)  # nothing has come since the last one
-        self._since = now
+        if not self._since:
+            self._since = now
+        elif now - self._since > self._window:
+            self._note(now, self._window)  # waited in vain
+            self._since = now
         if self._polls:
             self._until = now + self._window
             if not self._awake:
@@ -85,7 +87,8 @@ class BusyPoll:
     def heard(self) -> None:
         """Note that a message came."""
         if self._since:
-            self._note(min(self._clock() - self._since, self._window))
+            now = self._clock()
+            self._note(now, min(now - self._since, self._window))
             self._since = 0.0
 
     def _poll(self) -> None:
@@ -94,22 +97,22 @@ class BusyPoll:
             os.sched_yield()  # whoever is to answer may wait for this very core
             self._call_soon(self._poll)
 
-    def _note(self, wait: float) -> None:
+    def _note(self, now: float, wait: float) -> None:
+        """Take a wait into account: some with the way of now, as many with the other one."""
+        if now < self._next or self._to_pass:
+            self._to_pass = max(0, self._to_pass - 1)
+            return
         self._waited += wait
         self._count += 1
-        if self._count >= self._quota:
-            self._waits[self._polls] = self._waited / self._count
-            self._waited, self._count = 0.0, 0
-            self._next()
-
-    def _next(self) -> None:
-        """After the preferred way try the other one; after a trial go on with the better one."""
-        if self._polls == self._prefers_polling:
-            self._polls = not self._polls
-            self._quota = _TRIAL
+        if self._count < _TRIAL:
             return
-        better = self._waits[True] < _WORTHWHILE * self._waits[False]
-        changed = better != self._prefers_polling
-        self._interval = _FIRST_INTERVAL if changed else min(2 * self._interval, _LAST_INTERVAL)
-        self._prefers_polling = self._polls = better
-        self._quota = self._interval
+        before, self._wait_before = self._wait_before, self._waited
+        waited, self._waited, self._count = self._waited, 0.0, 0
+        if before is None:
+            self._polls = not self._polls
+            return
+        polling, sleeping = (waited, before) if self._polls else (before, waited)
+        self._polls = polling < _WORTHWHILE * sleeping
+        self._wait_before = None
+        self._next = now + _INTERVAL
+        self._to_pass = _ANSWERS
