@@ -197,9 +197,11 @@ class Mailbox:
         self._idle.append(waiter)
         try:
             await waiter
-        finally:
+        except BaseException:
+            # Who wakes a waiter has taken it out already.
             if waiter in self._idle:
                 self._idle.remove(waiter)
+            raise
 
     async def _handle(self, delivery: Delivery, task: asyncio.Task[Any]) -> None:
         spec, method = self._handlers[delivery.schema]
