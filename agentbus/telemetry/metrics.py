@@ -7,7 +7,7 @@ any text form are made of reports.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .account import ModelCost
@@ -81,10 +81,12 @@ class Histogram:
         self.counts = [0] * 65
         self.total_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count a time, which is not negative."""
-        self.counts[int(seconds * _MICROSECONDS).bit_length()] += 1
-        self.total_s += seconds
+    def observe(self, times: Sequence[float]) -> None:
+        """Count times, none of which is negative."""
+        counts = self.counts
+        for seconds in times:
+            counts[int(seconds * 1e6).bit_length()] += 1
+        self.total_s += sum(times)
 
     def report(self) -> Distribution:
         """Return what it holds now."""
@@ -125,10 +127,8 @@ class AgentMetrics:
     def sort_in(self) -> None:
         """Move what waits in `times` into the histograms."""
         times = self.times
-        for queue_s in times[::2]:
-            self._queue.observe(queue_s)
-        for handle_s in times[1::2]:
-            self._handle.observe(handle_s)
+        self._queue.observe(times[::2])
+        self._handle.observe(times[1::2])
         times.clear()
 
     def failed(self, code: str) -> None:
@@ -141,7 +141,7 @@ class AgentMetrics:
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
         if cost.calls == 1:  # the times of several are only known as their sum
-            self._ttft.observe(cost.ttft_s)
+            self._ttft.observe((cost.ttft_s,))
 
     def report(self, name: str, waiting: int) -> AgentReport:
         """Return what was counted for the agent `name`, in whose mailbox so many wait now."""
