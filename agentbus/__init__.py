@@ -5,7 +5,7 @@ processes, with contexts that travel by reference and models that prefill only w
 """
 
 from .client import Agent, Bus, Call, Published, Reply, ReplyStream, Subscription, handler
-from .config import BusSettings, EngineSettings, Limits
+from .config import BusSettings, EngineSettings, Keys, Limits
 from .context import Context
 from .telemetry import HopAccount, ModelCost
 
@@ -17,6 +17,7 @@ __all__ = [
     "Context",
     "EngineSettings",
     "HopAccount",
+    "Keys",
     "Limits",
     "ModelCost",
     "Published",

@@ -35,6 +35,10 @@ class Kind(IntEnum):
     """Answers WANT with the whole context."""
     GOODBYE = 10
     """Last envelope of an orderly close."""
+    PING = 12
+    """Asks whether the peer is still there, where the transport cannot tell."""
+    PONG = 13
+    """Answers PING."""
 
 
 @dataclass(slots=True)

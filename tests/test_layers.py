@@ -70,6 +70,7 @@ HEAVY = {
     "tokenizers": {"agentbus_torch"},
     "gguf": {"agentbus_torch"},
     "typer": {"cli"},
+    "zmq": {"transport"},
     "uvicorn": {"demo"},
     "starlette": {"demo"},
     "httpx": {"demo"},

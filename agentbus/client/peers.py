@@ -160,7 +160,7 @@ class Peers:
         )
         pending.id = number
         pending.source = origin.source
-        pending.transport = "unix"
+        pending.transport = peer.link.via
         pending.callee = peer
         peer.outgoing[number] = pending
         self._poll.sent()

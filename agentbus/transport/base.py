@@ -20,6 +20,11 @@ class Link(Protocol):
     """One open connection to one peer."""
 
     @property
+    def via(self) -> str:
+        """What carries it, as accounts name it: `unix` or `tcp`."""
+        ...
+
+    @property
     def peer(self) -> Hello:
         """What the peer said about itself."""
         ...
