@@ -11,6 +11,7 @@ import typer
 
 from ..config import BusSettings, EngineSettings
 from ..errors import ConfigError
+from .keys import KeyFile, ServerKey, keys, load
 from .runtime import default_url, print_json, run, until_end_of_input
 
 __all__ = ["app", "main"]
@@ -22,10 +23,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys, name="keys")
 
 BusUrl = Annotated[
     str,
-    typer.Option("--bus", help="The bus to join, unix:///path/to.sock.", envvar="AGENTBUS_URL"),
+    typer.Option(
+        "--bus",
+        help="The bus, unix:///path/to.sock or ab://host:port.",
+        envvar="AGENTBUS_URL",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilEof = Annotated[
@@ -37,20 +43,36 @@ def _url(given: str) -> str:
     return given or default_url()
 
 
+def _path(url: str) -> str:
+    path = url.removeprefix("unix://")
+    if path in ("", url):
+        raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+    return path
+
+
 @app.command()
-def up(bus: BusUrl = "", until_eof: UntilEof = False, json: Json = False) -> None:
+def up(
+    bus: BusUrl = "",
+    listen: Annotated[
+        str, typer.Option(help="ab://host:port, to be joined over tcp instead of --bus.")
+    ] = "",
+    key_file: KeyFile = None,
+    authorized: Annotated[
+        Path | None, typer.Option(help="The folder with the public keys that may join over tcp.")
+    ] = None,
+    until_eof: UntilEof = False,
+    json: Json = False,
+) -> None:
     """Start the broker; agents in other processes join it until it is stopped."""
     from ..client import Bus
     from ..daemon import start_broker
 
-    url = _url(bus)
-
     async def job() -> None:
-        path = url.removeprefix("unix://")
-        if path in ("", url):
-            raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
-        async with Bus.open(listen=path, name="broker") as broker:
+        keys = load(key_file, authorized=authorized)
+        where = listen or _path(_url(bus))
+        async with Bus.open(listen=where, name="broker", keys=keys) as broker:
             await start_broker(broker)
+            url = broker.listens_at if listen else f"unix://{broker.listens_at}"
             if json:
                 print_json({"ready": url})
             else:
@@ -75,6 +97,8 @@ def worker(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
     token_log: Annotated[str, typer.Option(help="A file for the token ids of each call.")] = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
     until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
@@ -100,6 +124,7 @@ def worker(
             serve=serve or [],
             engine_settings=settings,
             bus_settings=BusSettings(),
+            keys=load(key_file, server=server_key),
             ready=ready,
         )
 
@@ -109,7 +134,12 @@ def worker(
 
 
 @app.command()
-def ps(bus: BusUrl = "", json: Json = False) -> None:
+def ps(
+    bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
     """List the agents on a bus."""
     from rich.console import Console
     from rich.table import Table
@@ -117,7 +147,8 @@ def ps(bus: BusUrl = "", json: Json = False) -> None:
     from ..client import Bus
 
     async def job() -> None:
-        async with Bus.open(_url(bus), name="ps") as joined:
+        keys = load(key_file, server=server_key)
+        async with Bus.open(_url(bus), name="ps", keys=keys) as joined:
             found = await joined.agents()
         if json:
             print_json([{"name": a.name, "process": a.peer, "socket": a.path} for a in found])

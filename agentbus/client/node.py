@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
-from ..config import BusSettings
+from ..config import BusSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
@@ -60,7 +60,9 @@ class Hosted:
 class Node:
     """Sends, receives and delivers for one process."""
 
-    def __init__(self, settings: BusSettings, tenant: TenantKey, name: str) -> None:
+    def __init__(
+        self, settings: BusSettings, tenant: TenantKey, name: str, keys: Keys | None
+    ) -> None:
         self.settings = settings
         self.tenant = tenant
         self.name = name
@@ -71,7 +73,7 @@ class Node:
         self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self.subscriptions: set[Subscription] = set()
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
-        self.routes = Routes(self.peers, self, name, settings)
+        self.routes = Routes(self.peers, self, name, settings, keys)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.dropped_publishes = 0

@@ -14,12 +14,12 @@ import zmq
 
 from ..config import Keys
 from ..errors import ConfigError
+from .base import TCP_SCHEME
 
 __all__ = [
     "BATCH",
     "CHUNK",
     "LINGER",
-    "SCHEME",
     "Data",
     "PeerGone",
     "Readiness",
@@ -32,7 +32,6 @@ __all__ = [
 
 Data = bytes | bytearray | memoryview
 
-SCHEME = "ab://"
 BATCH = 64
 """Messages read from one socket before others have their turn."""
 LINGER = 1000
@@ -110,9 +109,9 @@ def tcp_address(url: str) -> str:
     Raises:
         ConfigError: the url is not of that form.
     """
-    host, _, port = url.removeprefix(SCHEME).rpartition(":")
+    host, _, port = url.removeprefix(TCP_SCHEME).rpartition(":")
     is_port = port.isascii() and port.isdigit() and int(port) <= _MAX_PORT
-    if not (url.startswith(SCHEME) and host and is_port):
+    if not (url.startswith(TCP_SCHEME) and host and is_port):
         raise ConfigError("url", f"{url!r} is not of the form ab://host:port")
     return f"tcp://{host}:{port}"
 

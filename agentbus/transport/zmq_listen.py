@@ -16,13 +16,12 @@ import zmq
 from ..config import Keys, Limits
 from ..errors import AgentbusError, ConfigError
 from ..wire import Hello
-from .base import LinkOwner, Listener
+from .base import TCP_SCHEME, LinkOwner, Listener
 from .link import Settled
 from .zmq_auth import DOMAIN, KEY_PROPERTY, ZapHandler
 from .zmq_io import (
     BATCH,
     LINGER,
-    SCHEME,
     Data,
     PeerGone,
     Readiness,
@@ -116,7 +115,7 @@ class _TcpListener:
 
     @property
     def path(self) -> str:
-        return SCHEME + self._endpoint.removeprefix("tcp://")
+        return TCP_SCHEME + self._endpoint.removeprefix("tcp://")
 
     @property
     def refused(self) -> int:

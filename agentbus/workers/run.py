@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 
 from ..client import Bus
-from ..config import BusSettings, EngineSettings
+from ..config import BusSettings, EngineSettings, Keys
 from ..errors import PeerLost
 from .load import Target, load_agent
 
@@ -24,6 +24,7 @@ async def run_worker(
     engine_settings: EngineSettings,
     bus_settings: BusSettings,
     ready: Callable[[list[str]], Awaitable[None]],
+    keys: Keys | None = None,
 ) -> None:
     """Serve models and spawn agents, call `ready` with their names, stay until it returns.
 
@@ -32,7 +33,7 @@ async def run_worker(
         AgentbusError: something could not be started; what had been is stopped.
     """
     classes = [(load_agent(target), target.name) for target in targets]
-    async with Bus.open(url, name=name, settings=bus_settings) as bus:
+    async with Bus.open(url, name=name, settings=bus_settings, keys=keys) as bus:
         started = [await bus.serve(spec, engine_settings) for spec in serve]
         for kind, agent_name in classes:
             started.append(await bus.spawn(kind, name=agent_name, model=model))

@@ -1,4 +1,4 @@
-"""Suite `bus`: one request and its reply, in one process and over a Unix socket.
+"""Suite `bus`: one request and its reply, in one process, over a Unix socket, over tcp.
 
 Which module drives a contender stands here; how it is driven stands in `rounds` and `workloads`.
 """
@@ -39,6 +39,11 @@ CASES: Mapping[str, _Case] = {
             RAW_POLLING.name: "perf.peers.raw_uvloop:contend_polling",
             NATS.name: "perf.peers.nats:contend",
         },
+        several_processes=True,
+    ),
+    "tcp_curve": _Case(
+        "perf.micro.agentbus_side:tcp_curve",
+        {NATS.name: "perf.peers.nats:contend"},
         several_processes=True,
     ),
 }
