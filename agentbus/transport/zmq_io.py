@@ -36,12 +36,13 @@ BATCH = 64
 """Messages read from one socket before others have their turn."""
 LINGER = 1000
 """Milliseconds in which a socket that was closed in order may still send what it holds."""
-CHUNK = 256 * 1024
+CHUNK = 128 * 1024
 """Longest message: longer writes are cut, so that none delays the others for long."""
 _SLACK = 1024
 """Room in a message for the framing of ZMTP and CURVE."""
-_QUEUE = 32
-"""Messages that ZeroMQ holds for one peer and direction; more wait in the link's own buffer."""
+_QUEUE = 16
+"""Messages that ZeroMQ holds for one peer and direction, 2 MiB at most. More wait in the link's own
+buffer, where they are counted: a PING waits behind them all."""
 _UNCOPIED = 64 * 1024
 """Messages from this size are handed over without a copy."""
 _MAX_PORT = 65535

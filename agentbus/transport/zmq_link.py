@@ -26,6 +26,10 @@ class TcpLink(StreamLink):
         super().__init__(owner, hello, limits, settled)
         self._liveness = Liveness(self._loop.time(), HEARTBEAT, MISSES)
         self._beat: asyncio.TimerHandle | None = None
+        self._waiting = 0
+        """Bytes that had no room in the transport's queue at the last check."""
+        self._passed_on = 0
+        """Bytes that had passed the transport's buffer by then."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -46,13 +50,24 @@ class TcpLink(StreamLink):
             ping = self._session.ping()
             self._enqueue([ping], len(ping))
 
+    def _note_progress(self, waiting: int) -> None:
+        """Take a peer that reads what waits for it as alive: on a slow line PINGs wait, too."""
+        passed_on = self._bytes_sent - self._queued - waiting
+        if self._waiting and passed_on > self._passed_on:
+            self._liveness.heard(self._loop.time())
+        self._waiting, self._passed_on = waiting, passed_on
+
     def _watch(self) -> None:
         self._beat = self._loop.call_at(self._liveness.next_at, self._check)
 
     def _check(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        self._note_progress(transport.get_write_buffer_size())
         verdict = self._liveness.check(self._loop.time())
-        if verdict is Verdict.LOST and self._transport is not None:
-            self._transport.abort()
+        if verdict is Verdict.LOST:
+            transport.abort()
             return
         if verdict is Verdict.ASK:
             self._ping()

@@ -21,7 +21,8 @@ OPEN = b"agentbus"
 END = b""
 """Either side's last message."""
 _RETRY = 0.01
-"""Seconds until what had no room is tried again, if no event of the socket comes before."""
+"""Seconds until what had no room is tried again, if no event of the socket comes before: the one
+that tells of room may be swallowed where the socket is looked at for reading."""
 
 
 class Carrier(Protocol):

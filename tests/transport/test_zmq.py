@@ -390,6 +390,43 @@ async def test_a_peer_that_is_silent_is_lost(quick_heartbeat: None) -> None:
     assert isinstance(error, PeerLost) and error.peer == "raw"
 
 
+async def test_a_peer_that_still_reads_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow line, what waits to be sent delays the answer to a PING."""
+    monkeypatch.setattr(zmq_link, "HEARTBEAT", 0.0)  # every check is due
+
+    class Line(asyncio.Transport):
+        waiting = 1_000_000
+        aborted = False
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            pass
+
+        def get_write_buffer_size(self) -> int:
+            return self.waiting
+
+        def is_closing(self) -> bool:
+            return False
+
+        def write(self, data: object) -> None:
+            self.waiting += len(data)  # type: ignore[arg-type]
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    line = Line()
+    slow = zmq_link.TcpLink(Recorder(), HELLO_A, LIMITS, lambda _: None)
+    slow.connection_made(line)
+    slow.data_received(HELLO)
+    for _ in range(3 * zmq_link.MISSES):
+        slow._check()
+        line.waiting -= 100_000
+    assert not line.aborted
+    for _ in range(zmq_link.MISSES + 2):
+        slow._check()
+    assert line.aborted
+    slow.connection_lost(None)
+
+
 async def test_idle_peers_keep_each_other_alive(quick_heartbeat: None) -> None:
     a, b = Recorder(), Recorder()
     async with connected_tcp(a, b, LIMITS) as (link_a, _, _):
