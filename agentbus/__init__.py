@@ -15,7 +15,7 @@ from .client import (
     agent_of,
     handler,
 )
-from .config import BusSettings, EngineSettings, Limits
+from .config import BusSettings, EngineSettings, Keys, Limits
 from .context import Context
 from .telemetry import HopAccount, ModelCost
 
@@ -27,6 +27,7 @@ __all__ = [
     "Context",
     "EngineSettings",
     "HopAccount",
+    "Keys",
     "Limits",
     "ModelCost",
     "Published",

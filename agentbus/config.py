@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from .errors import ConfigError
 
-__all__ = ["BusSettings", "DaemonSettings", "EngineSettings", "Limits", "LogSettings"]
+__all__ = ["BusSettings", "DaemonSettings", "EngineSettings", "Keys", "Limits", "LogSettings"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -80,6 +80,39 @@ class BusSettings:
 
     def __post_init__(self) -> None:
         _require_positive(self, or_zero=("busy_poll",))
+
+
+_KEY_LENGTH = 40
+_Z85 = frozenset(
+    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The CURVE keys with which one process joins or accepts others over tcp, in Z85.
+
+    Raises:
+        ConfigError: a key is not 40 characters of Z85. The key itself is not in the error.
+    """
+
+    public: str
+    secret: str = field(repr=False)
+    server: str = ""
+    """Public key of the process to connect to; empty if this one only listens."""
+    authorized: Mapping[str, str] = field(default_factory=dict)
+    """Public keys that may connect to this process, by their users' names."""
+
+    def __post_init__(self) -> None:
+        given = {"public key": self.public, "secret key": self.secret}
+        if self.server:
+            given["server's key"] = self.server
+        given |= {f"key of {name}": key for name, key in self.authorized.items()}
+        for name, key in given.items():
+            if len(key) != _KEY_LENGTH or not _Z85.issuperset(key):
+                raise ConfigError("keys", f"the {name} is not {_KEY_LENGTH} characters of Z85")
+        if len(set(self.authorized.values())) < len(self.authorized):
+            raise ConfigError("keys", "two users have the same public key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

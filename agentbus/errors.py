@@ -3,8 +3,9 @@
 AgentbusError
 ├── MisuseError              the caller's own mistake; nothing was sent
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
+│   ├── NotAuthorised
 ├── DeliveryError            how a request ended without a reply
-│   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
+│   ├── NoResponder, NoHandler, NoRoute, PeerLost, DeadlineExceeded, RequestCancelled
 │   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed, Draining
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
@@ -52,6 +53,8 @@ __all__ = [
     "NameTaken",
     "NoHandler",
     "NoResponder",
+    "NoRoute",
+    "NotAuthorised",
     "PeerLost",
     "ProtocolError",
     "QuorumMissed",
@@ -160,6 +163,18 @@ class UnreadableFile(MisuseError):
         return f"cannot read {self.path}: {self.problem}"
 
 
+@dataclass(eq=False)
+class NotAuthorised(MisuseError):
+    """This process's keys do not open the way to the peer."""
+
+    code: ClassVar[str] = "not_authorised"
+    peer: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.peer} does not let this process in: {self.problem}"
+
+
 class DeliveryError(AgentbusError):
     """A request ended without a reply."""
 
@@ -185,6 +200,21 @@ class NoHandler(DeliveryError):
 
     def __str__(self) -> str:
         return f"agent {self.target!r} has no handler for {self.type_name}"
+
+
+@dataclass(eq=False)
+class NoRoute(DeliveryError):
+    """The agent is on the bus, in a process that this one has no way to."""
+
+    code: ClassVar[str] = "no_route"
+    target: str
+    peer: str
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.target!r} lives in the process {self.peer!r}, "
+            "which accepts no links that this process could make"
+        )
 
 
 @dataclass(eq=False)
@@ -463,8 +493,10 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     TooLarge,
     Closed,
     UnreadableFile,
+    NotAuthorised,
     NoResponder,
     NoHandler,
+    NoRoute,
     PeerLost,
     Draining,
     DeadlineExceeded,

@@ -38,6 +38,10 @@ class Kind(IntEnum):
     CREDIT = 11
     """More parts of the stream that belongs to request `id` are welcome: schema is PART for the
     reply's stream, FEED for the request's."""
+    PING = 12
+    """Asks whether the peer is still there, where the transport cannot tell."""
+    PONG = 13
+    """Answers PING."""
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""

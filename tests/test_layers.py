@@ -74,6 +74,7 @@ HEAVY = {
     "gguf": {"agentbus_torch"},
     "typer": {"cli"},
     "prometheus_client": {"ops"},
+    "zmq": {"transport"},
     "uvicorn": {"demo"},
     "starlette": {"demo"},
     "httpx": {"demo"},

@@ -10,6 +10,7 @@ import anyio
 import typer
 
 from ..config import EngineSettings
+from .keys import Authorized, KeyFile, ServerKey, joining, keys, load
 from .logs import configure_logging
 from .runtime import default_url, run, serve
 from .settings import find_settings_file, load_settings, override
@@ -23,10 +24,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys, name="keys")
 
 BusUrl = Annotated[
     str,
-    typer.Option("--bus", help="The bus to join, unix:///path/to.sock.", envvar="AGENTBUS_URL"),
+    typer.Option(
+        "--bus", help="The bus, unix:///path/to.sock or ab://host:port.", envvar="AGENTBUS_URL"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilEof = Annotated[
@@ -62,6 +66,8 @@ def up(
     check: Annotated[
         bool, typer.Option("--check", help="Check the settings, print them, and end.")
     ] = False,
+    key_file: KeyFile = None,
+    authorized: Authorized = None,
     until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
@@ -81,7 +87,8 @@ def up(
             check_up(settings, json=json)
             return
         configure_logging(settings.log)
-        await run_up(settings, stop, until_eof=until_eof, json=json)
+        keys = load(key_file, authorized=authorized)
+        await run_up(settings, stop, keys=keys, until_eof=until_eof, json=json)
 
     serve(job, json=json)
 
@@ -110,6 +117,8 @@ def worker(
     ] = None,
     log: Log | None = None,
     log_level: LogLevel | None = None,
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
     until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
@@ -135,6 +144,7 @@ def worker(
             model=model,
             serve=serves or [],
             engine_settings=EngineSettings(dtype=dtype, threads=threads, token_log=token_log),
+            keys=load(key_file, server=server_key),
             until_eof=until_eof,
             json=json,
         )
@@ -145,11 +155,16 @@ def worker(
 
 
 @app.command()
-def ps(bus: BusUrl = "", json: Json = False) -> None:
+def ps(
+    bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
     """List the agents on a bus."""
     from .watching import run_ps
 
-    run(lambda: run_ps(_url(bus), json=json), json=json)
+    run(lambda: run_ps(joining(_url(bus), key_file, server_key), json=json), json=json)
 
 
 @app.command()
@@ -165,6 +180,8 @@ def call(
     deadline: Annotated[float | None, typer.Option(help="Seconds to wait for the answer.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print parts as they come.")] = False,
     bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
     json: Json = False,
 ) -> None:
     """Ask an agent and print its answer."""
@@ -172,7 +189,13 @@ def call(
 
     async def job() -> None:
         await run_call(
-            _url(bus), name, value, kind=kind, deadline=deadline, stream=stream, json=json
+            joining(_url(bus), key_file, server_key),
+            name,
+            value,
+            kind=kind,
+            deadline=deadline,
+            stream=stream,
+            json=json,
         )
 
     sys.path.insert(0, str(Path.cwd()))
@@ -185,35 +208,46 @@ def tail(
         str, typer.Argument(help="Topics: '*' stands for one token, '>' for the rest.")
     ] = ">",
     bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
     json: Json = False,
 ) -> None:
     """Print what is published, until stopped."""
     from .watching import run_tail
 
-    run(lambda: run_tail(_url(bus), pattern, json=json), json=json)
+    run(lambda: run_tail(joining(_url(bus), key_file, server_key), pattern, json=json), json=json)
 
 
 @app.command()
 def top(
     once: Annotated[bool, typer.Option("--once", help="Look for one second, then end.")] = False,
     bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
     json: Json = False,
 ) -> None:
     """Show what the agents on a bus do: rates, times, queues, errors, tokens."""
     from .watching import run_top
 
-    run(lambda: run_top(_url(bus), once=once, json=json), json=json)
+    run(lambda: run_top(joining(_url(bus), key_file, server_key), once=once, json=json), json=json)
 
 
 @app.command()
-def doctor(bus: BusUrl = "", json: Json = False) -> None:
+def doctor(
+    bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
     """Check this machine and the bus; say what to do about what is wrong."""
     from .doctor import run_doctor
 
     healthy: list[bool] = []
 
     async def job() -> None:
-        healthy.append(await run_doctor(_url(bus), json=json))
+        healthy.append(
+            await run_doctor(_url(bus), joining(_url(bus), key_file, server_key), json=json)
+        )
 
     run(job, json=json)
     if not all(healthy):

@@ -13,6 +13,7 @@ import pydantic
 from ..client import Bus
 from ..errors import ConfigError, InvalidMessage, NoHandler, NoResponder
 from ..ops import AgentDescription, DescribeAgent, HandlerDescription, process_agent_name
+from .keys import Join
 from .runtime import print_json
 
 __all__ = ["choose_handler", "run_call"]
@@ -29,7 +30,14 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 async def run_call(
-    url: str, target: str, text: str, *, kind: str, deadline: float | None, stream: bool, json: bool
+    join: Join,
+    target: str,
+    text: str,
+    *,
+    kind: str,
+    deadline: float | None,
+    stream: bool,
+    json: bool,
 ) -> None:
     """Ask an agent and print its answer.
 
@@ -37,7 +45,7 @@ async def run_call(
     the one whose schema the value fits.
     """
     value = _parse(text)
-    async with Bus.open(url, name="call") as bus:
+    async with join("call") as bus:
         bus.read_plain()
         if ":" in kind:
             payload = _imported(kind, value)

@@ -17,9 +17,10 @@ import anyio
 from rich.console import Console
 from rich.text import Text
 
-from ..client import Bus
 from ..errors import AgentbusError, ConfigError
 from ..routing import BROKER, AgentList, ListAgents
+from ..transport import TCP_SCHEME
+from .keys import Join
 from .runtime import print_json
 
 __all__ = ["Check", "run_doctor"]
@@ -28,6 +29,7 @@ DISTRIBUTION = "fm-agentbus"
 ROUND_TRIPS = 20
 ROUND_TRIP_TIMEOUT = 5.0
 """Seconds for the broker to answer."""
+_UNIX = "unix://"
 _PYTHONS = ((3, 11), (3, 14))
 _MIN_FILES = 1024
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -43,24 +45,21 @@ class Check:
     advice: str = ""
 
 
-async def run_doctor(url: str, *, json: bool) -> bool:
+async def run_doctor(url: str, join: Join, *, json: bool) -> bool:
     """Print what was found; returns whether all can work.
 
     Raises:
         ConfigError: the url is not one.
     """
-    path = url.removeprefix("unix://")
-    if path in ("", url):
-        raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+    check_url(url)
     checks = [
         check_python(sys.version_info[:2]),
         *check_libraries(),
         check_curve(),
         check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         *check_cores(os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")),
-        check_folder(Path(path).parent),
-        *check_sockets(Path(path).parent),
-        await check_broker(url, path),
+        *check_place(url),
+        await check_broker(url, join),
     ]
     if json:
         print_json([asdict(check) for check in checks])
@@ -109,14 +108,12 @@ def check_libraries() -> Iterator[Check]:
 
 def check_curve() -> Check:
     """Look whether links to other hosts could be encrypted."""
-    import zmq
+    from ..transport.zmq_io import require_curve
 
-    if zmq.has("curve"):
-        return Check("libzmq", "ok", f"{zmq.zmq_version()} with CURVE")
-    advice = (
-        "install a pyzmq wheel from PyPI; without CURVE, links to other hosts are not encrypted"
-    )
-    return Check("libzmq", "warn", f"{zmq.zmq_version()} without CURVE", advice)
+    try:
+        return Check("libzmq", "ok", f"{require_curve()} with CURVE")
+    except ConfigError as error:
+        return Check("libzmq", "warn", "no CURVE: links to other hosts cannot be", str(error))
 
 
 def check_files(limit: int) -> Check:
@@ -178,22 +175,37 @@ def check_sockets(folder: Path) -> Iterator[Check]:
                 continue
 
 
-async def check_broker(url: str, path: str) -> Check:
+def check_url(url: str) -> None:
+    """Raise ConfigError if the url is none of a bus."""
+    if url == _UNIX or not url.startswith((_UNIX, TCP_SCHEME)):
+        problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
+        raise ConfigError("url", problem)
+
+
+def check_place(url: str) -> Iterator[Check]:
+    """Look at the folder of the sockets, if the bus has one."""
+    if url.startswith(_UNIX):
+        folder = Path(url.removeprefix(_UNIX)).parent
+        yield check_folder(folder)
+        yield from check_sockets(folder)
+
+
+async def check_broker(url: str, join: Join) -> Check:
     """Look whether the broker answers, and how fast."""
-    if not await anyio.Path(path).exists():
-        return Check("broker", "warn", f"none at {path}", "agentbus up")
+    if url.startswith(_UNIX) and not await anyio.Path(url.removeprefix(_UNIX)).exists():
+        return Check("broker", "warn", f"none at {url}", "agentbus up")
     try:
         with anyio.fail_after(ROUND_TRIP_TIMEOUT):
-            async with Bus.open(url, name="doctor") as bus:
+            async with join("doctor") as bus:
                 times: list[float] = []
                 for _ in range(ROUND_TRIPS):
                     began = time.perf_counter()
                     await bus.request(BROKER, ListAgents(), returns=AgentList)
                     times.append(time.perf_counter() - began)
     except TimeoutError:
-        problem = f"no answer at {path} within {ROUND_TRIP_TIMEOUT:g} s"
+        problem = f"no answer at {url} within {ROUND_TRIP_TIMEOUT:g} s"
         return Check("broker", "fail", problem, "stop what listens there, then: agentbus up")
     except AgentbusError as error:
         return Check("broker", "fail", str(error), "agentbus up")
     median = sorted(times)[ROUND_TRIPS // 2]
-    return Check("broker", "ok", f"answers at {path} in {median * 1e6:.0f} µs")
+    return Check("broker", "ok", f"answers at {url} in {median * 1e6:.0f} µs")

@@ -12,20 +12,25 @@ import anyio
 import orjson
 
 from ..client import Bus
-from ..config import DaemonSettings, EngineSettings
+from ..config import DaemonSettings, EngineSettings, Keys
 from ..daemon import start_broker
 from ..errors import ConfigError
 from ..ops import OFF, operate, parse_address
+from ..transport import TCP_SCHEME
 from ..workers import parse_target, run_worker
 from .runtime import print_json, until_end_of_input
 
 __all__ = ["check_up", "run_up", "start_worker"]
 
 
-def _socket_of(url: str) -> str:
+def _listen_at(url: str) -> str:
+    """Return what a bus is told to listen at: a socket's path, or a url of tcp."""
+    if url.startswith(TCP_SCHEME):
+        return url
     path = url.removeprefix("unix://")
     if path in ("", url):
-        raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
+        problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
+        raise ConfigError("url", problem)
     return path
 
 
@@ -35,7 +40,7 @@ def check_up(settings: DaemonSettings, *, json: bool) -> None:
     Raises:
         ConfigError: it could not run with them.
     """
-    _socket_of(settings.listen)
+    _listen_at(settings.listen)
     if settings.metrics != OFF:
         parse_address(settings.metrics)
     effective = dataclasses.asdict(settings)
@@ -55,20 +60,27 @@ def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
 
 
 async def run_up(
-    settings: DaemonSettings, stop: anyio.Event, *, until_eof: bool, json: bool
+    settings: DaemonSettings,
+    stop: anyio.Event,
+    *,
+    keys: Keys | None,
+    until_eof: bool,
+    json: bool,
 ) -> None:
     """Be the broker until `stop` is set. Its workers are told when the bus closes."""
-    path = _socket_of(settings.listen)
+    where = _listen_at(settings.listen)
     async with (
-        Bus.open(listen=path, name="broker", settings=settings.bus) as broker,
+        Bus.open(listen=where, name="broker", settings=settings.bus, keys=keys) as broker,
         operate(broker, settings.metrics) as metrics,
         anyio.create_task_group() as group,
     ):
         await start_broker(broker)
+        # With port 0 the system has chosen one.
+        url = broker.listens_at if where.startswith(TCP_SCHEME) else settings.listen
         if json:
-            print_json({"ready": settings.listen, "metrics": metrics})
+            print_json({"ready": url, "metrics": metrics})
         else:
-            print(f"The bus is up at {settings.listen}. Stop it with Ctrl-C.", flush=True)
+            print(f"The bus is up at {url}. Stop it with Ctrl-C.", flush=True)
             _say_metrics(metrics)
         if until_eof:
             group.start_soon(_set_at_end_of_input, stop)
@@ -86,6 +98,7 @@ async def start_worker(
     model: str,
     serve: Sequence[str],
     engine_settings: EngineSettings,
+    keys: Keys | None,
     until_eof: bool,
     json: bool,
 ) -> None:
@@ -105,6 +118,7 @@ async def start_worker(
             _announced, metrics=settings.metrics, stop=stop, until_eof=until_eof, json=json
         ),
         stop=stop,
+        keys=keys,
     )
 
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..client import Bus
 from ..ops import AgentRates, ProcessReport, handled, rates, survey
 from ..routing import Location
+from .keys import Join
 from .runtime import print_json
 
 __all__ = ["run_ps", "run_tail", "run_top"]
@@ -26,9 +26,9 @@ REFRESH = 1.0
 _NO_AGENTS = "No agents are on the bus. Start some: agentbus worker name=module:Class"
 
 
-async def run_ps(url: str, *, json: bool) -> None:
+async def run_ps(join: Join, *, json: bool) -> None:
     """Print who is on a bus."""
-    async with Bus.open(url, name="ps") as bus:
+    async with join("ps") as bus:
         agents = await bus.agents()
         processes = {process.name: process for process in await survey(bus)}
     rows = [_row(agent, processes.get(agent.peer)) for agent in agents]
@@ -75,9 +75,9 @@ def _or_dash(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-async def run_top(url: str, *, once: bool, json: bool) -> None:
+async def run_top(join: Join, *, once: bool, json: bool) -> None:
     """Show what agents do, once a second, until stopped; with `once` of one second alone."""
-    async with Bus.open(url, name="top") as bus:
+    async with join("top") as bus:
         before = await survey(bus)
         with Live(console=Console(), auto_refresh=False, transient=once or json) as live:
             while True:
@@ -122,9 +122,9 @@ def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"≤{seconds * 1e3:.3g}"
 
 
-async def run_tail(url: str, pattern: str, *, json: bool) -> None:
+async def run_tail(join: Join, pattern: str, *, json: bool) -> None:
     """Print what is published on topics that match, until stopped."""
-    async with Bus.open(url, name="tail") as bus:
+    async with join("tail") as bus:
         bus.read_plain()
         async with bus.subscribe(pattern) as messages:
             missed = 0

@@ -12,12 +12,13 @@ from typing import Self
 import anyio
 from anyio.abc import TaskGroup
 
-from ..config import BusSettings, EngineSettings
+from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
 from ..telemetry import BusReport
+from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
 from .models import ModelAgent, model_agent_name
 from .node import Node
@@ -38,13 +39,25 @@ _DRAIN_LOOK = 0.01
 class Bus(Requester):
     """This process's place on a bus. Make it with `Bus.open`, use it in `async with`."""
 
-    __slots__ = ("_connect", "_listen", "_name", "_node", "_settings", "_tasks", "_tenant")
+    __slots__ = (
+        "_connect",
+        "_keys",
+        "_listen",
+        "_name",
+        "_node",
+        "_settings",
+        "_tasks",
+        "_tenant",
+    )
 
-    def __init__(self, connect: str, listen: str, name: str, settings: BusSettings) -> None:
+    def __init__(
+        self, connect: str, listen: str, name: str, settings: BusSettings, keys: Keys | None
+    ) -> None:
         self._connect = connect
         self._listen = listen
         self._name = f"{name or 'bus'}-{secrets.token_hex(4)}"
         self._settings = settings
+        self._keys = keys
         self._tenant = TenantKey()
         self._node: Node | None = None
         self._tasks: TaskGroup | None = None
@@ -56,31 +69,35 @@ class Bus(Requester):
         listen: str = "",
         name: str = "",
         settings: BusSettings | None = None,
+        keys: Keys | None = None,
     ) -> Bus:
         """Return a bus to enter with `async with`.
 
         Args:
-            url: nothing for a bus within this process; `unix:///path/to.sock` to join the
-                process that listens there, a daemon or any bus opened with `listen`.
-            listen: a socket path at which other processes may join this one.
+            url: nothing for a bus within this process; `unix:///path/to.sock` or
+                `ab://host:port` to join the process that listens there, a daemon or any bus
+                opened with `listen`.
+            listen: a socket path, or `ab://host:port`, at which other processes may join this one.
             name: how this process is called in logs and errors.
             settings: bounds and times.
+            keys: with which `ab://` is encrypted, and who is let in; it is not used without them.
 
         Raises:
-            ConfigError: the url or path cannot be used.
+            ConfigError: the url or path cannot be used, or lacks keys.
             InvalidName: the name is not well formed.
         """
         if name:
             check_agent_name(name)
-        if url and (not url.startswith(_SCHEME) or url == _SCHEME):
-            raise ConfigError("url", f"{url!r} is not of the form unix:///path/to.sock")
-        return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings())
+        if url and (not url.startswith((_SCHEME, TCP_SCHEME)) or url == _SCHEME):
+            problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
+            raise ConfigError("url", problem)
+        return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys)
 
     async def __aenter__(self) -> Self:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         pool = WorkerPool(self._tasks)
-        node = self._node = Node(self._settings, self._tenant, self._name, pool)
+        node = self._node = Node(self._settings, self._tenant, self._name, self._keys, pool)
         try:
             if self._listen:
                 await node.routes.listen(self._listen)
@@ -122,7 +139,7 @@ class Bus(Requester):
 
     @property
     def listens_at(self) -> str:
-        """The socket at which other processes may join; empty if there is none."""
+        """The socket or url at which other processes may join; empty if there is none."""
         return self._entered()[0].routes.listens_at
 
     def context(self) -> Context:

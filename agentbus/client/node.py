@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any
 
-from ..config import BusSettings
+from ..config import BusSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
@@ -68,7 +68,12 @@ class Node:
     """Sends, receives and delivers for one process."""
 
     def __init__(
-        self, settings: BusSettings, tenant: TenantKey, name: str, pool: WorkerPool
+        self,
+        settings: BusSettings,
+        tenant: TenantKey,
+        name: str,
+        keys: Keys | None,
+        pool: WorkerPool,
     ) -> None:
         self.pool = pool
         self.settings = settings
@@ -83,7 +88,7 @@ class Node:
         self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self.subscriptions: set[Subscription] = set()
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
-        self.routes = Routes(self.peers, self, name, settings)
+        self.routes = Routes(self.peers, self, name, settings, keys)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.metrics = Metrics()

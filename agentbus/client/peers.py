@@ -174,7 +174,7 @@ class Peers:
         )
         pending.id = number
         pending.source = origin.source
-        pending.transport = "unix"
+        pending.transport = peer.link.via
         pending.sent_to(peer)
         peer.outgoing[number] = pending
         self._poll.sent()

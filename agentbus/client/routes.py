@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import anyio
 
-from ..config import BusSettings
+from ..config import BusSettings, Keys
 from ..context import Context
-from ..errors import ConfigError, DeadlineExceeded, NoResponder, PeerLost
+from ..errors import ConfigError, DeadlineExceeded, NoResponder, NoRoute, PeerLost
 from ..routing import BROKER, Locate, Location
-from ..transport import Listener, connect_unix, listen_unix
+from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
 from .exchange import Pending
 from .peers import Peer, Peers
@@ -38,14 +38,19 @@ class Asker(Protocol):
 class Routes:
     """Which link leads to which agent."""
 
-    def __init__(self, peers: Peers, asker: Asker, name: str, settings: BusSettings) -> None:
+    def __init__(
+        self, peers: Peers, asker: Asker, name: str, settings: BusSettings, keys: Keys | None
+    ) -> None:
         self._peers = peers
         self._asker = asker
         self._settings = settings
+        self._keys = keys
         self._hello = Hello(peer=name)
         self._by_agent: dict[str, Peer] = {}
         self._by_path: dict[str, Peer] = {}
         self._home: Peer | None = None
+        self._home_is_far = False
+        """The home was reached over tcp: paths that it knows may be another host's."""
         self._lost_home = ""
         self.home_gone = anyio.Event()
         """Set when the link to the home ends."""
@@ -62,7 +67,7 @@ class Routes:
 
     @property
     def listens_at(self) -> str:
-        """The socket where this process accepts links; empty if it does not."""
+        """The socket or url where this process accepts links; empty if it does not."""
         return self._listener.path if self._listener is not None else ""
 
     def homes(self) -> list[Peer]:
@@ -89,6 +94,7 @@ class Routes:
 
     async def connect_home(self, path: str, origin: Origin) -> None:
         """Connect to the process that knows who is where, and ask whether it does."""
+        self._home_is_far = path.startswith(TCP_SCHEME)
         self._home = await self._connect(path)
         try:
             await self._locate(BROKER, origin)
@@ -96,13 +102,18 @@ class Routes:
             self._home_is_broker = False
 
     async def listen(self, path: str) -> None:
-        """Accept links at `path`."""
-        limits = self._settings.limits
-        self._listener = await listen_unix(path, self._peers, self._hello, limits)
+        """Accept links at `path`, or over tcp if it is a url."""
+        peers, hello, limits = self._peers, self._hello, self._settings.limits
+        if path.startswith(TCP_SCHEME):
+            from ..transport.zmq_listen import listen_tcp
+
+            self._listener = await listen_tcp(path, peers, hello, limits, keys=self._need_keys())
+        else:
+            self._listener = await listen_unix(path, peers, hello, limits)
 
     async def listen_beside_home(self, home_path: str, name: str) -> None:
-        """Accept links beside the home's own socket, unless this process does already."""
-        if self._listener is None:
+        """Accept links beside the home's own socket, if it has one and this process does not."""
+        if self._listener is None and not self._home_is_far:
             await self.listen(str(Path(home_path).with_name(f"{name}.sock")))
 
     async def reach(self, name: str, origin: Origin) -> Peer:
@@ -110,6 +121,7 @@ class Routes:
 
         Raises:
             NoResponder: nobody has it.
+            NoRoute: no link to its process can be made.
             PeerLost: the home, or the agent's process, went away.
         """
         name = name.partition("/")[0]
@@ -127,12 +139,24 @@ class Routes:
         # One link serves both directions: each side then knows what the other holds.
         peer = self._peers.named(location.peer)
         if peer is None:
-            try:
-                peer = await self._connect(location.path)
-            except ConfigError as gone:
-                # The directory has not noticed yet that the agent's process is no more.
-                raise PeerLost(location.peer) from gone
+            peer = await self._reach_process(location)
         self._by_agent[name] = peer
+        return peer
+
+    async def _reach_process(self, location: Location) -> Peer:
+        """Make a link to the process of an agent, which has none with this one."""
+        if not location.path:
+            raise NoRoute(location.name, location.peer)
+        try:
+            peer = await self._connect(location.path)
+        except ConfigError as gone:
+            if self._home_is_far:
+                raise NoRoute(location.name, location.peer) from gone
+            # The directory has not noticed yet that the agent's process is no more.
+            raise PeerLost(location.peer) from gone
+        if peer.name != location.peer:
+            # The path is that of another process on this host.
+            raise NoRoute(location.name, location.peer)
         return peer
 
     async def _locate(self, name: str, origin: Origin) -> Location:
@@ -149,18 +173,29 @@ class Routes:
         async with self._connecting:
             peer = self._by_path.get(path)
             if peer is None:
-                link = await connect_unix(
-                    path,
-                    self._peers,
-                    self._hello,
-                    self._settings.limits,
-                    timeout=self._settings.connect_timeout,
-                )
+                link = await self._make_link(path)
                 peer = self._peers.of(link)
                 if peer is None:
                     raise PeerLost(path)
                 self._by_path[path] = peer
             return peer
+
+    async def _make_link(self, path: str) -> Link:
+        peers, hello, limits = self._peers, self._hello, self._settings.limits
+        timeout = self._settings.connect_timeout
+        if path.startswith(TCP_SCHEME):
+            from ..transport.zmq_connect import connect_tcp
+
+            keys = self._need_keys()
+            return await connect_tcp(path, peers, hello, limits, keys=keys, timeout=timeout)
+        return await connect_unix(path, peers, hello, limits, timeout=timeout)
+
+    def _need_keys(self) -> Keys:
+        if self._keys is None:
+            raise ConfigError(
+                "keys", f"{TCP_SCHEME} urls need keys; `agentbus keys new` makes them"
+            )
+        return self._keys
 
     def forget_agent(self, name: str) -> None:
         """Drop the route to an agent: the next request asks the home where it is."""

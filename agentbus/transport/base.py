@@ -13,11 +13,19 @@ from ..errors import AgentbusError
 from ..messages import Envelope
 from ..wire import Hello
 
-__all__ = ["Link", "LinkOwner", "Listener"]
+__all__ = ["TCP_SCHEME", "Link", "LinkOwner", "Listener"]
+
+TCP_SCHEME = "ab://"
+"""What begins the url of a process on another host; paths of Unix sockets have none."""
 
 
 class Link(Protocol):
     """One open connection to one peer."""
+
+    @property
+    def via(self) -> str:
+        """What carries it, as accounts name it: `unix` or `tcp`."""
+        ...
 
     @property
     def peer(self) -> Hello:

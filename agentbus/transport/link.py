@@ -35,6 +35,8 @@ Settled = Callable[[AgentbusError | None], None]
 class StreamLink(asyncio.Protocol):
     """A `base.Link` over whatever transport the loop connects it to."""
 
+    via = "unix"
+
     def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
         self._owner = owner
         self._session = Session(hello, limits)
@@ -133,6 +135,9 @@ class StreamLink(asyncio.Protocol):
             return
         if self._peer is None:
             self._open()
+        if session.pong_due and not self._closing and not self.paused:
+            pong = session.pong()
+            self._enqueue([pong], len(pong))
         for envelope in envelopes:
             if self._closing:
                 break

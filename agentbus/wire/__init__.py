@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .codec import MAX_TEXT, Buffer, Decoder, Encoder, encode
 from .failures import failure_envelope, read_failure
+from .liveness import Liveness, Verdict
 from .session import Hello, Session, State
 from .version import PROTOCOL_VERSION
 
@@ -14,8 +15,10 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Hello",
+    "Liveness",
     "Session",
     "State",
+    "Verdict",
     "encode",
     "failure_envelope",
     "read_failure",

@@ -1,8 +1,9 @@
 """One peer of one link, without I/O: which envelope may come when, and what opens and ends a link.
 
 Each side sends HELLO first, then what it likes, and GOODBYE last. A side that gives up on its peer
-says why in an ERROR of id 0, its farewell. HELLO, GOODBYE and farewells end here; what belongs to
-requests is passed on, and pairing replies with requests is the business of who made them.
+says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these end here; what
+belongs to requests is passed on, and pairing replies with requests is the business of who made
+them.
 """
 
 from __future__ import annotations
@@ -99,13 +100,25 @@ _REQUEST = Kind.REQUEST
 _REPLY = Kind.REPLY
 _ERROR = Kind.ERROR
 _GOODBYE = Kind.GOODBYE
+_PING = Kind.PING
+_PONG = Kind.PONG
 _OPEN = State.OPEN
 
 
 class Session:
     """The protocol of one link, bytes in and envelopes out, for one of its two sides."""
 
-    __slots__ = ("_closing", "_decoder", "_encode", "_hello", "_last", "error", "peer", "state")
+    __slots__ = (
+        "_closing",
+        "_decoder",
+        "_encode",
+        "_hello",
+        "_last",
+        "error",
+        "peer",
+        "pong_due",
+        "state",
+    )
 
     def __init__(self, hello: Hello, limits: Limits) -> None:
         self._hello = hello
@@ -119,6 +132,9 @@ class Session:
         """What the peer said about itself; None before it did."""
         self.error: AgentbusError | None = None
         """Why the session ended, if FAILED or REFUSED."""
+        self.pong_due = False
+        """The peer asked whether this side is there: send `pong`. However often it asked since, one
+        answer is enough."""
 
     def opening(self) -> bytes:
         """Return the bytes to send first."""
@@ -140,6 +156,15 @@ class Session:
         """Return the bytes to send last. After them nothing can be sent."""
         self._closing = True
         return b"".join(self._encode(Envelope(Kind.GOODBYE)))
+
+    def ping(self) -> bytes:
+        """Return the bytes that ask the peer for a sign of life."""
+        return b"".join(self._encode(Envelope(_PING)))
+
+    def pong(self) -> bytes:
+        """Return the bytes that answer the peer's PINGs."""
+        self.pong_due = False
+        return b"".join(self._encode(Envelope(_PONG)))
 
     def farewell(self, error: AgentbusError) -> bytes:
         """Return the bytes that tell the peer why this side gives up on it; they are the last."""
@@ -190,6 +215,9 @@ class Session:
             self._last = envelope.id
         elif kind is _GOODBYE:
             self.state = State.CLOSED
+            return False
+        elif kind is _PING or kind is _PONG:
+            self.pong_due |= kind is _PING
             return False
         elif kind is _HELLO:
             raise UnexpectedFrame(kind.name, self.state)

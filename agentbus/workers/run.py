@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 
 from ..client import Bus
-from ..config import BusSettings, EngineSettings
+from ..config import BusSettings, EngineSettings, Keys
 from ..errors import PeerLost
 from .load import Target, load_agent
 
@@ -27,6 +27,7 @@ async def run_worker(
     drain_timeout: float,
     serving: Callable[[Bus, list[str]], AbstractAsyncContextManager[None]],
     stop: anyio.Event,
+    keys: Keys | None = None,
 ) -> None:
     """Serve models and spawn agents, enter `serving` with their names, stay until `stop` is set.
 
@@ -38,7 +39,7 @@ async def run_worker(
         AgentbusError: something could not be started; what had been is stopped.
     """
     classes = [(load_agent(target), target.name) for target in targets]
-    async with Bus.open(url, name=name, settings=bus_settings) as bus:
+    async with Bus.open(url, name=name, settings=bus_settings, keys=keys) as bus:
         started = [await bus.serve(spec, engine_settings) for spec in serve]
         for kind, agent_name in classes:
             started.append(await bus.spawn(kind, name=agent_name, model=model))

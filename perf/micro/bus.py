@@ -1,4 +1,4 @@
-"""Suite `bus`: one request and its reply, in one process and over a Unix socket.
+"""Suite `bus`: one request and its reply, in one process, over a Unix socket, over tcp.
 
 Which module drives a contender stands here; how it is driven stands in `rounds` and `workloads`.
 """
@@ -42,6 +42,11 @@ CASES: Mapping[str, _Case] = {
             REDIS.name: "perf.peers.redis:contend",
             AUTOGEN_GRPC.name: "perf.peers.autogen_grpc:contend",
         },
+        several_processes=True,
+    ),
+    "tcp_curve": _Case(
+        "perf.micro.agentbus_side:tcp_curve",
+        {NATS.name: "perf.peers.nats:contend"},
         several_processes=True,
     ),
 }

@@ -46,9 +46,12 @@ async def test_the_floor_can_be_measured() -> None:
 
 @pytest.mark.anyio
 async def test_agentbus_can_be_measured() -> None:
-    results = await _figures(inproc=CASES["inproc"].ours, unix=CASES["unix"].ours)
+    results = await _figures(
+        inproc=CASES["inproc"].ours, unix=CASES["unix"].ours, tcp=CASES["tcp_curve"].ours
+    )
     assert results["inproc"]["req_s"] > 0
     assert results["unix"]["req_s"] > 0
+    assert results["tcp"]["req_s"] > 0
 
 
 @pytest.mark.anyio

@@ -8,7 +8,7 @@ import pytest
 from agentbus.config import Limits
 from agentbus.transport import memory_pair
 
-from .helpers import HELLO_A, HELLO_B, Pair, Recorder, connected
+from .helpers import HELLO_A, HELLO_B, Pair, Recorder, connected, connected_tcp
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -22,7 +22,7 @@ def limits() -> Limits:
     return Limits(write_buffer=8 * 1024 * 1024)
 
 
-@pytest.fixture(params=["memory", "unix"])
+@pytest.fixture(params=["memory", "unix", "tcp"])
 async def pair(
     request: pytest.FixtureRequest, socket_dir: Path, limits: Limits
 ) -> AsyncIterator[Pair]:
@@ -34,6 +34,9 @@ async def pair(
         link_a.abort()
         await link_a.aclose()
         await link_b.aclose()
+    elif request.param == "tcp":
+        async with connected_tcp(a, b, limits) as (link_a, link_b, _):
+            yield Pair(link_a, a, link_b, b)
     else:
         async with connected(str(socket_dir / "bus"), a, b, limits) as (link_a, link_b):
             yield Pair(link_a, a, link_b, b)

@@ -199,3 +199,15 @@ def test_a_long_text_in_an_error_is_cut() -> None:
     restored = read_failure(failure_envelope(1, HandlerFailed("a", "E", "ä" * 100_000)))
     assert isinstance(restored, HandlerFailed)
     assert restored.text == "ä" * 4096
+
+
+def test_a_ping_ends_here_and_is_answered_once() -> None:
+    here, there = opened(), session("there")
+    there.receive(session().opening())
+    reply = Envelope(Kind.REPLY, id=7)
+    assert here.receive(there.ping() + data(reply) + there.ping()) == [reply]
+    assert here.pong_due
+    answer = here.pong()
+    assert not here.pong_due
+    assert there.receive(answer) == []
+    assert not there.pong_due

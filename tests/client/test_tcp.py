@@ -1,0 +1,117 @@
+"""A bus over tcp; the processes share a loop and a host, the links are real and encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+import zmq
+
+from agentbus import Bus, Keys
+from agentbus.daemon import start_broker
+from agentbus.errors import ConfigError, NoRoute, NotAuthorised, PeerLost
+
+from .agents import Echo, Ping, Pong, Relay
+
+pytestmark = pytest.mark.anyio
+
+LOOPBACK = "ab://127.0.0.1:0"
+
+
+def new_keys(server: str = "") -> Keys:
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    return Keys(public=public, secret=secret, server=server)
+
+
+SERVER = new_keys()
+CLIENT = new_keys(SERVER.public)
+LISTENING = replace(SERVER, authorized={"client": CLIENT.public})
+
+
+@asynccontextmanager
+async def broker() -> AsyncIterator[str]:
+    async with Bus.open(listen=LOOPBACK, name="broker", keys=LISTENING) as bus:
+        await start_broker(bus)
+        yield bus.listens_at
+
+
+async def test_a_bus_is_joined_over_tcp() -> None:
+    async with Bus.open(listen=LOOPBACK, keys=LISTENING) as home:
+        await home.spawn(Echo(), name="echo")
+        async with Bus.open(home.listens_at, keys=CLIENT) as program:
+            reply = await program.call("echo", Ping(number=1), returns=Pong)
+            assert reply.value.number == 1
+            assert reply.account.transport == "tcp"
+            async with home.subscribe("n.*") as messages:
+                await program.publish("n.1", "hello")
+                with anyio.fail_after(5):
+                    assert (await anext(messages)).value == "hello"
+
+
+async def test_a_home_that_leaves_is_lost() -> None:
+    async with Bus.open(listen=LOOPBACK, keys=LISTENING) as home:
+        async with Bus.open(home.listens_at, keys=CLIENT) as program:
+            for peer in home._sender.peers:
+                peer.link.abort()
+            with anyio.fail_after(5):
+                await program.home_lost()
+            with pytest.raises(PeerLost):
+                await program.request("echo", Ping(number=1))
+
+
+async def test_a_broker_over_tcp_knows_who_is_where() -> None:
+    async with broker() as url:
+        async with Bus.open(url, keys=CLIENT) as a, Bus.open(url, keys=CLIENT) as program:
+            await a.spawn(Echo(), name="echo")
+            assert [agent.name for agent in await program.agents()] == ["echo"]
+            with pytest.raises(NoRoute, match="'echo' lives in the process") as caught:
+                await program.request("echo", Ping(number=1))
+            assert (caught.value.target, caught.value.peer) == ("echo", a.name)
+
+
+async def test_processes_of_one_host_meet_at_a_path_that_both_see(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/a.sock"
+    async with broker() as url:
+        async with (
+            Bus.open(url, listen=path, keys=CLIENT) as a,
+            Bus.open(url, keys=CLIENT) as program,
+        ):
+            await a.spawn(Echo(), name="echo")
+            reply = await program.call("echo", Ping(number=1), returns=Pong)
+            assert reply.account.transport == "unix"
+            await a.spawn(Echo(), name="relay")
+            relayed = Relay(to="echo", number=2)
+            assert (await program.request("relay", relayed, returns=Pong)).number == 2
+
+
+async def test_a_path_of_another_host_is_no_route(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/a.sock"
+    async with broker() as url:
+        async with (
+            Bus.open(url, listen=path, keys=CLIENT) as a,
+            Bus.open(url, keys=CLIENT) as program,
+        ):
+            await a.spawn(Echo(), name="echo")
+            await anyio.Path(path).unlink()  # as if it were on another host
+            with pytest.raises(NoRoute):
+                await program.request("echo", Ping(number=1))
+            async with Bus.open(listen=path):  # and there, it is another process's
+                with pytest.raises(NoRoute):
+                    await program.request("echo", Ping(number=1))
+
+
+async def test_keys_decide_who_joins() -> None:
+    async with broker() as url:
+        with pytest.raises(NotAuthorised):
+            async with Bus.open(url, keys=new_keys(SERVER.public)):
+                pass
+        with pytest.raises(ConfigError, match="need keys"):
+            async with Bus.open(url):
+                pass
+    with pytest.raises(ConfigError, match="need keys"):
+        async with Bus.open(listen=LOOPBACK):
+            pass
