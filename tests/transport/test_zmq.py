@@ -29,7 +29,7 @@ from agentbus.transport.zmq_connect import connect_tcp
 from agentbus.transport.zmq_io import CHUNK
 from agentbus.transport.zmq_listen import listen_tcp
 from agentbus.transport.zmq_stream import END, OPEN
-from agentbus.wire import Hello, Session, encode
+from agentbus.wire import Decoder, Hello, Session, encode
 
 from .helpers import (
     CLIENT,
@@ -388,6 +388,17 @@ async def test_a_peer_that_is_silent_is_lost(quick_heartbeat: None) -> None:
     assert kinds[0] is False and kinds[-1] is True
     (error,) = b.lost
     assert isinstance(error, PeerLost) and error.peer == "raw"
+
+
+async def test_a_ping_is_answered() -> None:
+    async with listen(Recorder()) as listener:
+        with raw_dealer(listener.path) as peer:
+            say(peer, OPEN, HELLO, Session(Hello("raw"), LIMITS).ping())
+            decoder, kinds = Decoder(LIMITS), list[Kind]()
+            while Kind.PONG not in kinds:
+                assert await anyio.to_thread.run_sync(peer.poll, 5000)
+                kinds += [envelope.kind for envelope in decoder.feed(peer.recv(zmq.NOBLOCK))]
+    assert kinds == [Kind.HELLO, Kind.PONG]
 
 
 async def test_a_peer_that_still_reads_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
