@@ -87,8 +87,8 @@ class RemoteReplies:
         """Send one part."""
         if self._open:
             kind = payload_type(type(value))
-            frame = kind.encode(value)
-            self._peer.link.send(Envelope(_PART, self._id, schema=kind.name, payloads=(frame,)))
+            payloads = kind.encode(value)
+            self._peer.link.send(Envelope(_PART, self._id, schema=kind.name, payloads=payloads))
 
     def reply(
         self,
@@ -107,7 +107,7 @@ class RemoteReplies:
             packed = b""
             if context is not None and context != self._context:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
-            payloads = (kind.encode(value), _pack_cost(queue_s, handle_s, model))
+            payloads = (_pack_cost(queue_s, handle_s, model), *kind.encode(value))
             peer.link.send(
                 Envelope(_REPLY, self._id, "", "", kind.name, False, -1, 0, b"", packed, payloads)
             )

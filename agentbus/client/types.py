@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import ConfigError, InvalidMessage
+from ..wire import buffer_type
 from .agent import Agent, handlers_of
 from .payload import PayloadType, payload_type
 
 __all__ = ["TypeTable"]
 
-_PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple)
+_PLAIN = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
 
 
 def _agent_classes(kind: type[Agent]) -> Iterator[type[Agent]]:
@@ -55,6 +56,8 @@ class TypeTable:
         known = self._known.get(name)
         if known is not None:
             return known
+        if (array := buffer_type(name)) is not None:
+            return payload_type(array)
         matches = {found.kind: found for found in _declared() if found.name == name}
         if len(matches) != 1:
             how_many = "several types" if matches else "no type"

@@ -1,7 +1,7 @@
 """One peer of one link, without I/O: which envelope may come when, and what opens and ends a link.
 
 Each side sends HELLO first, then what it likes, and GOODBYE last. A side that gives up on its peer
-says why in an ERROR of id 0, its farewell. HELLO, GOODBYE and farewells end here; what belongs to
+says why in an ERROR of id 0, its farewell. HELLO, GOODBYE, RELEASE and farewells end here; what belongs to
 requests is passed on, and pairing replies with requests is the business of who made them.
 """
 
@@ -25,6 +25,7 @@ from ..messages import Envelope, Kind
 from ..names import MAX_NAME_LENGTH
 from .codec import Buffer, Decoder, Encoder, unpack
 from .failures import failure_envelope, read_failure
+from .shared import NO_SHARING, SharedPayloads
 from .version import PROTOCOL_VERSION
 
 __all__ = ["Hello", "Session", "State"]
@@ -99,18 +100,30 @@ _REQUEST = Kind.REQUEST
 _REPLY = Kind.REPLY
 _ERROR = Kind.ERROR
 _GOODBYE = Kind.GOODBYE
+_RELEASE = Kind.RELEASE
 _OPEN = State.OPEN
 
 
 class Session:
     """The protocol of one link, bytes in and envelopes out, for one of its two sides."""
 
-    __slots__ = ("_closing", "_decoder", "_encode", "_hello", "_last", "error", "peer", "state")
+    __slots__ = (
+        "_closing",
+        "_decoder",
+        "_encode",
+        "_hello",
+        "_last",
+        "_shared",
+        "error",
+        "peer",
+        "state",
+    )
 
-    def __init__(self, hello: Hello, limits: Limits) -> None:
+    def __init__(self, hello: Hello, limits: Limits, shared: SharedPayloads = NO_SHARING) -> None:
         self._hello = hello
+        self._shared = shared
         self._encode = Encoder(limits).encode
-        self._decoder = Decoder(limits)
+        self._decoder = Decoder(limits, shared.resolve)
         self._last = 0
         """Id of the peer's latest request."""
         self._closing = False
@@ -190,6 +203,9 @@ class Session:
             self._last = envelope.id
         elif kind is _GOODBYE:
             self.state = State.CLOSED
+            return False
+        elif kind is _RELEASE:
+            self._shared.released(envelope.id)
             return False
         elif kind is _HELLO:
             raise UnexpectedFrame(kind.name, self.state)

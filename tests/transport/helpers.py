@@ -133,5 +133,5 @@ async def raw_server(path: str, answer: bytes | None) -> AsyncIterator[None]:
             writer.transport.abort()
 
 
-def request(number: int, body: bytes = b"") -> Envelope:
+def request(number: int, body: bytes | memoryview = b"") -> Envelope:
     return Envelope(Kind.REQUEST, id=number, target="agent", payloads=(body,))
