@@ -37,8 +37,12 @@ class Limits:
     header: int = 16 * KIB
     frame: int = 16 * MIB
     """One envelope, header and payloads together."""
-    payloads: int = 16
+    payloads: int = 256
     """Payload frames behind one header."""
+    share_from: int = 256 * KIB
+    """Payload frames from this size on go through shared memory, where a link has it."""
+    shared: int = 1024 * MIB
+    """Shared memory that a link's peer may hold at a time, hence also the largest frame there."""
     write_buffer: int = 64 * MIB
     """Bytes that wait to be written on one link; more are refused with `LinkFull`."""
     segment: int = 4 * MIB

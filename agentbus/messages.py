@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 __all__ = ["Envelope", "Kind"]
 
@@ -42,6 +43,8 @@ class Kind(IntEnum):
     """Asks whether the peer is still there, where the transport cannot tell."""
     PONG = 13
     """Answers PING."""
+    RELEASE = 14
+    """The receiver of payload `id` in shared memory views it no longer."""
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""
@@ -70,6 +73,7 @@ class Envelope:
     """16 bytes of trace id and 8 of the parent span, or empty."""
     context: bytes = b""
     """A packed context delta, or empty."""
-    payloads: tuple[bytes | memoryview, ...] = ()
+    payloads: tuple[Any, ...] = ()
+    """Each `bytes` or `memoryview`, or between link and codec a reference to shared memory."""
     size: int = field(default=0, compare=False)
     """Bytes on the wire, framing included; set by whoever decoded it."""

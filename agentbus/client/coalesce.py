@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ..wire import Buffer, Frames
 from .payload import PayloadType, join_batch, payload_type
 
 __all__ = ["Coalescer"]
@@ -20,17 +21,17 @@ _BATCH_BYTES = 64 * 1024
 
 
 class Coalescer:
-    """Makes batches of equal type. `send` takes the type and the frame of one batch."""
+    """Makes batches of equal type. `send` takes the type and the frames of one batch."""
 
     __slots__ = ("_frames", "_kind", "_loop", "_send", "_size", "_turn")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, send: Callable[[PayloadType, bytes], None]
+        self, loop: asyncio.AbstractEventLoop, send: Callable[[PayloadType, Frames], None]
     ) -> None:
         self._loop = loop
         self._send = send
         self._kind: PayloadType | None = None
-        self._frames: list[bytes] = []
+        self._frames: list[Buffer] = []
         self._size = 0
         self._turn = False
         """Whether something went in this turn of the loop already."""
@@ -43,12 +44,16 @@ class Coalescer:
             AgentbusError: the link does not take it, or what waited before it.
         """
         kind = payload_type(type(value))
-        frame = kind.encode(value)
+        frames = kind.encode(value)
+        if len(frames) > 1:  # buffers, which are large, and never copied into a batch
+            self.flush()
+            self._send(kind, frames)
+            return
         if kind is not self._kind:
             self.flush()
             self._kind = kind
-        self._frames.append(frame)
-        self._size += len(frame)
+        self._frames.append(frames[0])
+        self._size += len(frames[0])
         if not self._turn:
             self._turn = True
             self._loop.call_soon(self._turn_ended)
@@ -60,7 +65,7 @@ class Coalescer:
         """Send what waits."""
         if self._frames and self._kind is not None:
             frames, self._frames, self._size = self._frames, [], 0
-            self._send(self._kind, join_batch(frames))
+            self._send(self._kind, (join_batch(frames),))
 
     def _turn_ended(self) -> None:
         self._turn = False

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import AgentbusError, Closed, InvalidMessage, MalformedFrame
+from ..wire import Frames
 from .flow import Inflow, Outflow
 from .payload import PayloadType
 
@@ -116,13 +117,13 @@ class FeedReader:
         """Take a part that a caller in this process sent, as `take_batch`."""
         self._keep(lambda kind: (kind.receive(value),))
 
-    def take_batch(self, frame: bytes | memoryview) -> None:
+    def take_batch(self, frames: Frames) -> None:
         """Take parts that came over a link. What does not fit ends the feed for its reader.
 
         Raises:
             MalformedFrame: they are more than were asked for.
         """
-        self._keep(lambda kind: kind.decode_batch(frame))
+        self._keep(lambda kind: kind.decode_batch(frames))
 
     def _keep(self, read: Callable[[PayloadType], Sequence[Any]]) -> None:
         if self._inflow is None or self._kind is None:

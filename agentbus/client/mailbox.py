@@ -78,7 +78,7 @@ class Delivery:
         peer: str = "",
     ) -> None:
         self.payload = payload
-        """The object; if a peer sent it, its bytes until the mailbox takes them."""
+        """The object; if a peer sent it, its frames until the mailbox takes them."""
         self.schema = schema
         self.origin = origin
         self.context = context

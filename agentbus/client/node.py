@@ -30,6 +30,7 @@ from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import BUS, SubscriptionTable
 from ..telemetry import AgentMetrics, BusReport, LinkReport, Metrics
+from ..wire import Frames, copy_buffers
 from .agent import Agent, HandlerSpec, handlers_of, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
@@ -311,26 +312,30 @@ class Node:
                 subscriber.deliver(Published(topic, kind.receive(payload), source))
                 continue
             if envelope is None:
-                frame = kind.encode(payload)
+                frames = kind.encode(payload)
                 envelope = Envelope(
-                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=(frame,)
+                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=frames
                 )
             self._forward(subscriber, envelope)
 
     def published(self, peer: Peer, envelope: Envelope) -> None:
         """Hand on a message that a link brought, to all but the link that brought it."""
-        if len(envelope.payloads) != 1:
-            raise MalformedFrame("a published message has one payload")
+        if not envelope.payloads:
+            raise MalformedFrame("a published message has a payload")
         topic = check_topic(envelope.target)
+        frames, is_taken = envelope.payloads, False
         for subscriber in self.topics.match(topic):
             if isinstance(subscriber, Subscription):
-                self._publish_here(subscriber, envelope)
+                # What one may write to, as to a tensor, no other views.
+                own = copy_buffers(frames) if is_taken else frames
+                self._publish_here(subscriber, envelope, own)
+                is_taken = True
             elif subscriber is not peer:
                 self._forward(subscriber, envelope)
 
-    def _publish_here(self, subscriber: Subscription, envelope: Envelope) -> None:
+    def _publish_here(self, subscriber: Subscription, envelope: Envelope, frames: Frames) -> None:
         try:
-            value = self.types.find(envelope.schema).decode(envelope.payloads[0])
+            value = self.types.find(envelope.schema).decode(frames)
         except InvalidMessage as error:
             self.metrics.dropped += 1
             logger.warning("a message on %s was dropped: %s", envelope.target, error)

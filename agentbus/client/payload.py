@@ -15,7 +15,7 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,12 +27,13 @@ import pydantic_core
 from blake3 import blake3
 
 from ..errors import InvalidMessage
+from ..wire import Frames, copy_buffers, is_buffer_type, pack, unpack_frames
 
 __all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "join_batch", "payload_type"]
 
 Copy = Callable[[Any], Any]
 
-PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple)
+PLAIN = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
 """Types that every process knows by name."""
 SCHEMA_MARK = "#"
 """Stands on the wire between a type's name and its fingerprint."""
@@ -93,8 +94,66 @@ def _has_immutable_fields(kind: type) -> bool:
     return is_dataclass(kind) and all(_is_immutable(hints[f.name]) for f in fields(kind))
 
 
+def _holds_buffers(annotation: Any) -> bool:
+    """Tell whether a value of this type may hold arrays or bytes, as far as annotations tell."""
+    origin = typing.get_origin(annotation)
+    if annotation is None or annotation is Ellipsis or origin is typing.Literal:
+        return False
+    if origin is typing.Annotated:
+        return _holds_buffers(typing.get_args(annotation)[0])
+    if origin in (list, set, dict, *_IMMUTABLE_ORIGINS):
+        return any(_holds_buffers(argument) for argument in typing.get_args(annotation))
+    if not isinstance(annotation, type) or issubclass(annotation, bytes):
+        return True
+    if issubclass(annotation, pydantic.BaseModel):
+        is_open = annotation.model_config.get("extra") == "allow"
+        return is_open or any(
+            _holds_buffers(f.annotation) for f in annotation.model_fields.values()
+        )
+    if is_dataclass(annotation):
+        return _dataclass_holds_buffers(annotation)
+    return not issubclass(annotation, _ATOMS)
+
+
+def _dataclass_holds_buffers(kind: type) -> bool:
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError:
+        return True
+    return any(_holds_buffers(hints[f.name]) for f in fields(kind))
+
+
+def _instances(schema: Any) -> Iterator[Any]:
+    """Yield the types that a pydantic schema checks for and knows nothing else about."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "is-instance":
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _instances(part)
+
+
+def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
+    """Make pydantic's adapter of a type, which may be made of buffers too."""
+    try:
+        return pydantic.TypeAdapter(kind)
+    except pydantic.PydanticSchemaGenerationError:
+        # Through `Any`, a dataclass takes the settings from here.
+        schema = pydantic.GetPydanticSchema(lambda _, handler: handler.generate_schema(kind))
+        config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        adapter = pydantic.TypeAdapter(typing.Annotated[Any, schema], config=config)
+        if all(is_buffer_type(found) for found in _instances(adapter.core_schema)):
+            return adapter
+        raise
+
+
 def _share(value: Any) -> Any:
     return value
+
+
+def _copy_view(value: Any) -> memoryview:
+    return memoryview(bytes(value))
 
 
 def _copy_items(kind: Callable[[Any], Any], item: Copy) -> Copy:
@@ -150,6 +209,8 @@ def _copier(kind: Any) -> Copy:
     """
     if _is_immutable(kind):
         return _share
+    if kind is memoryview:
+        return _copy_view
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, set) and len(arguments) == 1:
         return _copy_items(origin, _copier(arguments[0]))
@@ -181,7 +242,16 @@ def _fingerprint(kind: Any, adapter: pydantic.TypeAdapter[Any]) -> str:
 class PayloadType:
     """One type of payload: its names, bytes and copies."""
 
-    __slots__ = ("_copy", "_dump", "_pack", "_validate", "kind", "name", "schema")
+    __slots__ = (
+        "_copy",
+        "_dump",
+        "_holds_buffers",
+        "_pack",
+        "_validate",
+        "kind",
+        "name",
+        "schema",
+    )
 
     def __init__(self, kind: Any) -> None:
         self.kind = kind
@@ -189,10 +259,12 @@ class PayloadType:
         """By it handlers are chosen, so that a newer or older version of a type still finds them."""
         try:
             self._copy = _copier(kind)
+            self._holds_buffers = _holds_buffers(kind)
         except RecursionError:  # a type that contains itself
             self._copy = copy.deepcopy
+            self._holds_buffers = True
         try:
-            adapter = pydantic.TypeAdapter(kind)
+            adapter = _adapter(kind)
         except (pydantic.PydanticSchemaGenerationError, pydantic.PydanticUserError) as error:
             problem = "cannot be sent; use a pydantic model, a dataclass or a plain type"
             raise InvalidMessage(self.name, problem) from error
@@ -204,14 +276,19 @@ class PayloadType:
             default=_plain, buf_size=_SCRATCH_BYTES
         ).pack
 
-    def encode(self, value: Any) -> bytes:
-        """Return the payload frame of `value`.
+    def encode(self, value: Any) -> Frames:
+        """Return the payload frames of `value`: msgpack, and the buffers that it refers to.
+
+        Buffers are views of the value's own: they must not change until they are sent.
 
         Raises:
             InvalidMessage: the value cannot be written.
         """
         try:
-            return self._pack(self._dump(value))
+            plain = self._dump(value)
+            if self._holds_buffers:
+                return pack(plain, _plain)
+            return (self._pack(plain),)
         except (
             TypeError,
             ValueError,
@@ -220,29 +297,33 @@ class PayloadType:
         ) as e:
             raise InvalidMessage(self.name, f"cannot be written: {e}") from e
 
-    def decode(self, frame: bytes | memoryview) -> Any:
-        """Read a payload frame and validate it.
+    def decode(self, frames: Frames) -> Any:
+        """Read the payload frames of one value and validate it.
 
         Raises:
             InvalidMessage: the bytes are not a value of this type.
         """
-        return self._validated(self._unpack(frame))
+        return self._validated(self._unpack(frames))
 
-    def decode_batch(self, frame: bytes | memoryview) -> list[Any]:
-        """Read a frame that `join_batch` made of values of this type, and validate them.
+    def decode_batch(self, frames: Frames) -> list[Any]:
+        """Read what `join_batch` made of values of this type, or one value with its buffers.
 
         Raises:
             InvalidMessage: the bytes are not an array of such values.
         """
-        plain = self._unpack(frame)
+        if len(frames) > 1:
+            return [self.decode(frames)]
+        plain = self._unpack(frames)
         if type(plain) is not list:
             raise InvalidMessage(self.name, "a batch of parts is an array")
         return [self._validated(value) for value in plain]
 
-    def _unpack(self, frame: bytes | memoryview) -> Any:
+    def _unpack(self, frames: Frames) -> Any:
         try:
             # Each length is bounded by the frame that holds it, which the link has bounded.
-            return msgpack.unpackb(frame, strict_map_key=False)
+            if len(frames) == 1:
+                return msgpack.unpackb(frames[0], strict_map_key=False)
+            return unpack_frames(frames)
         except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
             raise InvalidMessage(self.name, "the bytes are not msgpack") from error
 
@@ -264,12 +345,18 @@ class PayloadType:
             InvalidMessage: the value does not fit this type.
         """
         if type(value) is self.kind:
-            return self._copy(value)
-        return self.decode(payload_type(type(value)).encode(value))
+            try:
+                return self._copy(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InvalidMessage(self.name, f"cannot be copied: {error}") from error
+        return self.decode(copy_buffers(payload_type(type(value)).encode(value)))
 
 
-def join_batch(frames: Sequence[bytes]) -> bytes:
-    """Return one frame that holds the values of several frames, as an array."""
+def join_batch(frames: Sequence[bytes | memoryview]) -> bytes:
+    """Return one frame that holds the values of several frames, as an array.
+
+    Values with buffers are not joined: they go alone, and so have more than one frame.
+    """
     count = len(frames)
     if count < 16:
         head = bytes((0x90 | count,))

@@ -12,7 +12,7 @@ from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCan
 from ..messages import Envelope, Kind
 from ..telemetry import NO_COST, ModelCost
 from ..transport import Link
-from ..wire import failure_envelope
+from ..wire import Frames, failure_envelope
 from .busy_poll import BusyPoll
 from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
@@ -101,8 +101,8 @@ class _RemoteFeed:
         self._parts.flush()
         self._tell(Envelope(Kind.FEED, self._id))
 
-    def _send(self, kind: PayloadType, frame: bytes) -> None:
-        self._tell(Envelope(Kind.FEED, self._id, schema=kind.schema, payloads=(frame,)))
+    def _send(self, kind: PayloadType, frames: Frames) -> None:
+        self._tell(Envelope(Kind.FEED, self._id, schema=kind.schema, payloads=frames))
 
     def _tell(self, envelope: Envelope) -> None:
         """Send it; if it cannot be sent, the request fails."""
@@ -175,12 +175,12 @@ class RemoteReplies:
             credit = Envelope(Kind.CREDIT, self._id, schema=Kind.FEED.name, credit=count)
             self._peer.tell(credit)
 
-    def _send_parts(self, kind: PayloadType, frame: bytes) -> None:
+    def _send_parts(self, kind: PayloadType, frames: Frames) -> None:
         """Send a batch; if it cannot be sent, the request fails and its handler is stopped."""
         if not self._open:
             return
         try:
-            self._peer.link.send(Envelope(_PART, self._id, schema=kind.schema, payloads=(frame,)))
+            self._peer.link.send(Envelope(_PART, self._id, schema=kind.schema, payloads=frames))
         except AgentbusError as error:
             if self.delivery is not None:
                 self.delivery.cancel(error)
@@ -205,7 +205,7 @@ class RemoteReplies:
             packed = b""
             if context is not None and context != self._context:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
-            payloads = (kind.encode(value), _pack_cost(queue_s, handle_s, model))
+            payloads = (_pack_cost(queue_s, handle_s, model), *kind.encode(value))
             peer.link.send(
                 Envelope(_REPLY, self._id, "", "", kind.schema, 0, -1, 0, b"", packed, payloads)
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..errors import ConfigError, InvalidMessage
+from ..wire import buffer_type
 from .agent import Agent, handlers_of
 from .payload import PLAIN, SCHEMA_MARK, PayloadType, payload_type
 
@@ -61,6 +62,8 @@ class TypeTable:
         name = schema.partition(SCHEMA_MARK)[0]
         if name in self._known:
             return self._known[name]
+        if (array := buffer_type(name)) is not None:
+            return payload_type(array)
         declared = [found for found in _declared() if found.name == name]
         same = [found for found in declared if found.schema == schema]
         matches = {found.kind: found for found in same[:1] or declared}

@@ -50,12 +50,12 @@ class Link(Protocol):
     def send(self, envelope: Envelope) -> int:
         """Queue one envelope and return its bytes on the wire; never blocks.
 
-        What is sent within one tick of the loop is written together. Large payloads are not
-        copied: they must not change afterwards.
+        What is sent within one tick of the loop is written together. Payloads may change
+        afterwards: views are copied, large ones into shared memory if the link has it.
 
         Raises:
             Closed: the link was closed or lost.
-            LinkFull: the peer reads too slowly; nothing was sent.
+            LinkFull: the peer reads too slowly, or holds too much; nothing was sent.
             TooLarge, InvalidName, InvalidMessage: see `wire.Encoder.encode`; nothing was sent.
         """
         ...

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import cast
 
 import uvloop
 
 from ..config import Limits
-from ..errors import AgentbusError, Closed, LinkFull, PeerLost
-from ..messages import Envelope
+from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
+from ..messages import Envelope, Kind
 from ..wire import Buffer, Hello, Session, State
 from .base import LinkOwner
+from .shm import LinkMemory
 
 __all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "Settled", "StreamLink"]
 
@@ -39,8 +42,10 @@ class StreamLink(asyncio.Protocol):
 
     def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
         self._owner = owner
-        self._session = Session(hello, limits)
+        self._memory = LinkMemory(limits, self._loan_ended)
+        self._session = Session(hello, limits, self._memory)
         self._write_limit = limits.write_buffer
+        self._shared_limit = limits.shared
         self._settled = settled
         self._loop = asyncio.get_running_loop()
         # uvloop itself writes at the end of a tick what was written within it; waiting for the
@@ -83,7 +88,35 @@ class StreamLink(asyncio.Protocol):
         transport = self._transport
         if self._closing or transport is None:
             raise Closed("link")
-        buffers = self._session.send(envelope)
+        share_from = self._memory.share_from
+        for body in envelope.payloads:
+            if len(body) >= share_from:
+                return self._share(transport, envelope)
+        return self._write(transport, self._session.send(envelope))
+
+    def _share(self, transport: asyncio.WriteTransport, envelope: Envelope) -> int:
+        """Send an envelope whose large payloads are in shared memory, as far as that has room."""
+        payloads = self._memory.place(envelope.payloads)
+        try:
+            return self._write(transport, self._session.send(replace(envelope, payloads=payloads)))
+        except BaseException as error:
+            self._memory.take_back(payloads)
+            if isinstance(error, TooLarge) and self._memory.lacks_room:
+                raise LinkFull(self.peer.peer, self._shared_limit) from None
+            raise
+
+    def _loan_ended(self, generation: int) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and so is the link
+            self._loop.call_soon_threadsafe(self._release, generation)
+
+    def _release(self, generation: int) -> None:
+        """Tell the peer that nothing here views what it placed. Not bound by the write limit: what
+        the peer can place bounds it."""
+        if not self._closing:
+            buffers = self._session.send(Envelope(Kind.RELEASE, generation))
+            self._enqueue(buffers, sum(map(len, buffers)))
+
+    def _write(self, transport: asyncio.WriteTransport, buffers: list[Buffer]) -> int:
         alone = len(buffers) == 1
         size = len(buffers[0]) if alone else sum(map(len, buffers))
         if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
@@ -92,7 +125,8 @@ class StreamLink(asyncio.Protocol):
             self._bytes_sent += size
             transport.write(buffers[0])
         else:
-            self._enqueue(buffers, size)
+            # A view is of memory that its owner may change before it is written.
+            self._enqueue([b if type(b) is bytes else bytes(b) for b in buffers], size)
         return size
 
     async def drain(self) -> None:
@@ -163,6 +197,7 @@ class StreamLink(asyncio.Protocol):
         self._queue.clear()
         self._queued = 0
         self._end(error)
+        self._memory.close()
         self._gone.set()
         self.resume_writing()
 

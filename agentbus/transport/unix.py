@@ -128,8 +128,11 @@ class _UnixLink(StreamLink):
     """Goes no further than the connection if the other side is another user."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if _peer_uid(transport) != os.geteuid():
+        pid, uid = _peer_credentials(transport)
+        if uid != os.geteuid():
             self.abort()
+        else:
+            self._memory.connect(pid)
         super().connection_made(transport)
 
 
@@ -272,10 +275,12 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _peer_uid(transport: asyncio.BaseTransport) -> int:
+def _peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int]:
+    """Return the peer's process, 0 if the system does not say, and its user."""
     sock = transport.get_extra_info("socket")
     if sys.platform == "linux":
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        return int(_UCRED.unpack(credentials)[1])
+        pid, uid, _ = _UCRED.unpack(credentials)
+        return pid, uid
     credentials = sock.getsockopt(0, socket.LOCAL_PEERCRED, _XUCRED.size)
-    return int(_XUCRED.unpack(credentials)[1])
+    return 0, int(_XUCRED.unpack(credentials)[1])

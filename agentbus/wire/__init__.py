@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+from .buffers import (
+    Frames,
+    buffer_type,
+    copy_buffers,
+    is_buffer_type,
+    pack,
+    unpack_frames,
+)
 from .codec import MAX_TEXT, Buffer, Decoder, Encoder, encode
 from .failures import failure_envelope, read_failure
 from .liveness import Liveness, Verdict
 from .session import Hello, Session, State
+from .shared import (
+    BLOCK_ALIGN,
+    NO_SHARING,
+    BlockTable,
+    Loan,
+    Reference,
+    SharedPayloads,
+    check_loan,
+)
 from .version import PROTOCOL_VERSION
 
 __all__ = [
+    "BLOCK_ALIGN",
     "MAX_TEXT",
+    "NO_SHARING",
     "PROTOCOL_VERSION",
+    "BlockTable",
     "Buffer",
     "Decoder",
     "Encoder",
+    "Frames",
     "Hello",
     "Liveness",
+    "Loan",
+    "Reference",
     "Session",
+    "SharedPayloads",
     "State",
     "Verdict",
+    "buffer_type",
+    "check_loan",
+    "copy_buffers",
     "encode",
     "failure_envelope",
+    "is_buffer_type",
+    "pack",
     "read_failure",
+    "unpack_frames",
 ]

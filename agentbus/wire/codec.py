@@ -4,6 +4,7 @@
     header = msgpack [kind, id, source, target, schema, credit, remaining_us, hops_left, trace,
                       context_size, [payload_size*]]
 
+In place of a size, [arena, offset, size, generation] refers to a payload in shared memory.
 `size` counts all that follows it. Context and payloads stand behind the header as they are: they
 are never encoded again. A header has exactly these fields; what a later version adds is refused
 here, since both sides agreed on one version before.
@@ -14,6 +15,7 @@ What `Encoder` accepts, a `Decoder` with the same limits gives back.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgpack
@@ -29,6 +31,7 @@ from ..errors import (
 )
 from ..messages import Envelope, Kind
 from ..names import MAX_NAME_LENGTH
+from .shared import NO_SHARING, Reference, read_reference
 
 __all__ = ["MAX_TEXT", "Buffer", "Decoder", "Encoder", "encode", "unpack"]
 
@@ -104,9 +107,14 @@ class Encoder:
             and len(trace) in _TRACE_SIZES
         ):
             _check(envelope)
-        bodies, sizes, size = [], [], len(context)
+        bodies: list[Buffer] = []
+        sizes: list[int | tuple[str, int, int, int]] = []
+        size = len(context)
         for body in envelope.payloads:
-            if type(body) is memoryview:
+            if type(body) is not bytes:
+                if type(body) is Reference:
+                    sizes.append(body.pack())
+                    continue
                 body = _flat(body)
             bodies.append(body)
             sizes.append(len(body))
@@ -174,8 +182,9 @@ def _check(envelope: Envelope) -> None:
     )
 
 
-def _flat(view: memoryview) -> memoryview:
+def _flat(buffer: Buffer) -> memoryview:
     """View any contiguous buffer, such as a tensor's, as its bytes."""
+    view = memoryview(buffer)
     if not view.c_contiguous:
         raise InvalidMessage("memoryview", "a payload must be contiguous")
     return view.cast("B") if view.format != "B" or view.ndim != 1 else view
@@ -195,10 +204,14 @@ class Decoder:
         "_need",
         "_payload_limit",
         "_pending",
+        "_resolve",
         "error",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(
+        self, limits: Limits, resolve: Callable[[Reference], memoryview] = NO_SHARING.resolve
+    ) -> None:
+        self._resolve = resolve
         self._frame_limit = limits.frame
         self._header_limit = limits.header
         self._payload_limit = limits.payloads
@@ -326,15 +339,24 @@ class Decoder:
             hops,
             trace,
             bytes(data[body:rest]),
-            _cut(data, rest, end, sizes),
+            _cut(data, rest, end, sizes, self._resolve),
             end - start,
         )
 
 
-def _cut(data: _Bytes, start: int, end: int, sizes: tuple[int, ...]) -> tuple[Buffer, ...]:
+def _cut(
+    data: _Bytes,
+    start: int,
+    end: int,
+    sizes: tuple[Any, ...],
+    resolve: Callable[[Reference], memoryview],
+) -> tuple[Buffer, ...]:
     """Take the parts between `start` and `end` apart; large ones of a buffer of ours as views."""
     parts: list[Buffer] = []
     for size in sizes:
+        if type(size) is tuple:
+            parts.append(resolve(read_reference(size)))
+            continue
         if type(size) is not int or size < 0 or size > end - start:
             raise MalformedFrame("a part's size is no size or reaches beyond its frame")
         stop = start + size

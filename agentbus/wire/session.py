@@ -1,9 +1,9 @@
 """One peer of one link, without I/O: which envelope may come when, and what opens and ends a link.
 
 Each side sends HELLO first, then what it likes, and GOODBYE last. A side that gives up on its peer
-says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these end here; what
-belongs to requests is passed on, and pairing replies with requests is the business of who made
-them.
+says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these, and RELEASE,
+end here; what belongs to requests is passed on, and pairing replies with requests is the business
+of who made them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..messages import Envelope, Kind
 from ..names import MAX_NAME_LENGTH
 from .codec import Buffer, Decoder, Encoder, unpack
 from .failures import failure_envelope, read_failure
+from .shared import NO_SHARING, SharedPayloads
 from .version import PROTOCOL_VERSION
 
 __all__ = ["Hello", "Session", "State"]
@@ -102,6 +103,8 @@ _ERROR = Kind.ERROR
 _GOODBYE = Kind.GOODBYE
 _PING = Kind.PING
 _PONG = Kind.PONG
+_RELEASE = Kind.RELEASE
+_OF_THE_LINK = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE])
 _OPEN = State.OPEN
 
 
@@ -114,16 +117,18 @@ class Session:
         "_encode",
         "_hello",
         "_last",
+        "_shared",
         "error",
         "peer",
         "pong_due",
         "state",
     )
 
-    def __init__(self, hello: Hello, limits: Limits) -> None:
+    def __init__(self, hello: Hello, limits: Limits, shared: SharedPayloads = NO_SHARING) -> None:
         self._hello = hello
+        self._shared = shared
         self._encode = Encoder(limits).encode
-        self._decoder = Decoder(limits)
+        self._decoder = Decoder(limits, shared.resolve)
         self._last = 0
         """Id of the peer's latest request."""
         self._closing = False
@@ -213,15 +218,21 @@ class Session:
             if envelope.id <= self._last:
                 raise MalformedFrame(f"request {envelope.id} came after request {self._last}")
             self._last = envelope.id
-        elif kind is _GOODBYE:
-            self.state = State.CLOSED
-            return False
-        elif kind is _PING or kind is _PONG:
-            self.pong_due |= kind is _PING
-            return False
-        elif kind is _HELLO:
+            return True
+        return kind not in _OF_THE_LINK or self._take(envelope)
+
+    def _take(self, envelope: Envelope) -> bool:
+        """Take what concerns the link alone; nothing of it is passed on."""
+        kind = envelope.kind
+        if kind is _HELLO:
             raise UnexpectedFrame(kind.name, self.state)
-        return True
+        if kind is _GOODBYE:
+            self.state = State.CLOSED
+        elif kind is _RELEASE:
+            self._shared.released(envelope.id)
+        else:
+            self.pong_due |= kind is _PING
+        return False
 
     def _open(self, envelope: Envelope) -> None:
         if self.state is not State.OPENING or envelope.kind is not Kind.HELLO:

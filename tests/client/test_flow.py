@@ -15,7 +15,7 @@ from agentbus.client.payload import PayloadType, join_batch, payload_type
 from agentbus.errors import AgentbusError, MalformedFrame, NoResponder, PeerLost, RequestCancelled
 from agentbus.messages import Envelope, Kind
 from agentbus.transport import Link, listen_unix
-from agentbus.wire import Hello, failure_envelope
+from agentbus.wire import Frames, Hello, failure_envelope
 
 from .agents import Count
 
@@ -88,8 +88,8 @@ async def test_a_closed_stream_holds_nobody_up() -> None:
 async def test_the_first_goes_at_once_and_what_piles_up_together() -> None:
     sent: list[list[Any]] = []
 
-    def send(kind: PayloadType, frame: bytes) -> None:
-        sent.append(kind.decode_batch(frame))
+    def send(kind: PayloadType, frames: Frames) -> None:
+        sent.append(kind.decode_batch(frames))
 
     parts = Coalescer(asyncio.get_running_loop(), send)
     parts.write("a")
@@ -116,7 +116,7 @@ async def test_the_first_goes_at_once_and_what_piles_up_together() -> None:
 def test_a_batch_is_a_msgpack_array(count: int) -> None:
     frames = [msgpack.packb(number) for number in range(count)]
     assert msgpack.unpackb(join_batch(frames)) == list(range(count))
-    assert payload_type(int).decode_batch(join_batch(frames)) == list(range(count))
+    assert payload_type(int).decode_batch((join_batch(frames),)) == list(range(count))
 
 
 class Flooder:

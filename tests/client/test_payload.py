@@ -102,7 +102,7 @@ def test_another_type_is_converted_as_the_wire_would() -> None:
 @pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x93\x01", msgpack.packb({"number": 1})])
 def test_bad_bytes_are_a_typed_error(frame: bytes) -> None:
     with pytest.raises(InvalidMessage):
-        payload_type(Flat).decode(frame)
+        payload_type(Flat).decode((frame,))
 
 
 def test_what_cannot_be_sent_says_so() -> None:
@@ -116,7 +116,7 @@ def test_what_cannot_be_sent_says_so() -> None:
 def test_random_bytes_are_a_value_or_a_typed_error(frame: bytes) -> None:
     for kind in (Open, Flat, Point):
         try:
-            payload_type(kind).decode(frame)
+            payload_type(kind).decode((frame,))
         except InvalidMessage:
             continue
 
@@ -133,7 +133,7 @@ class Stubborn(BaseModel):
 def test_what_a_validator_raises_is_the_messages_fault() -> None:
     kind = payload_type(Stubborn)
     with pytest.raises(InvalidMessage, match="KeyError"):
-        kind.decode(msgpack.packb({"number": 2}))
+        kind.decode((msgpack.packb({"number": 2}),))
 
 
 class Partial(BaseModel):

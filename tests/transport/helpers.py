@@ -185,5 +185,5 @@ async def _answering(
             writer.transport.abort()
 
 
-def request(number: int, body: bytes = b"") -> Envelope:
+def request(number: int, body: bytes | memoryview = b"") -> Envelope:
     return Envelope(Kind.REQUEST, id=number, target="agent", payloads=(body,))

@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import anyio
@@ -237,7 +238,7 @@ async def test_connecting_to_who_never_answers_ends_in_time(path: str) -> None:
 async def test_another_users_process_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     b = Recorder()
     async with await listen_unix(path, b, HELLO_B, LIMITS) as listener:
-        monkeypatch.setattr(unix, "_peer_uid", lambda _: os.geteuid() + 1)
+        monkeypatch.setattr(unix, "_peer_credentials", lambda _: (1, os.geteuid() + 1))
         with pytest.raises(PeerLost):
             await connect(path)
         monkeypatch.undo()
@@ -249,7 +250,8 @@ async def test_another_users_process_is_refused(path: str, monkeypatch: pytest.M
 async def test_the_peers_user_is_read_from_the_kernel(path: str) -> None:
     async with await listen_unix(path, Recorder(), HELLO_B, LIMITS), raw_peer(path) as peer:
         await peer.reader.readexactly(4)
-        assert unix._peer_uid(peer.writer.transport) == os.geteuid()
+        expected = (os.getpid() if sys.platform == "linux" else 0, os.geteuid())
+        assert unix._peer_credentials(peer.writer.transport) == expected
 
 
 async def test_the_socket_is_the_users_alone_and_goes_with_the_listener(socket_dir: Path) -> None:

@@ -232,7 +232,7 @@ def test_a_frame_of_exactly_the_limit_passes() -> None:
         fields_of(sizes=(True, False)),
         fields_of(sizes=("1",)),
         fields_of(sizes=(2**63,)),
-        fields_of(sizes=(0,) * 17),
+        fields_of(sizes=(0,) * 257),
         fields_of(sizes=[[[[]]]]),
         fields_of(sizes={}),
         fields_of(sizes={1: 2}),

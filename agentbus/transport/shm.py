@@ -1,0 +1,243 @@
+"""Large payloads of a link through shared memory: the sender copies once, the receiver views.
+
+Owns the memory of both directions of one link; its books are `wire.shared`'s. An arena is a memfd,
+as large as may ever be lent but with memory only where it was used, which stays for reuse. It has no
+file: the receiver opens it through /proc, as the same user in the same process namespace, and it is
+gone when neither process maps it, however they ended. It is sealed against shrinking, so that no
+peer can take pages away from under a view. Where this cannot be (another system or namespace, no
+descriptors left), payloads go through the socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import secrets
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+
+from ..config import Limits
+from ..errors import MalformedFrame, TooLarge
+from ..wire import BLOCK_ALIGN, BlockTable, Buffer, Loan, Reference, check_loan
+
+__all__ = ["LinkMemory"]
+
+_NAME = "agentbus-"
+_MAX_DESCRIPTOR_DIGITS = 10
+_NORESERVE = 0x4000
+"""MAP_NORESERVE, which Python's mmap does not name: what is not used is not accounted for."""
+
+
+class LinkMemory:
+    """What one link lends to its peer and borrows from it. Implements `wire.SharedPayloads`.
+
+    Shares nothing until `connect`. `release`, a method, is told which loan has ended, in whatever
+    thread dropped the last view.
+    """
+
+    def __init__(self, limits: Limits, release: Callable[[int], None]) -> None:
+        self._limits = limits
+        self._release = release
+        self._lender: _Lender | None = None
+        self._borrower: _Borrower | None = None
+        self.share_from = sys.maxsize
+        """Payloads from this size on are to be placed, in bytes."""
+        self.lacks_room = False
+        """Whether `place` left a payload where it was since the peer holds too much."""
+
+    def connect(self, pid: int) -> None:
+        """Share memory with the process at the other end, if that can be."""
+        if sys.platform == "linux" and _sees_us(pid):
+            self._lender = _Lender(self._limits.shared)
+            self._borrower = _Borrower(pid, self._limits.shared, self._release)
+            self.share_from = self._limits.share_from
+
+    def place(self, payloads: Sequence[Buffer | Reference]) -> tuple[Buffer | Reference, ...]:
+        """Return the payloads with references for the large ones, as far as there is room.
+
+        Raises:
+            TooLarge: one is larger than can be sent in any way; none is placed.
+        """
+        self.lacks_room = False
+        for body in payloads:
+            if len(body) > max(self._limits.shared, self._limits.frame):
+                raise TooLarge("a payload", len(body), self._limits.shared)
+        return tuple(self._place(b) if len(b) >= self.share_from else b for b in payloads)
+
+    def _place(self, body: Buffer | Reference) -> Buffer | Reference:
+        if self._lender is None or isinstance(body, Reference):
+            return body
+        reference = self._lender.place(memoryview(body).cast("B"))
+        if reference is None:
+            self.lacks_room = True
+            return body
+        return reference
+
+    def take_back(self, payloads: Sequence[Buffer | Reference]) -> None:
+        """Undo `place`: the payloads were not sent."""
+        for body in payloads:
+            if isinstance(body, Reference):
+                self.released(body.generation)
+
+    def resolve(self, reference: Reference) -> memoryview:
+        """See `wire.SharedPayloads`."""
+        if self._borrower is None:
+            raise MalformedFrame("this link shares no memory")
+        return self._borrower.view(reference)
+
+    def released(self, generation: int) -> None:
+        """See `wire.SharedPayloads`."""
+        if self._lender is None:
+            raise MalformedFrame("this link shares no memory")
+        self._lender.blocks.free(generation)
+
+    def close(self) -> None:
+        """Let go of both arenas; views that live keep the memory under them."""
+        if self._lender is not None:
+            self._lender.close()
+        self._lender = self._borrower = None
+        self.share_from = sys.maxsize
+
+
+def _sees_us(pid: int) -> bool:
+    """Tell whether a process is in this one's process namespace, so that it finds this one."""
+    try:
+        return pid > 0 and os.path.samefile(f"/proc/{pid}/ns/pid", "/proc/self/ns/pid")
+    except OSError:
+        return False
+
+
+class _Lender:
+    """The arena that this process writes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._arena = ""
+        self._descriptor = -1
+        self._memory: mmap.mmap | None = None
+        self._warm = 0
+        """Up to this offset, memory is there."""
+        self.blocks = BlockTable(capacity)
+
+    def place(self, data: memoryview) -> Reference | None:
+        """Copy a payload into the arena; None if there is no room."""
+        block = self.blocks.take(len(data))
+        if block is None:
+            return None
+        offset, generation = block
+        try:
+            self._write(data, offset)
+        except OSError:  # no descriptor or no memory left
+            self.blocks.free(generation)
+            return None
+        return Reference(self._arena, offset, len(data), generation)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        memory = self._memory or self._create()
+        end = offset + len(data)
+        if end <= self._warm:
+            memoryview(memory)[offset:end] = data
+            return
+        # Into memory that is not there yet, this is faster than page faults, and fails instead of
+        # killing the process when there is none.
+        while offset < end:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+        self._warm = end
+
+    def _create(self) -> mmap.mmap:
+        token = secrets.token_hex(8)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        descriptor = os.memfd_create(_NAME + token, flags)
+        try:
+            os.ftruncate(descriptor, self._capacity)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            memory = mmap.mmap(descriptor, self._capacity)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor, self._memory = descriptor, memory
+        self._arena = f"{descriptor}:{token}"
+        return memory
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            os.close(self._descriptor)
+            self._memory = None
+
+
+class _Borrower:
+    """The arena that the peer writes: mapped once, when first referred to."""
+
+    def __init__(self, pid: int, limit: int, release: Callable[[int], None]) -> None:
+        self._pid = pid
+        self._limit = limit
+        self._release = release
+        self._arena = ""
+        self._size = 0
+        self._memory: mmap.mmap | None = None
+        self._last = 0
+
+    def view(self, reference: Reference) -> memoryview:
+        memory = self._memory or self._map(reference.arena)
+        if reference.arena != self._arena:
+            raise MalformedFrame("the peer refers to an arena that it did not lend")
+        loan = check_loan(reference, self._last, self._size, self._limit)
+        self._last = loan.generation
+        # The finalizer is a root: it must not keep the link, whose owner may keep the view.
+        release = weakref.WeakMethod(self._release)
+        # Unlike a memoryview, this can be watched by a finalizer.
+        lent = (ctypes.c_char * loan.size).from_buffer(memory, loan.offset)
+        lent.loan = loan  # type: ignore[attr-defined]
+        finalizer = weakref.finalize(lent, _end_loan, loan, memory, release)
+        finalizer.atexit = False
+        return memoryview(lent).cast("B").toreadonly()
+
+    def _map(self, arena: str) -> mmap.mmap:
+        """Map the arena of that name, which can only be a memfd of the peer that it made for this.
+
+        The mapping is private: what is written to it in spite of read-only views, as tensors can
+        be, is seen by this process alone.
+        """
+        number, _, token = arena.partition(":")
+        digits = number.isascii() and number.isdecimal() and len(number) <= _MAX_DESCRIPTOR_DIGITS
+        path = f"/proc/{self._pid}/fd/{number}"
+        try:
+            if not digits or os.readlink(path) != f"/memfd:{_NAME}{token} (deleted)":
+                raise MalformedFrame("the peer has no such arena")
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+            descriptor = os.open(path, flags)
+            try:
+                memory = self._map_descriptor(descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            raise MalformedFrame(f"the peer's arena cannot be mapped: {error}") from error
+        self._arena, self._memory = arena, memory
+        return memory
+
+    def _map_descriptor(self, descriptor: int) -> mmap.mmap:
+        if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+            raise MalformedFrame("the peer's arena could shrink")
+        self._size = os.fstat(descriptor).st_size
+        return mmap.mmap(
+            descriptor,
+            min(self._size, self._limit),
+            flags=mmap.MAP_PRIVATE | _NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+
+
+def _end_loan(
+    loan: Loan, memory: mmap.mmap, release: weakref.WeakMethod[Callable[[int], None]]
+) -> None:
+    """Give a block back. Runs in whatever thread drops the last view."""
+    if loan.written:  # forget the pages that differ from the peer's
+        memory.madvise(mmap.MADV_DONTNEED, loan.offset, loan.size + -loan.size % BLOCK_ALIGN)
+    tell = release()
+    if tell is not None:
+        tell(loan.generation)
