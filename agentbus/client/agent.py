@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from functools import lru_cache
+from typing import Any, ClassVar, TypeVar, cast
 
 from ..errors import ConfigError
 from .payload import PayloadType, payload_type
@@ -103,12 +104,7 @@ def _specs(kind: type[Agent], name: str, method: Callable[..., Any]) -> list[Han
     ]
 
 
-def handlers_of(kind: type[Agent]) -> dict[str, HandlerSpec]:
-    """Return the handlers of an agent class by the name of the payload type that each accepts.
-
-    Raises:
-        ConfigError: a handler is not well formed, or two accept types of one name.
-    """
+def _read_handlers(kind: type[Agent]) -> Mapping[str, HandlerSpec]:
     found: dict[str, HandlerSpec] = {}
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         if not hasattr(method, _MARK):
@@ -120,3 +116,10 @@ def handlers_of(kind: type[Agent]) -> dict[str, HandlerSpec]:
     if not found:
         raise ConfigError(kind.__name__, "has no method marked with @handler")
     return found
+
+
+handlers_of = cast(
+    Callable[[type[Agent]], Mapping[str, HandlerSpec]], lru_cache(maxsize=1024)(_read_handlers)
+)
+"""Returns the handlers of an agent class by the name of the payload type that each accepts; raises
+ConfigError if a handler is not well formed, or two accept types of one name."""
