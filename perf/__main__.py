@@ -13,7 +13,7 @@ from rich.console import Console
 
 from .children import ChildFailed
 from .macro import hops
-from .micro import bus, fanout, scale, stream
+from .micro import bulk, bus, fanout, scale, stream
 from .peers import Peer, installed_version
 from .report import Row, show, write_json
 from .suite import Suite, select
@@ -21,6 +21,7 @@ from .suite import Suite, select
 __all__ = ["SUITES", "main"]
 
 SUITES: Mapping[str, Suite] = {
+    "bulk": bulk.SUITE,
     "bus": bus.SUITE,
     "fanout": fanout.SUITE,
     "hops": hops.SUITE,

@@ -274,6 +274,8 @@ class Mailbox:
                 await _stream(method(delivery.payload, call), replies)
             else:
                 value = await method(delivery.payload, call)
+            # Memory that a peer lent goes back with the reply, not when the next message comes.
+            delivery.payload = None
             queue_s, handle_s = started - delivery.arrived, perf_counter() - started
             replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
             times = self._times

@@ -8,6 +8,7 @@ may connect, is the transport's.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -42,6 +43,7 @@ class StreamLink(asyncio.Protocol):
 
     def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
         self._owner = owner
+        self._ended_loans: deque[int] = deque()
         self._memory = LinkMemory(limits, self._loan_ended)
         self._session = Session(hello, limits, self._memory)
         self._write_limit = limits.write_buffer
@@ -88,6 +90,8 @@ class StreamLink(asyncio.Protocol):
         transport = self._transport
         if self._closing or transport is None:
             raise Closed("link")
+        if self._ended_loans:  # a reply that lets the peer send again is not to come first
+            self._release()
         share_from = self._memory.share_from
         for body in envelope.payloads:
             if len(body) >= share_from:
@@ -106,14 +110,16 @@ class StreamLink(asyncio.Protocol):
             raise
 
     def _loan_ended(self, generation: int) -> None:
+        """Note it. Comes at any point of the code and in any thread, so that nothing is sent here."""
+        self._ended_loans.append(generation)
         with suppress(RuntimeError):  # the loop is closed, and so is the link
-            self._loop.call_soon_threadsafe(self._release, generation)
+            self._loop.call_soon_threadsafe(self._release)
 
-    def _release(self, generation: int) -> None:
+    def _release(self) -> None:
         """Tell the peer that nothing here views what it placed. Not bound by the write limit: what
         the peer can place bounds it."""
-        if not self._closing:
-            buffers = self._session.send(Envelope(Kind.RELEASE, generation))
+        while self._ended_loans and not self._closing:
+            buffers = self._session.send(Envelope(Kind.RELEASE, self._ended_loans.popleft()))
             self._enqueue(buffers, sum(map(len, buffers)))
 
     def _write(self, transport: asyncio.WriteTransport, buffers: list[Buffer]) -> int:

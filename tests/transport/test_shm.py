@@ -361,7 +361,7 @@ async def test_a_release_of_what_is_not_lent_ends_the_link(path: str, generation
 async def test_a_loan_released_twice_ends_the_link(path: str) -> None:
     async with pair_of(path) as pair:
         view = await deliver(pair, 1, bytes(MIB))
-        pair.link_b._release(1)  # type: ignore[attr-defined]
+        pair.link_b._loan_ended(1)  # type: ignore[attr-defined]
         del view
         await pair.a.until_lost()
         assert isinstance(pair.a.lost[0], MalformedFrame)
