@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from .broker import Directory
-from .client import Agent, Bus, Call, handler
+from .client import Agent, Bus, Call, Relay, handler
 from .routing import (
     BROKER,
     PROCESS,
@@ -25,18 +25,22 @@ __all__ = ["BrokerAgent", "start_broker"]
 class BrokerAgent(Agent):
     """Answers where agents are. Its rules are `broker.Directory`'s."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, relay: Relay) -> None:
         self._directory = directory
+        self._relay = relay
 
     @handler
     async def register(self, what: Register, call: Call) -> None:
         """Take a name for an agent of the asking process."""
-        self._directory.register(Location(what.name, call.peer, what.path, what.role))
+        location = Location(what.name, call.peer, what.path, what.role)
+        for request, process in self._directory.register(location, what.slots):
+            self._relay.give(request, process)
 
     @handler
     async def unregister(self, what: Unregister, call: Call) -> None:
         """Let go of a name."""
-        self._directory.unregister(what.name, call.peer)
+        for request in self._directory.unregister(what.name, call.peer):
+            self._relay.refuse(request)
 
     @handler
     async def locate(self, what: Locate, call: Call) -> Location:
@@ -60,13 +64,20 @@ class BrokerAgent(Agent):
 
 async def start_broker(bus: Bus) -> None:
     """Make a bus that listens the home of other processes, which find its agents so far, too."""
-    directory = Directory()
-    directory.register(Location(BROKER, bus.name, bus.listens_at, ""))
+    directory = Directory(Location(BROKER, bus.name, bus.listens_at, ""))
+    relay = bus.relay(directory)
     for agent in bus.local_agents():
         directory.register(agent)
     own = Path(bus.listens_at)
-    bus.on_peer_lost(lambda peer: _sweep(own, directory.peer_lost(peer)))
-    await bus.spawn(BrokerAgent(directory), name=BROKER)
+
+    def peer_lost(peer: str) -> None:
+        lost, orphans = directory.peer_lost(peer)
+        _sweep(own, lost)
+        for request in orphans:
+            relay.refuse(request)
+
+    bus.on_peer_lost(peer_lost)
+    await bus.spawn(BrokerAgent(directory, relay), name=BROKER)
 
 
 def _sweep(own: Path, lost: list[Location]) -> None:

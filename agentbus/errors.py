@@ -5,7 +5,7 @@ AgentbusError
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
 │   ├── NotAuthorised
 ├── DeliveryError            how a request ended without a reply
-│   ├── NoResponder, NoHandler, NoRoute, PeerLost, DeadlineExceeded, RequestCancelled
+│   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
 │   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed, Draining
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
@@ -53,7 +53,6 @@ __all__ = [
     "NameTaken",
     "NoHandler",
     "NoResponder",
-    "NoRoute",
     "NotAuthorised",
     "PeerLost",
     "ProtocolError",
@@ -200,21 +199,6 @@ class NoHandler(DeliveryError):
 
     def __str__(self) -> str:
         return f"agent {self.target!r} has no handler for {self.type_name}"
-
-
-@dataclass(eq=False)
-class NoRoute(DeliveryError):
-    """The agent is on the bus, in a process that this one has no way to."""
-
-    code: ClassVar[str] = "no_route"
-    target: str
-    peer: str
-
-    def __str__(self) -> str:
-        return (
-            f"agent {self.target!r} lives in the process {self.peer!r}, "
-            "which accepts no links that this process could make"
-        )
 
 
 @dataclass(eq=False)
@@ -496,7 +480,6 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     NotAuthorised,
     NoResponder,
     NoHandler,
-    NoRoute,
     PeerLost,
     Draining,
     DeadlineExceeded,

@@ -4,34 +4,58 @@ from __future__ import annotations
 
 from ..errors import NameTaken, NoResponder
 from ..routing import Location
+from .groups import Group
 
 __all__ = ["Directory"]
 
+_WAITING = 10_000
+"""Requests that wait for one group; more are refused with `MailboxFull`."""
+
 
 class Directory:
-    """Agents by name. A name belongs to one process until it lets go or goes away."""
+    """Agents by name. A name belongs to one process, or to the members of one group."""
 
-    __slots__ = ("_agents",)
+    __slots__ = ("_agents", "_groups", "_home", "_waiting")
 
-    def __init__(self) -> None:
-        self._agents: dict[str, Location] = {}
+    def __init__(self, home: Location, waiting: int = _WAITING) -> None:
+        self._home = home
+        """Where the broker is: what is asked of a group is asked of it."""
+        self._agents: dict[str, Location] = {home.name: home}
+        self._groups: dict[str, Group] = {}
+        self._waiting = waiting
 
-    def register(self, location: Location) -> None:
-        """Note where an agent is.
+    def register(self, location: Location, slots: int = 0) -> list[tuple[object, str]]:
+        """Note where an agent is; with `slots`, that it is a member of the group of its name.
+
+        Returns requests that waited for the group and are given to a process now.
 
         Raises:
-            NameTaken: another process has an agent of that name.
+            NameTaken: another process has an agent of that name, or it is a group and this one no
+                member, or the other way about.
         """
-        present = self._agents.get(location.name)
-        if present is not None and present.peer != location.peer:
-            raise NameTaken(location.name)
-        self._agents[location.name] = location
+        name = location.name
+        present = self._agents.get(name)
+        group = self._groups.get(name)
+        if slots:
+            if present is not None and group is None:
+                raise NameTaken(name)
+            group = self._groups.setdefault(name, Group(name, self._waiting))
+            self._agents[name] = Location(name, self._home.peer, self._home.path, location.role)
+            return group.join(location.peer, slots)
+        if group is not None or (present is not None and present.peer != location.peer):
+            raise NameTaken(name)
+        self._agents[name] = location
+        return []
 
-    def unregister(self, name: str, peer: str) -> None:
-        """Forget an agent, if it is that process's."""
+    def unregister(self, name: str, peer: str) -> list[object]:
+        """Forget an agent, if it is that process's; returns requests that nobody will take."""
+        group = self._groups.get(name)
+        if group is not None:
+            return self._leave(name, group, peer)
         present = self._agents.get(name)
         if present is not None and present.peer == peer:
             del self._agents[name]
+        return []
 
     def locate(self, name: str) -> Location:
         """Return where an agent is.
@@ -44,13 +68,40 @@ class Directory:
         except KeyError:
             raise NoResponder(name) from None
 
-    def peer_lost(self, peer: str) -> list[Location]:
-        """Forget all agents of a process that went away; returns where they were."""
+    def assign(self, name: str, request: object) -> str | None:
+        """Return the process that a request is carried on to; None if it waits for a group.
+
+        Raises:
+            NoResponder: no agent has the name.
+            MailboxFull: too many wait for the group already.
+        """
+        group = self._groups.get(name)
+        return self.locate(name).peer if group is None else group.offer(request)
+
+    def finished(self, name: str, process: str) -> tuple[object, str] | None:
+        """A request that was carried on has ended; returns who is given what now."""
+        group = self._groups.get(name)
+        return None if group is None else group.finished(process)
+
+    def peer_lost(self, peer: str) -> tuple[list[Location], list[object]]:
+        """Forget all agents of a process that went away.
+
+        Returns where they were, and requests that waited and that nobody will take.
+        """
         lost = [location for location in self._agents.values() if location.peer == peer]
         for location in lost:
             del self._agents[location.name]
-        return lost
+        orphans: list[object] = []
+        for name, group in tuple(self._groups.items()):
+            orphans += self._leave(name, group, peer)
+        return lost, orphans
 
     def agents(self) -> tuple[Location, ...]:
         """Return all agents by name."""
         return tuple(self._agents[name] for name in sorted(self._agents))
+
+    def _leave(self, name: str, group: Group, peer: str) -> list[object]:
+        orphans = group.leave(peer)
+        if not group:
+            del self._groups[name], self._agents[name]
+        return orphans

@@ -6,6 +6,7 @@ from .call import Call
 from .exchange import Reply
 from .functions import agent_of
 from .models import Generate, ModelAgent, model_agent_name
+from .relay import Relay
 from .requester import Requester
 from .stream import ReplyStream
 from .subscription import Published, Subscription
@@ -18,6 +19,7 @@ __all__ = [
     "HandlerSpec",
     "ModelAgent",
     "Published",
+    "Relay",
     "Reply",
     "ReplyStream",
     "Requester",

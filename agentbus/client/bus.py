@@ -24,6 +24,7 @@ from .models import ModelAgent, model_agent_name
 from .node import Node
 from .payload import payload_type
 from .pool import WorkerPool
+from .relay import Relay, Router
 from .requester import Origin, Requester
 from .subscription import Subscription
 
@@ -153,6 +154,7 @@ class Bus(Requester):
         name: str = "",
         model: str = "",
         per_key: bool = False,
+        group: bool = False,
     ) -> str:
         """Start an agent in this process and return its name.
 
@@ -163,6 +165,8 @@ class Bus(Requester):
                 started with the first agent that names it; on a daemon's bus a worker serves it.
             per_key: answer at `name/key`, by an instance of its own for each key, which is made
                 with the first message for it. Messages for one key are handled in order.
+            group: share the name with other processes' agents. The broker gives each request to one
+                that has room for it, as its `concurrency` says, and keeps it until one has.
 
         Raises:
             NameTaken: an agent of that name is on the bus.
@@ -173,6 +177,8 @@ class Bus(Requester):
         node, _ = self._open()
         kind = type(agent) if isinstance(agent, Agent) else agent
         name = check_agent_name(name or kind.__name__.lower())
+        if per_key and group:
+            raise ConfigError("agent", "is one of a group, or has an instance for each key")
         if per_key and isinstance(agent, Agent):
             raise ConfigError("agent", "per_key makes the instances itself: give it the class")
         if model and node.routes.home is None and model_agent_name(model) not in node.agents:
@@ -180,7 +186,8 @@ class Bus(Requester):
         if per_key:
             await self._start_each(kind, name, model)
         else:
-            await self._start(agent if isinstance(agent, Agent) else agent(), name, model)
+            made = agent if isinstance(agent, Agent) else agent()
+            await self._start(made, name, model, slots=made.concurrency if group else 0)
         return name
 
     async def serve(self, model: str, settings: EngineSettings | None = None) -> str:
@@ -202,12 +209,12 @@ class Bus(Requester):
             raise
         return name
 
-    async def _start(self, agent: Agent, name: str, model: str) -> None:
+    async def _start(self, agent: Agent, name: str, model: str, slots: int = 0) -> None:
         node, _ = self._open()
         agent.name = name
         mailbox = node.host(agent, name, model)
         try:
-            await self._register(node, name)
+            await self._register(node, name, slots)
             await agent.started()
             mailbox.open(agent.concurrency)
         except BaseException:
@@ -230,12 +237,14 @@ class Bus(Requester):
             with contextlib.suppress(AgentbusError):
                 await self.request(BROKER, Unregister(name), returns=type(None))
 
-    async def _register(self, node: Node, name: str) -> None:
+    async def _register(self, node: Node, name: str, slots: int = 0) -> None:
         if not node.routes.home_is_broker:
             return
         await node.routes.listen_beside_home(self._connect, self._name)
         role = node.roles()[name]
-        await self.request(BROKER, Register(name, node.routes.listens_at, role), returns=type(None))
+        await self.request(
+            BROKER, Register(name, node.routes.listens_at, role, slots), returns=type(None)
+        )
 
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
@@ -306,6 +315,12 @@ class Bus(Requester):
     def report(self) -> BusReport:
         """Return what this process has counted since the bus was opened."""
         return self._entered()[0].report()
+
+    def relay(self, router: Router) -> Relay:
+        """Have this process carry on what other processes ask of agents that it does not host."""
+        node = self._sender
+        node.relay = Relay(node.peers, router)
+        return node.relay
 
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""

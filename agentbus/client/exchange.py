@@ -10,13 +10,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
+from ..messages import Envelope
 from ..telemetry import HopAccount, Metrics, ModelCost
+from .cost import read_cost
 from .deadlines import DeadlineTimer
 from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
 from .payload import PayloadType, payload_type
+from .types import TypeTable
 
-__all__ = ["Callee", "Pending", "Replies", "Reply"]
+__all__ = ["Awaiting", "Callee", "Pending", "Replies", "Reply"]
 
 T = TypeVar("T")
 
@@ -75,6 +78,31 @@ class Callee(Protocol):
 
     def feed_sink(self, pending: Pending) -> FeedSink:
         """Return where the parts go that the caller feeds to the handler."""
+        ...
+
+
+class Awaiting(Protocol):
+    """A request that was sent over a link and has not ended."""
+
+    id: int
+    context: Context | None
+    sent_bytes: int
+    received_bytes: int
+
+    def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
+        """Take the reply; `context` is the one that came with it, or the request's own."""
+        ...
+
+    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+        """Take parts of the reply's stream."""
+        ...
+
+    def grant_feed(self, count: int) -> None:
+        """The handler takes so many parts more of what the caller feeds it."""
+        ...
+
+    def fail(self, error: AgentbusError) -> None:
+        """End with an error."""
         ...
 
 
@@ -219,6 +247,25 @@ class Pending:
         self._end(None)
         if not self._future.done():
             self._future.set_result(value)
+
+    def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
+        """End with a reply that came over a link.
+
+        Raises:
+            InvalidMessage, MalformedFrame: it cannot be read.
+        """
+        kind = self.returns or types.find(envelope.schema)
+        account, *frames = envelope.payloads
+        value = kind.decode(tuple(frames))
+        self.take_reply(value, context, *read_cost(account))
+
+    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+        """Keep parts that came over a link.
+
+        Raises:
+            InvalidMessage, MalformedFrame: they cannot be read, or are more than the caller takes.
+        """
+        self.take_parts(types.find(envelope.schema).decode_batch(envelope.payloads))
 
     def fail(self, error: AgentbusError) -> None:
         """End with an error."""

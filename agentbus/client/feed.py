@@ -84,12 +84,13 @@ class FeedWriter:
 class FeedReader:
     """The handler's end. Parts come only after `open`, its end may come before."""
 
-    __slots__ = ("_ended", "_inflow", "_kind")
+    __slots__ = ("_inflow", "_kind", "ended")
 
     def __init__(self) -> None:
         self._inflow: Inflow | None = None
         self._kind: PayloadType | None = None
-        self._ended = False
+        self.ended = False
+        """The caller has sent all."""
 
     def open(
         self,
@@ -107,7 +108,7 @@ class FeedReader:
             raise Closed("feed for a second reader")
         self._kind = kind
         inflow = self._inflow = Inflow(loop, window, grant)
-        if self._ended:
+        if self.ended:
             inflow.end()
         else:
             grant(window)
@@ -137,6 +138,6 @@ class FeedReader:
 
     def end(self, error: AgentbusError | None = None) -> None:
         """The caller has sent all."""
-        self._ended = True
+        self.ended = True
         if self._inflow is not None:
             self._inflow.end(error)

@@ -119,6 +119,11 @@ class Outflow:
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
+    @property
+    def credit(self) -> int:
+        """Parts that may be passed on now."""
+        return max(0, self._credit)
+
     def push(self, value: Any) -> bool:
         """Pass one part on. Returns whether another may follow; if not, await `writable` first."""
         if self._closed:

@@ -43,6 +43,7 @@ from .models import ModelClient
 from .payload import PayloadType, payload_type
 from .peers import Peer, Peers
 from .pool import WorkerPool
+from .relay import Relay
 from .requester import Origin, check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription
@@ -93,6 +94,8 @@ class Node:
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.metrics = Metrics()
+        self.relay: Relay | None = None
+        """In a broker: carries on what is not for an agent here."""
         self.closed = False
         self.draining = False
         """Requests from other processes are refused."""
@@ -282,9 +285,12 @@ class Node:
             raise Draining(target)
         hosted = self.agents.get(target)
         mailbox = self._instance(target) if hosted is None else hosted.mailbox
-        if mailbox is None:
+        if mailbox is not None:
+            mailbox.put_nowait(delivery)
+        elif self.relay is not None:
+            self.relay.take(target, delivery)
+        else:
             raise NoResponder(target)
-        mailbox.put_nowait(delivery)
 
     def _subscribe_peer(self, delivery: Delivery) -> None:
         """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes."""

@@ -13,6 +13,7 @@ from ..errors import (
     DeadlineExceeded,
     Draining,
     MalformedFrame,
+    NoResponder,
     PeerLost,
     ProtocolError,
 )
@@ -23,11 +24,11 @@ from ..wire import failure_envelope, read_failure
 from .busy_poll import BusyPoll
 from .contexts import ContextExchange
 from .deadlines import DeadlineTimer
-from .exchange import Pending
+from .exchange import Awaiting, Pending
 from .feed import FeedReader
 from .mailbox import Delivery
 from .payload import payload_type
-from .remote import Peer, RemoteReplies, read_cost
+from .remote import Peer, RemoteReplies
 from .requester import Origin
 from .types import TypeTable
 
@@ -134,12 +135,13 @@ class Peers:
             self._by_name |= {p.name: p for p in self._by_link.values() if p.name == peer.name}
         if error is not None and not isinstance(error, PeerLost):
             logger.warning("the link to %s ended: %s", peer.name, error)
+        # First of all nothing more is sent there, whatever the end of these requests leads to.
+        self._inbox.peer_lost(peer, error)
         for pending in tuple(peer.outgoing.values()):
             pending.fail(PeerLost(peer.name))
         peer.outgoing.clear()
         for replies in tuple(peer.incoming.values()):
             replies.drop()
-        self._inbox.peer_lost(peer, error)
 
     def send(self, peer: Peer, pending: Pending, payload: Any, origin: Origin) -> None:
         """Send a request.
@@ -180,6 +182,41 @@ class Peers:
         pending.sent_to(peer)
         peer.outgoing[number] = pending
         self._poll.sent()
+
+    def carry(
+        self, peer: Peer, leg: Awaiting, delivery: Delivery, target: str, credit: int
+    ) -> None:
+        """Send a request on that another process made, as it is.
+
+        Raises:
+            LinkFull, TooLarge, Closed: nothing was sent.
+            DeadlineExceeded: the deadline has passed already.
+        """
+        origin, context = delivery.origin, delivery.context
+        remaining = origin.deadline_at - self._timer.time()
+        if remaining <= 0:
+            raise DeadlineExceeded(target)
+        packed = b""
+        if context is not None:
+            packed = self._contexts.outgoing(peer.contexts, context, engine=False)
+        number = peer.last_id = peer.last_id + 1
+        leg.sent_bytes = peer.link.send(
+            Envelope(
+                _REQUEST,
+                number,
+                origin.source,
+                target,
+                delivery.schema,
+                credit,
+                int(remaining * 1e6) or 1,
+                origin.hops_left,
+                origin.trace,
+                packed,
+                delivery.payload,
+            )
+        )
+        leg.id = number
+        peer.outgoing[number] = leg
 
     def remember(self, peer: Peer | None, context: Context) -> None:
         """Note that a peer holds `context`, as this process does."""
@@ -236,10 +273,7 @@ class Peers:
                 return
             if len(envelope.payloads) < _REPLY_PAYLOADS:
                 raise MalformedFrame("a reply has an account and a value")
-            kind = pending.returns or self._types.find(envelope.schema)
-            account, *frames = envelope.payloads
-            value = kind.decode(tuple(frames))
-            pending.take_reply(value, context, *read_cost(account))
+            pending.replied(envelope, context, self._types)
         except AgentbusError as error:
             pending.fail(error)
         peer.outgoing.pop(envelope.id, None)
@@ -250,7 +284,7 @@ class Peers:
             pending.received_bytes += envelope.size
             try:
                 failure = read_failure(envelope)
-                if isinstance(failure, Draining):
+                if isinstance(failure, Draining | NoResponder):
                     self._inbox.draining_elsewhere(failure.target)
                 pending.fail(failure)
             except AgentbusError as error:
@@ -264,8 +298,7 @@ class Peers:
         try:
             if not envelope.payloads:
                 raise MalformedFrame("parts have a payload")
-            kind = self._types.find(envelope.schema)
-            pending.take_parts(kind.decode_batch(envelope.payloads))
+            pending.parted(envelope, self._types)
         except ProtocolError:
             raise
         except AgentbusError as error:
@@ -285,11 +318,13 @@ class Peers:
     def _take_feed(self, peer: Peer, envelope: Envelope) -> None:
         replies = peer.incoming.get(envelope.id)
         delivery = None if replies is None else replies.delivery
-        if delivery is None:
+        if replies is None or delivery is None:
             return
         if delivery.feed is None:
             raise MalformedFrame("a feed goes with a streamed request")
-        if envelope.payloads:
+        if replies.carried is not None:
+            replies.carried.feed(envelope.schema, envelope.payloads)
+        elif envelope.payloads:
             delivery.feed.take_batch(envelope.payloads)
         else:
             delivery.feed.end()

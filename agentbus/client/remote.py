@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Any
-
-import msgpack
+from typing import Any, Protocol
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..messages import Envelope, Kind
-from ..telemetry import NO_COST, ModelCost
+from ..telemetry import ModelCost
 from ..transport import Link
 from ..wire import Frames, failure_envelope
 from .busy_poll import BusyPoll
 from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
+from .cost import pack_cost
 from .deadlines import DeadlineTimer
-from .exchange import Pending
+from .exchange import Awaiting, Pending
 from .feed import FeedSink
 from .flow import MAX_CREDIT, Outflow
 from .mailbox import Delivery
 from .payload import PayloadType, payload_type
 
-__all__ = ["Peer", "RemoteReplies", "read_cost"]
+__all__ = ["Peer", "RemoteReplies"]
 
 # An enum's member costs 0.2 µs to look up on Python 3.11, and these are for every envelope.
 _REPLY = Kind.REPLY
 _PART = Kind.PART
-_TIMES = struct.Struct(">dd")
-"""Seconds in the mailbox and in the handler; behind them the model calls' cost, if there were."""
 
 
 class Peer:
@@ -57,11 +53,11 @@ class Peer:
         self.timer = timer
         self.poll = poll
         self.contexts = PeerContexts()
-        self.outgoing: dict[int, Pending] = {}
+        self.outgoing: dict[int, Awaiting] = {}
         self.incoming: dict[int, RemoteReplies] = {}
         self.last_id = 0
 
-    def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
+    def abandon(self, pending: Awaiting, reason: AgentbusError | None) -> None:
         """Tell the peer that nobody waits for a reply any more."""
         if self.outgoing.pop(pending.id, None) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
@@ -116,6 +112,22 @@ class _RemoteFeed:
             pending.fail(error)
 
 
+class Carried(Protocol):
+    """A request that another process answers by way of this one."""
+
+    def credit(self, count: int) -> None:
+        """The caller takes so many parts more."""
+        ...
+
+    def feed(self, schema: str, frames: Frames) -> None:
+        """The caller feeds parts; without frames, it has fed all."""
+        ...
+
+    def stop(self) -> None:
+        """Nobody waits for the reply any more."""
+        ...
+
+
 class RemoteReplies:
     """Sends a handler's results back over a link. Implements `Replies`."""
 
@@ -126,6 +138,7 @@ class RemoteReplies:
         "_outflow",
         "_parts",
         "_peer",
+        "carried",
         "deadline",
         "delivery",
     )
@@ -145,6 +158,8 @@ class RemoteReplies:
         """Its number at the timer."""
         self.delivery: Delivery | None = None
         """The message that this answers, until it is answered."""
+        self.carried: Carried | None = None
+        """The request on its way to another process, if that answers it."""
 
     def part(self, value: Any) -> bool:
         """Send one part, if the caller takes any."""
@@ -159,6 +174,11 @@ class RemoteReplies:
         if self._open and self._peer.link.paused:
             await self._peer.link.drain()
 
+    @property
+    def credit(self) -> int:
+        """How many parts the caller takes now."""
+        return 0 if self._outflow is None else self._outflow.credit
+
     def grant(self, count: int) -> None:
         """The caller takes more parts.
 
@@ -167,7 +187,10 @@ class RemoteReplies:
         """
         if self._outflow is None:
             raise MalformedFrame("credit for a request that was made without")
-        self._outflow.grant(count)
+        if self.carried is not None:
+            self.carried.credit(count)
+        else:
+            self._outflow.grant(count)
 
     def grant_feed(self, count: int) -> None:
         """Let the caller feed the handler more parts."""
@@ -205,7 +228,7 @@ class RemoteReplies:
             packed = b""
             if context is not None and context != self._context:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
-            payloads = (_pack_cost(queue_s, handle_s, model), *kind.encode(value))
+            payloads = (pack_cost(queue_s, handle_s, model), *kind.encode(value))
             peer.link.send(
                 Envelope(_REPLY, self._id, "", "", kind.schema, 0, -1, 0, b"", packed, payloads)
             )
@@ -213,6 +236,22 @@ class RemoteReplies:
             self._end()
         except AgentbusError as error:
             self.fail(error)
+
+    def pass_parts(self, schema: str, frames: Frames) -> None:
+        """Send parts as another process wrote them. Errors as in `Link.send`."""
+        if self._open:
+            self._peer.link.send(Envelope(_PART, self._id, schema=schema, payloads=frames))
+
+    def pass_reply(self, schema: str, frames: Frames, context: Context | None) -> None:
+        """Send the reply as another process wrote it. Errors as in `Link.send`."""
+        if not self._open:
+            return
+        peer = self._peer
+        packed = b""
+        if context is not None and context != self._context:
+            packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
+        peer.link.send(Envelope(_REPLY, self._id, schema=schema, context=packed, payloads=frames))
+        self._end()
 
     def fail(self, error: AgentbusError) -> None:
         """Send the error."""
@@ -229,15 +268,19 @@ class RemoteReplies:
 
     def expire(self) -> None:
         """End since the deadline has passed."""
-        if self.delivery is not None:
-            self.delivery.cancel(DeadlineExceeded(""))
+        self._stop(DeadlineExceeded(""))
         self.fail(DeadlineExceeded(""))
 
     def drop(self) -> None:
         """End since nobody waits for a reply."""
-        if self.delivery is not None:
-            self.delivery.cancel(RequestCancelled(""))
+        self._stop(RequestCancelled(""))
         self._end()
+
+    def _stop(self, reason: AgentbusError) -> None:
+        if self.delivery is not None:
+            self.delivery.cancel(reason)
+        if self.carried is not None:
+            self.carried.stop()
 
     def _end(self) -> None:
         peer = self._peer
@@ -245,28 +288,6 @@ class RemoteReplies:
         if self._outflow is not None:
             self._outflow.close()
         self.delivery = None
+        self.carried = None
         peer.timer.cancel(self.deadline)
         peer.incoming.pop(self._id, None)
-
-
-def _pack_cost(queue_s: float, handle_s: float, model: ModelCost) -> bytes:
-    times = _TIMES.pack(queue_s, handle_s)
-    if model.calls:
-        times += msgpack.packb(model.pack())
-    return times
-
-
-def read_cost(frame: bytes | memoryview) -> tuple[float, float, ModelCost]:
-    """Return what the callee measured: `queue_s`, `handle_s` and its model calls' cost.
-
-    Raises:
-        MalformedFrame: the frame does not say.
-    """
-    try:
-        queue_s, handle_s = _TIMES.unpack_from(frame)
-        model = NO_COST
-        if len(frame) > _TIMES.size:
-            model = ModelCost.unpack(msgpack.unpackb(frame[_TIMES.size :]))
-    except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
-        raise MalformedFrame(f"the account of a reply: {error}") from error
-    return queue_s, handle_s, model

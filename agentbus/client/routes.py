@@ -10,7 +10,7 @@ import anyio
 
 from ..config import BusSettings, Keys
 from ..context import Context
-from ..errors import ConfigError, DeadlineExceeded, NoResponder, NoRoute, PeerLost
+from ..errors import ConfigError, DeadlineExceeded, NoResponder, PeerLost
 from ..routing import BROKER, Locate, Location
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
@@ -121,7 +121,6 @@ class Routes:
 
         Raises:
             NoResponder: nobody has it.
-            NoRoute: no link to its process can be made.
             PeerLost: the home, or the agent's process, went away.
         """
         name = name.partition("/")[0]
@@ -139,25 +138,23 @@ class Routes:
         # One link serves both directions: each side then knows what the other holds.
         peer = self._peers.named(location.peer)
         if peer is None:
-            peer = await self._reach_process(location)
+            peer = await self._reach_process(location, home)
         self._by_agent[name] = peer
         return peer
 
-    async def _reach_process(self, location: Location) -> Peer:
-        """Make a link to the process of an agent, which has none with this one."""
+    async def _reach_process(self, location: Location, home: Peer) -> Peer:
+        """Make a link to the process of an agent; the home carries on where none can be made."""
         if not location.path:
-            raise NoRoute(location.name, location.peer)
+            return home
         try:
             peer = await self._connect(location.path)
         except ConfigError as gone:
             if self._home_is_far:
-                raise NoRoute(location.name, location.peer) from gone
+                return home
             # The directory has not noticed yet that the agent's process is no more.
             raise PeerLost(location.peer) from gone
-        if peer.name != location.peer:
-            # The path is that of another process on this host.
-            raise NoRoute(location.name, location.peer)
-        return peer
+        # If it is not that process, the path is another one's, on this host.
+        return peer if peer.name == location.peer else home
 
     async def _locate(self, name: str, origin: Origin) -> Location:
         pending = self._asker.pending(BROKER, None, Location, stream=False)

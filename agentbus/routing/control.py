@@ -36,6 +36,8 @@ class Register:
     name: str
     path: str
     role: str
+    slots: int = 0
+    """Requests that it handles at once, if it is a member of the group `name`; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

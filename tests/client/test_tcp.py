@@ -13,7 +13,7 @@ import zmq
 
 from agentbus import Bus, Keys
 from agentbus.daemon import start_broker
-from agentbus.errors import ConfigError, NoRoute, NotAuthorised, PeerLost
+from agentbus.errors import ConfigError, NotAuthorised, PeerLost
 
 from .agents import Echo, Ping, Pong, Relay
 
@@ -68,9 +68,10 @@ async def test_a_broker_over_tcp_knows_who_is_where() -> None:
         async with Bus.open(url, keys=CLIENT) as a, Bus.open(url, keys=CLIENT) as program:
             await a.spawn(Echo(), name="echo")
             assert [agent.name for agent in await program.agents()] == ["echo"]
-            with pytest.raises(NoRoute, match="'echo' lives in the process") as caught:
-                await program.request("echo", Ping(number=1))
-            assert (caught.value.target, caught.value.peer) == ("echo", a.name)
+            # Neither accepts links: the broker carries the request on.
+            reply = await program.call("echo", Ping(number=1), returns=Pong)
+            assert reply.value == Pong(number=1, by="echo")
+            assert reply.account.transport == "tcp"
 
 
 async def test_processes_of_one_host_meet_at_a_path_that_both_see(socket_dir: Path) -> None:
@@ -88,7 +89,7 @@ async def test_processes_of_one_host_meet_at_a_path_that_both_see(socket_dir: Pa
             assert (await program.request("relay", relayed, returns=Pong)).number == 2
 
 
-async def test_a_path_of_another_host_is_no_route(socket_dir: Path) -> None:
+async def test_a_path_of_another_host_is_left_to_the_broker(socket_dir: Path) -> None:
     path = f"{socket_dir}/run/a.sock"
     async with broker() as url:
         async with (
@@ -97,11 +98,10 @@ async def test_a_path_of_another_host_is_no_route(socket_dir: Path) -> None:
         ):
             await a.spawn(Echo(), name="echo")
             await anyio.Path(path).unlink()  # as if it were on another host
-            with pytest.raises(NoRoute):
-                await program.request("echo", Ping(number=1))
+            assert (await program.request("echo", Ping(number=1), returns=Pong)).by == "echo"
             async with Bus.open(listen=path):  # and there, it is another process's
-                with pytest.raises(NoRoute):
-                    await program.request("echo", Ping(number=1))
+                await a.spawn(Echo(), name="other")
+                assert (await program.request("other", Ping(number=1), returns=Pong)).number == 1
 
 
 async def test_keys_decide_who_joins() -> None:

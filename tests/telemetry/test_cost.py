@@ -5,7 +5,7 @@ import struct
 import msgpack
 import pytest
 
-from agentbus.client.remote import read_cost
+from agentbus.client.cost import read_cost
 from agentbus.errors import MalformedFrame
 from agentbus.telemetry import NO_COST, ModelCost
 

@@ -1,0 +1,39 @@
+"""What a hop cost at the callee, as the first payload of a reply."""
+
+from __future__ import annotations
+
+import struct
+
+import msgpack
+
+from ..errors import MalformedFrame
+from ..telemetry import NO_COST, ModelCost
+
+__all__ = ["pack_cost", "read_cost"]
+
+_TIMES = struct.Struct(">dd")
+"""Seconds in the mailbox and in the handler; behind them the model calls' cost, if there were."""
+
+
+def pack_cost(queue_s: float, handle_s: float, model: ModelCost) -> bytes:
+    """Write it as a frame."""
+    times = _TIMES.pack(queue_s, handle_s)
+    if model.calls:
+        times += msgpack.packb(model.pack())
+    return times
+
+
+def read_cost(frame: bytes | memoryview) -> tuple[float, float, ModelCost]:
+    """Return what the callee measured: `queue_s`, `handle_s` and its model calls' cost.
+
+    Raises:
+        MalformedFrame: the frame does not say.
+    """
+    try:
+        queue_s, handle_s = _TIMES.unpack_from(frame)
+        model = NO_COST
+        if len(frame) > _TIMES.size:
+            model = ModelCost.unpack(msgpack.unpackb(frame[_TIMES.size :]))
+    except (ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
+        raise MalformedFrame(f"the account of a reply: {error}") from error
+    return queue_s, handle_s, model

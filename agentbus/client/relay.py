@@ -1,0 +1,181 @@
+"""Carries requests on to the process that has the agent: for callers that cannot reach it
+themselves, and for groups, whose members are chosen here.
+
+Payloads pass as they are, contexts by reference as on any link, credit and cancellation in both
+directions; the relay keeps nothing but who waits for whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..context import Context
+from ..errors import AgentbusError, NoResponder, PeerLost
+from ..messages import Envelope, Kind
+from ..wire import Frames
+from .mailbox import Delivery
+from .peers import Peers
+from .remote import Peer, RemoteReplies
+from .types import TypeTable
+
+__all__ = ["Relay", "Router"]
+
+
+class Router(Protocol):
+    """The rules: which process a request is carried on to. `broker.Directory` has them."""
+
+    def assign(self, name: str, request: object) -> str | None:
+        """Return the process; None if the request waits, to come back from `finished`.
+
+        Raises:
+            NoResponder, MailboxFull: nobody takes it.
+        """
+        ...
+
+    def finished(self, name: str, process: str) -> tuple[object, str] | None:
+        """A request ended that `process` had; returns one that waited, and who takes it."""
+        ...
+
+
+class Relay:
+    """All requests on their way through this process."""
+
+    def __init__(self, peers: Peers, router: Router) -> None:
+        self._peers = peers
+        self._router = router
+
+    def take(self, target: str, delivery: Delivery) -> None:
+        """Carry a request on, now or when a member of its group has room.
+
+        Raises:
+            NoResponder, MailboxFull: nobody takes it.
+        """
+        process = self._router.assign(target.partition("/")[0], _Waiting(target, delivery))
+        if process is not None:
+            self._carry(target, delivery, process)
+
+    def give(self, request: object, process: str) -> None:
+        """Carry a request on that waited."""
+        if not isinstance(request, _Waiting):
+            raise TypeError("a router returns what it was given")
+        if request.delivery.done:
+            self.finished(request.target, process)
+        else:
+            self._carry(request.target, request.delivery, process)
+
+    def refuse(self, request: object) -> None:
+        """End a request that waited and that nobody will take."""
+        if isinstance(request, _Waiting) and not request.delivery.done:
+            request.delivery.replies.fail(NoResponder(request.target))
+
+    def finished(self, target: str, process: str) -> None:
+        """A request has ended: another may take its place."""
+        following = self._router.finished(target.partition("/")[0], process)
+        if following is not None:
+            self.give(*following)
+
+    def _carry(self, target: str, delivery: Delivery, process: str) -> None:
+        replies = delivery.replies
+        peer = self._peers.named(process)
+        if not isinstance(replies, RemoteReplies):
+            raise TypeError("only what came over a link is carried on")
+        if peer is None:
+            replies.fail(PeerLost(process))
+            self.finished(target, process)
+            return
+        leg = _Leg(self, target, peer, replies, delivery)
+        try:
+            self._peers.carry(peer, leg, delivery, target, replies.credit)
+        except AgentbusError as error:
+            leg.fail(error)
+        else:
+            leg.join()
+
+
+class _Waiting:
+    """A request that a router keeps."""
+
+    __slots__ = ("delivery", "target")
+
+    def __init__(self, target: str, delivery: Delivery) -> None:
+        self.target = target
+        self.delivery = delivery
+
+
+class _Leg:
+    """One request between this process and the one that answers it. Implements `Awaiting`."""
+
+    def __init__(
+        self, relay: Relay, target: str, peer: Peer, replies: RemoteReplies, delivery: Delivery
+    ) -> None:
+        self._relay = relay
+        self._target = target
+        self._peer = peer
+        self._replies = replies
+        self._delivery = delivery
+        self._ended = False
+        self.id = 0
+        self.context: Context | None = delivery.context
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def join(self) -> None:
+        """Have what the caller does from here on reach the process that answers."""
+        self._replies.carried = self
+        if self._delivery.feed is not None and self._delivery.feed.ended:
+            self.feed("", ())
+
+    # --- from the process that answers
+
+    def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
+        """Pass the reply on."""
+        self._pass(lambda: self._replies.pass_reply(envelope.schema, envelope.payloads, context))
+        self._end()
+
+    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+        """Pass parts on."""
+        self._pass(lambda: self._replies.pass_parts(envelope.schema, envelope.payloads))
+
+    def grant_feed(self, count: int) -> None:
+        """Pass credit on."""
+        self._replies.grant_feed(count)
+
+    def fail(self, error: AgentbusError) -> None:
+        """Pass an error on, or the loss of the process."""
+        self._delivery.done = True
+        self._replies.fail(error)
+        self._end()
+
+    # --- from the caller
+
+    def credit(self, count: int) -> None:
+        """Pass credit on."""
+        self.tell(Envelope(Kind.CREDIT, self.id, schema=Kind.PART.name, credit=count))
+
+    def feed(self, schema: str, frames: Frames) -> None:
+        """Pass parts of the caller's feed on, or its end."""
+        self.tell(Envelope(Kind.FEED, self.id, schema=schema, payloads=frames))
+
+    def stop(self) -> None:
+        """Nobody waits for the reply any more."""
+        if self._peer.outgoing.pop(self.id, None) is not None:
+            self.tell(Envelope(Kind.CANCEL, self.id))
+        self._end()
+
+    def tell(self, envelope: Envelope) -> None:
+        """Send something to the process that answers, unless the request has ended."""
+        if not self._ended:
+            self._peer.tell(envelope)
+
+    def _pass(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except AgentbusError as error:
+            self._replies.fail(error)
+            self.stop()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._relay.finished(self._target, self._peer.name)
