@@ -66,6 +66,8 @@ class BusSettings:
     """Instances of one agent that has one for each key; more make the longest unused one stop."""
     stream_parts: int = 256
     """Parts of one stream on their way to its reader; whoever writes more waits."""
+    delayed: int = 10_000
+    """Published messages that wait for their time; more are refused with `MailboxFull`."""
     subscription: int = 1024
     """Messages that wait for one subscriber; more are dropped, the oldest first, and counted."""
     default_deadline: float = 60.0

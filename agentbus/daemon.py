@@ -6,15 +6,17 @@ import contextlib
 from pathlib import Path
 
 from .broker import Directory
-from .client import Agent, Bus, Call, Relay, handler
+from .client import Agent, Bus, Call, Relay, Requester, handler
 from .routing import (
     BROKER,
+    PRESENCE,
     PROCESS,
     AgentList,
     ListAgents,
     ListProcesses,
     Locate,
     Location,
+    Presence,
     Register,
     Unregister,
 )
@@ -35,12 +37,14 @@ class BrokerAgent(Agent):
         location = Location(what.name, call.peer, what.path, what.role)
         for request, process in self._directory.register(location, what.slots):
             self._relay.give(request, process)
+        _tell(call, Presence(what.name, call.peer, present=True))
 
     @handler
     async def unregister(self, what: Unregister, call: Call) -> None:
         """Let go of a name."""
         for request in self._directory.unregister(what.name, call.peer):
             self._relay.refuse(request)
+        _tell(call, Presence(what.name, call.peer, present=False))
 
     @handler
     async def locate(self, what: Locate, call: Call) -> Location:
@@ -73,11 +77,19 @@ async def start_broker(bus: Bus) -> None:
     def peer_lost(peer: str) -> None:
         lost, orphans = directory.peer_lost(peer)
         _sweep(own, lost)
+        for location in lost:
+            _tell(bus, Presence(location.name, location.peer, present=False))
         for request in orphans:
             relay.refuse(request)
 
     bus.on_peer_lost(peer_lost)
     await bus.spawn(BrokerAgent(directory, relay), name=BROKER)
+
+
+def _tell(publisher: Requester, presence: Presence) -> None:
+    """Publish that an agent has come or gone; what is there for tools alone, nobody waits for."""
+    if not presence.name.startswith((BROKER, PROCESS)):
+        publisher.publish_nowait(PRESENCE, presence)
 
 
 def _sweep(own: Path, lost: list[Location]) -> None:

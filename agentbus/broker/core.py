@@ -93,7 +93,9 @@ class Directory:
             del self._agents[location.name]
         orphans: list[object] = []
         for name, group in tuple(self._groups.items()):
-            orphans += self._leave(name, group, peer)
+            if peer in group:
+                lost.append(Location(name, peer, "", ""))
+                orphans += self._leave(name, group, peer)
         return lost, orphans
 
     def agents(self) -> tuple[Location, ...]:

@@ -38,6 +38,9 @@ class Group:
     def __len__(self) -> int:
         return len(self._members)
 
+    def __contains__(self, process: str) -> bool:
+        return process in self._members
+
     def join(self, process: str, slots: int) -> list[tuple[object, str]]:
         """Add a member that handles `slots` requests at once; returns what it is given now."""
         self._members[process] = _Member(slots)

@@ -16,7 +16,17 @@ from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
-from ..routing import BROKER, BUS, AgentList, ListAgents, Location, Register, Unregister
+from ..routing import (
+    BROKER,
+    BUS,
+    PRESENCE,
+    AgentList,
+    ListAgents,
+    Location,
+    Presence,
+    Register,
+    Unregister,
+)
 from ..telemetry import BusReport
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
@@ -126,6 +136,7 @@ class Bus(Requester):
         await tasks.__aexit__(None, None, None)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
+        node.delayed.close()
         node.timer.close()
 
     async def _briefly(self, job: Callable[[], Awaitable[None]]) -> None:
@@ -217,6 +228,7 @@ class Bus(Requester):
             await self._register(node, name, slots)
             await agent.started()
             mailbox.open(agent.concurrency)
+            self._announce(node, name)
         except BaseException:
             node.release(name)
             await self._briefly(lambda: self._unregister(node, name))
@@ -227,9 +239,15 @@ class Bus(Requester):
         node.host_each(kind, name, model)
         try:
             await self._register(node, name)
+            self._announce(node, name)
         except BaseException:
             node.release(name)
             raise
+
+    def _announce(self, node: Node, name: str) -> None:
+        """Say that an agent is there, where no broker does."""
+        if not node.routes.home_is_broker:
+            self.publish_nowait(PRESENCE, Presence(name, self._name, present=True))
 
     async def _unregister(self, node: Node, name: str) -> None:
         """Let go of a name, if it is this process's; a bus that is ending has let go of all."""

@@ -17,10 +17,12 @@ from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
     Closed,
+    ConfigError,
     DeadlineExceeded,
     Draining,
     HopsExhausted,
     InvalidMessage,
+    MailboxFull,
     MalformedFrame,
     NameTaken,
     NoResponder,
@@ -34,6 +36,7 @@ from ..wire import Frames, copy_buffers
 from .agent import Agent, HandlerSpec, handlers_of, role_of
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
+from .delayed import Delayed
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
@@ -96,6 +99,7 @@ class Node:
         self.metrics = Metrics()
         self.relay: Relay | None = None
         """In a broker: carries on what is not for an agent here."""
+        self.delayed = Delayed(self.loop, settings.delayed)
         self.closed = False
         self.draining = False
         """Requests from other processes are refused."""
@@ -323,6 +327,30 @@ class Node:
                     Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=frames
                 )
             self._forward(subscriber, envelope)
+
+    def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
+        """As `publish`, after `delay` seconds.
+
+        Raises:
+            ConfigError: the delay is negative, or no finite number.
+            MailboxFull: `BusSettings.delayed` messages wait already.
+            InvalidName, InvalidMessage: see `publish`.
+        """
+        check_topic(topic)
+        kind = payload_type(type(payload))
+        payload = kind.receive(payload)  # as it is now, whatever the publisher does with it
+        if check_seconds(delay) < 0:
+            raise ConfigError("delay", f"must not be negative, not {delay}")
+
+        def due() -> None:
+            try:
+                self.publish(topic, payload, source)
+            except AgentbusError as error:
+                self.metrics.dropped += 1
+                logger.warning("a delayed message on %s was dropped: %s", topic, error)
+
+        if not self.delayed.after(delay, due):
+            raise MailboxFull(topic, self.settings.delayed)
 
     def published(self, peer: Peer, envelope: Envelope) -> None:
         """Hand on a message that a link brought, to all but the link that brought it."""

@@ -59,6 +59,10 @@ class Sender(Protocol):
         """Send a payload to whoever subscribed."""
         ...
 
+    def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
+        """Send a payload to whoever has subscribed in `delay` seconds."""
+        ...
+
 
 class Requester:
     """Asks agents. `Bus` asks for a program, `Call` for a handler, within what it was given."""
@@ -185,10 +189,22 @@ class Requester:
 
         return ReplyStream(pending, start)
 
-    async def publish(self, topic: str, payload: Any) -> None:
+    async def publish(self, topic: str, payload: Any, *, delay: float = 0) -> None:
         """Send a payload to all who subscribed to a matching pattern, at most once each.
+
+        With a `delay` it is sent so many seconds later, as it is now, if this bus is still open.
 
         Raises:
             InvalidName: the topic is not well formed.
+            InvalidMessage: the payload cannot be written.
+            ConfigError: the delay is no number of seconds.
+            MailboxFull: too many wait for their time already.
         """
+        if delay:
+            self._sender.publish_later(topic, payload, self._origin(None).source, delay)
+        else:
+            self.publish_nowait(topic, payload)
+
+    def publish_nowait(self, topic: str, payload: Any) -> None:
+        """As `publish`, for who cannot await."""
         self._sender.publish(topic, payload, self._origin(None).source)

@@ -8,12 +8,14 @@ __all__ = [
     "BROKER",
     "BUS",
     "MODEL",
+    "PRESENCE",
     "PROCESS",
     "AgentList",
     "ListAgents",
     "ListProcesses",
     "Locate",
     "Location",
+    "Presence",
     "Register",
     "Unregister",
 ]
@@ -24,6 +26,8 @@ BUS = "$bus"
 """Each process's own address, for what concerns the link itself."""
 MODEL = "$model."
 """What the addresses of agents that serve a model begin with."""
+PRESENCE = "$presence"
+"""The topic on which agents' coming and going is published."""
 PROCESS = "$process."
 """What the address begins with of an agent that answers tools about its process; behind it stands
 the process's name."""
@@ -62,6 +66,16 @@ class Location:
     peer: str
     path: str
     role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """An agent has come, or has gone with its process or by itself; published on `PRESENCE`."""
+
+    name: str
+    peer: str
+    """The process that it is, or was, in."""
+    present: bool
 
 
 @dataclass(frozen=True, slots=True)

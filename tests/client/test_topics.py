@@ -9,7 +9,8 @@ import pytest
 
 from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
-from agentbus.errors import InvalidName, PeerLost
+from agentbus.errors import ConfigError, InvalidName, MailboxFull, PeerLost
+from agentbus.routing import PRESENCE, Presence
 
 from .agents import Echo, Ping
 
@@ -100,3 +101,53 @@ async def test_a_subscription_fails_with_the_home_of_its_bus(socket_dir: Path) -
                     peer.link.abort()
                 with pytest.raises(PeerLost, match="home"):
                     await anext(messages)
+
+
+async def test_a_delayed_message_comes_later_and_as_it_was() -> None:
+    async with Bus.open(settings=BusSettings(delayed=2)) as bus, bus.subscribe("n") as messages:
+        said = ["later"]
+        await bus.publish("n", said, delay=0.05)
+        said.append("changed")
+        await bus.publish("n", ["now"])
+        with anyio.fail_after(5):
+            assert [(await anext(messages)).value for _ in range(2)] == [["now"], ["later"]]
+        await bus.publish("n", "a", delay=60)
+        await bus.publish("n", "b", delay=60)
+        with pytest.raises(MailboxFull):
+            await bus.publish("n", "c", delay=60)
+        for wrong in (-1, float("inf"), float("nan")):
+            with pytest.raises(ConfigError):
+                await bus.publish("n", "x", delay=wrong)
+        with pytest.raises(InvalidName):
+            await bus.publish("n..", "x", delay=1)
+    assert len(bus._sender.delayed) == 0
+
+
+async def test_agents_come_and_go(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    url = f"unix://{path}"
+    async with Bus.open(listen=path) as broker:
+        await start_broker(broker)
+        async with (
+            Bus.open(url) as watcher,
+            watcher.subscribe(PRESENCE, types=(Presence,)) as seen,
+        ):
+            async with Bus.open(url, name="a") as a:
+                await a.spawn(Echo, name="one")
+                await a.spawn(Echo(), name="jobs", group=True)
+            with anyio.fail_after(5):
+                events = [(await anext(seen)).value for _ in range(4)]
+    assert [(event.name, event.peer, event.present) for event in events[:2]] == [
+        ("one", a.name, True),
+        ("jobs", a.name, True),
+    ]
+    assert {(event.name, event.present) for event in events[2:]} == {
+        ("one", False),
+        ("jobs", False),
+    }
+
+
+async def test_agents_come_in_one_process() -> None:
+    async with Bus.open() as bus, bus.subscribe(PRESENCE) as seen:
+        await bus.spawn(Echo, name="one")
+        assert (await anext(seen)).value == Presence("one", bus.name, present=True)
