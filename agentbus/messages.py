@@ -45,6 +45,11 @@ class Kind(IntEnum):
     """Answers PING."""
     RELEASE = 14
     """The receiver of payload `id` in shared memory views it no longer."""
+    ACCEPT = 16
+    """With a `target`: say when request `id` is in that agent's mailbox. Without: it is."""
+    HANDOFF = 17
+    """From the callee: ask `target` to answer request `id` instead. Back, without a target: that
+    one has accepted, and the callee is released; or it has not, with an error as in ERROR."""
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""

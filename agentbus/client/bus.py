@@ -32,10 +32,11 @@ from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
 from .models import ModelAgent, model_agent_name
 from .node import Node
+from .origin import Origin
 from .payload import payload_type
 from .pool import WorkerPool
 from .relay import Relay, Router
-from .requester import Origin, Requester
+from .requester import Requester
 from .subscription import Subscription
 
 __all__ = ["Bus"]

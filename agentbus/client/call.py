@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..context import Context
+from ..errors import ConfigError
 from ..telemetry import ModelCost
 from .exchange import Replies
 from .flow import Inflow
 from .mailbox import Delivery
+from .origin import Origin
 from .payload import PayloadType, payload_type
-from .requester import Origin, Requester, Sender, check_seconds
+from .requester import Requester, Sender, check_seconds
 
 __all__ = ["Call", "Generation", "Handling"]
 
@@ -38,6 +40,12 @@ class Handling(Sender, Protocol):
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run the agent's model on the call's context."""
+        ...
+
+    async def hand_over(
+        self, delivery: Delivery, target: str, payload: Any, origin: Origin
+    ) -> None:
+        """Have another agent answer what a handler was asked."""
         ...
 
     def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
@@ -116,6 +124,24 @@ class Call(Requester):
             Closed: the feed is being read already.
         """
         return self._node.feed(self._delivery, payload_type(kind))
+
+    async def handoff(self, target: str, payload: Any, *, context: Context | None = None) -> None:
+        """Have another agent answer the caller in this one's place; also in mid-stream.
+
+        Returns once the other agent has the message in its mailbox. The caller waits for that one
+        from then on, and what this handler still yields or returns is dropped. `context` is the
+        one that goes along, by default the call's as it now is.
+
+        Raises:
+            ConfigError: this handler reads the caller's feed: what is on its way would be lost.
+            AgentbusError: the other agent has not taken it, or cannot be reached; the request is
+                still this handler's to answer.
+        """
+        delivery = self._delivery
+        if delivery.feed is not None and delivery.feed.opened:
+            raise ConfigError("handoff", "cannot be made by a handler that reads the feed")
+        delivery.context = context or self.context
+        await self._node.hand_over(delivery, target, payload, self._origin(None))
 
     async def generate(
         self,

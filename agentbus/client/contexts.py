@@ -34,11 +34,15 @@ class PeerContexts:
     """Roots that a message referred to without knowing; the peer may ask for these too."""
     waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
     asked_whole: set[tuple[Kind, int]] = field(default_factory=set)
+    tell_taken: set[int] = field(default_factory=set)
+    """Requests among those that wait, of which the peer wants to be told when they were taken."""
 
     def forget(self, kind: Kind, number: int) -> None:
         """The request or reply of that number waits for its context no longer."""
         self.waiting.pop((kind, number), None)
         self.asked_whole.discard((kind, number))
+        if kind is Kind.REQUEST:
+            self.tell_taken.discard(number)
 
 
 class _Either:
@@ -115,6 +119,20 @@ class ContextExchange:
             raise UnknownContext(delta.base.hex())
         peer.waiting[key] = envelope
         return Envelope(Kind.WANT, envelope.id, schema=envelope.kind.name, payloads=(delta.base,))
+
+    def held(self, peer: PeerContexts, envelope: Envelope) -> Context:
+        """Return the context that came with a message, if nothing of it has to be asked for.
+
+        Raises:
+            MalformedFrame: the bytes are no context.
+            UnknownContext: this process lacks a part of it.
+        """
+        delta = unpack(envelope.context, self._limits, self._tenant)
+        context = self.store.resolve(delta)
+        if context is None:
+            raise UnknownContext(delta.base.hex())
+        peer.known.add(context.root)
+        return context
 
     def answer(self, peer: PeerContexts, want: Envelope) -> Envelope:
         """Return the HAVE for a WANT: a context that this process named on the link.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
@@ -18,6 +18,11 @@ from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
 from .payload import PayloadType, payload_type
 from .types import TypeTable
+
+if TYPE_CHECKING:
+    from .offer import Offer
+    from .peers import Inbox
+    from .remote import Peer
 
 __all__ = ["Awaiting", "Callee", "Pending", "Replies", "Reply"]
 
@@ -76,6 +81,10 @@ class Callee(Protocol):
         """So many more parts are welcome."""
         ...
 
+    def release(self, pending: Pending) -> None:
+        """Somebody else answers `pending` from here on."""
+        ...
+
     def feed_sink(self, pending: Pending) -> FeedSink:
         """Return where the parts go that the caller feeds to the handler."""
         ...
@@ -99,6 +108,18 @@ class Awaiting(Protocol):
 
     def grant_feed(self, count: int) -> None:
         """The handler takes so many parts more of what the caller feeds it."""
+        ...
+
+    def accepted(self) -> None:
+        """The agent has it in its mailbox."""
+        ...
+
+    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+        """Ask another agent, since the one that was asked wants it.
+
+        Raises:
+            AgentbusError: that cannot be.
+        """
         ...
 
     def fail(self, error: AgentbusError) -> None:
@@ -126,6 +147,7 @@ class Pending:
         "ended",
         "feed",
         "id",
+        "is_moving",
         "received_bytes",
         "returns",
         "sent_bytes",
@@ -159,6 +181,8 @@ class Pending:
         self.context = context
         self.returns = returns
         self.ended = False
+        self.is_moving = False
+        """Another agent is being asked to take it over."""
         self.callee: Callee | None = None
         """Set once the request was sent, until it ends."""
         self.deadline = 0
@@ -175,7 +199,7 @@ class Pending:
         if self._inflow is None:
             return True
         if self._outflow is None:
-            self._outflow = Outflow(self._timer.loop, self.window, self._keep)
+            self._outflow = Outflow(self._timer.loop, self._inflow.room, self._keep)
         return self._outflow.push(value)
 
     async def writable(self) -> None:
@@ -192,6 +216,22 @@ class Pending:
         if self.feed is None:
             raise MalformedFrame("credit for the feed of a request without one")
         self.feed.grant(count)
+
+    @property
+    def credit(self) -> int:
+        """How many parts the caller takes now; 0 if it does not read parts."""
+        return 0 if self._inflow is None else self._inflow.room
+
+    def move(self, callee: Callee, target: str, number: int = 0) -> None:
+        """Wait for somebody else from here on; `number` is the request's on that one's link."""
+        if self._outflow is not None:
+            self._outflow.close()
+            self._outflow = None
+        former, self.callee = self.callee, None
+        if former is not None:
+            former.release(self)
+        self.target, self.id = target, number
+        self.sent_to(callee)
 
     def sent_to(self, callee: Callee) -> None:
         """Note who was asked."""
@@ -247,6 +287,13 @@ class Pending:
         self._end(None)
         if not self._future.done():
             self._future.set_result(value)
+
+    def accepted(self) -> None:
+        """Nothing to do: whoever was asked first is taken to have it."""
+
+    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+        """Ask another agent, with what the first one gives it."""
+        inbox.handed_over(peer, self, offer)
 
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """End with a reply that came over a link.

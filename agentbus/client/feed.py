@@ -42,8 +42,10 @@ class FeedWriter:
         self._closed = False
 
     def connect(self, sink: FeedSink) -> None:
-        """Say where parts go, once the request was sent."""
+        """Say where parts go, once the request was sent, and again when it was handed over."""
         self._sink = sink
+        if self._finished:
+            sink.finish()
 
     def grant(self, count: int) -> None:
         """The handler takes so many parts more."""
@@ -91,6 +93,11 @@ class FeedReader:
         self._kind: PayloadType | None = None
         self.ended = False
         """The caller has sent all."""
+
+    @property
+    def opened(self) -> bool:
+        """Whether somebody has asked for parts."""
+        return self._inflow is not None
 
     def open(
         self,

@@ -50,6 +50,11 @@ class Inflow:
         self._ended = False
         self._error: AgentbusError | None = None
 
+    @property
+    def room(self) -> int:
+        """Parts that may still come before the reader reads more."""
+        return self._room
+
     def put(self, values: Sequence[Any]) -> None:
         """Keep parts for the reader.
 

@@ -28,9 +28,9 @@ from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
 from .agent import Agent, HandlerSpec, handlers_of
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
+from .origin import Origin
 from .payload import SCHEMA_MARK, payload_type
 from .pool import WorkerPool
-from .requester import Origin
 
 if TYPE_CHECKING:
     from .call import Call
@@ -107,6 +107,13 @@ class Delivery:
     def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
         """Nobody waits for the reply any more."""
         self.cancel(reason or RequestCancelled(pending.target))
+
+    def open_feed(self) -> None:
+        """Take what the caller of a streamed request feeds along with it."""
+        self.feed = FeedReader()
+
+    def release(self, pending: Pending) -> None:
+        """Nothing to do: the handler itself has let go."""
 
     def grant(self, pending: Pending, count: int) -> None:
         """Nothing to do: in a process the reader lets its own writer go on."""
@@ -263,7 +270,6 @@ class Mailbox:
         self, delivery: Delivery, handler: Handler, task: asyncio.Task[object]
     ) -> None:
         spec, method = handler
-        replies = delivery.replies
         error: AgentbusError | None = None
         delivery.task = task
         try:
@@ -271,18 +277,18 @@ class Mailbox:
             call = self._make_call(delivery)
             value = None
             if spec.streams:
-                await _stream(method(delivery.payload, call), replies)
+                await _stream(method(delivery.payload, call), delivery)
             else:
                 value = await method(delivery.payload, call)
             # Memory that a peer lent goes back with the reply, not when the next message comes.
             delivery.payload = None
             queue_s, handle_s = started - delivery.arrived, perf_counter() - started
-            replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
+            delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
             times = self._times
             times += (queue_s, handle_s)
         except asyncio.CancelledError:
             if delivery.interrupted is None and task.cancelling():
-                replies.fail(RequestCancelled(self.name))
+                delivery.replies.fail(RequestCancelled(self.name))
                 raise
             # Without an interrupt the handler awaited what somebody else had cancelled.
             error = delivery.interrupted or RequestCancelled(self.name)
@@ -297,7 +303,7 @@ class Mailbox:
             self._metrics.charged(delivery.cost)
         if error is not None:
             self._metrics.failed(error.code)
-            replies.fail(error)
+            delivery.replies.fail(error)
 
     def _failure(self, method: str, raised: Exception, trace: bytes) -> AgentbusError:
         """Return the caller's error for what a handler raised."""
@@ -313,14 +319,14 @@ class Mailbox:
         return HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
 
 
-async def _stream(parts: AsyncGenerator[Any, None], replies: Replies) -> None:
+async def _stream(parts: AsyncGenerator[Any, None], delivery: Delivery) -> None:
     """Send what a handler yields."""
     async with aclosing(parts):
         count = 0
         async for part in parts:
             count += 1
-            if not replies.part(part):
-                await replies.writable()
+            if not delivery.replies.part(part):
+                await delivery.replies.writable()
             elif count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 

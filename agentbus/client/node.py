@@ -40,14 +40,18 @@ from .delayed import Delayed
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
+from .handoff import Handoff, Released
 from .instances import Instances, Living
 from .mailbox import Delivery, Mailbox
 from .models import ModelClient
+from .offer import Offer, refusal
+from .origin import Origin
 from .payload import PayloadType, payload_type
 from .peers import Peer, Peers
 from .pool import WorkerPool
 from .relay import Relay
-from .requester import Origin, check_seconds
+from .remote import RemoteReplies
+from .requester import check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription
 from .types import TypeTable
@@ -198,6 +202,48 @@ class Node:
         """Run a model on a call's context."""
         return self.models.generate(call, request)
 
+    async def hand_over(
+        self, delivery: Delivery, target: str, payload: Any, origin: Origin
+    ) -> None:
+        """Have another agent answer what a handler was asked. Raises as `Call.handoff`."""
+        schema = payload_type(type(payload)).schema
+        offer = Offer(target, payload, schema, delivery.context, origin)
+        if origin.hops_left < 0:
+            raise HopsExhausted(target)
+        replies = delivery.replies
+        if isinstance(replies, RemoteReplies):
+            await replies.hand_over(offer)
+        elif isinstance(replies, Pending):
+            outcome: list[AgentbusError | None] = []
+            await Handoff(self, replies, offer, outcome.append).run()
+            if outcome and outcome[0] is not None:
+                raise outcome[0]
+        else:
+            raise Closed("request: it was handed over")
+        delivery.replies = Released()
+
+    def handed_over(self, peer: Peer, pending: Pending, offer: Offer) -> None:
+        """Ask another agent, as the one that this process had asked wants it.
+
+        Raises:
+            Closed: that is under way already.
+        """
+        if pending.is_moving:
+            raise Closed("request: it is being handed over")
+        number, pending.is_moving = pending.id, True
+
+        def settled(error: AgentbusError | None) -> None:
+            pending.is_moving = False
+            if error is not None:
+                peer.tell(refusal(number, error))
+
+        self.pool.run(Handoff(self, pending, offer, settled))
+
+    def mailbox(self, target: str) -> Mailbox | None:
+        """Return the mailbox at an address of this process; None if there is none."""
+        hosted = self.agents.get(target)
+        return self._instance(target) if hosted is None else hosted.mailbox
+
     def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
         """Begin to read what the caller of a delivery feeds."""
         if delivery.feed is None:
@@ -287,8 +333,7 @@ class Node:
             return
         if self.draining:
             raise Draining(target)
-        hosted = self.agents.get(target)
-        mailbox = self._instance(target) if hosted is None else hosted.mailbox
+        mailbox = self.mailbox(target)
         if mailbox is not None:
             mailbox.put_nowait(delivery)
         elif self.relay is not None:

@@ -27,9 +27,10 @@ from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
 from .feed import FeedReader
 from .mailbox import Delivery
+from .offer import Offer, refusal
+from .origin import Origin
 from .payload import payload_type
 from .remote import Peer, RemoteReplies
-from .requester import Origin
 from .types import TypeTable
 
 __all__ = ["Inbox", "Peer", "Peers"]
@@ -46,6 +47,10 @@ class Inbox(Protocol):
 
     def published(self, peer: Peer, envelope: Envelope) -> None:
         """Take a message on a topic."""
+        ...
+
+    def handed_over(self, peer: Peer, pending: Pending, offer: Offer) -> None:
+        """Ask another agent, as the one that this process had asked wants it."""
         ...
 
     def draining_elsewhere(self, name: str) -> None:
@@ -90,6 +95,8 @@ class Peers:
             Kind.PART.value: self._take_part,
             Kind.CREDIT.value: self._take_credit,
             Kind.FEED.value: self._take_feed,
+            Kind.ACCEPT.value: self._take_accept,
+            Kind.HANDOFF.value: self._take_handoff,
             Kind.CANCEL.value: self._take_cancel,
             Kind.WANT.value: self._take_want,
             Kind.HAVE.value: self._take_have,
@@ -183,16 +190,14 @@ class Peers:
         peer.outgoing[number] = pending
         self._poll.sent()
 
-    def carry(
-        self, peer: Peer, leg: Awaiting, delivery: Delivery, target: str, credit: int
-    ) -> None:
-        """Send a request on that another process made, as it is.
+    def carry(self, peer: Peer, leg: Awaiting, offer: Offer, credit: int) -> None:
+        """Send a request that was made elsewhere, its payload as it is.
 
         Raises:
             LinkFull, TooLarge, Closed: nothing was sent.
             DeadlineExceeded: the deadline has passed already.
         """
-        origin, context = delivery.origin, delivery.context
+        origin, context, target = offer.origin, offer.context, offer.target
         remaining = origin.deadline_at - self._timer.time()
         if remaining <= 0:
             raise DeadlineExceeded(target)
@@ -206,13 +211,13 @@ class Peers:
                 number,
                 origin.source,
                 target,
-                delivery.schema,
+                offer.schema,
                 credit,
                 int(remaining * 1e6) or 1,
                 origin.hops_left,
                 origin.trace,
                 packed,
-                delivery.payload,
+                offer.frames,
             )
         )
         leg.id = number
@@ -256,6 +261,8 @@ class Peers:
             peer.incoming[number] = replies
             replies.deadline = self._timer.add(until, replies.expire)
             self._inbox.deliver(envelope.target, delivery)
+            if number in peer.contexts.tell_taken:
+                peer.link.send(Envelope(Kind.ACCEPT, number))
         except AgentbusError as error:
             refused = peer.incoming.pop(number, None)
             if refused is not None:
@@ -328,6 +335,51 @@ class Peers:
             delivery.feed.take_batch(envelope.payloads)
         else:
             delivery.feed.end()
+
+    def _take_accept(self, peer: Peer, envelope: Envelope) -> None:
+        """Say that a request was taken, now or once its context has come; or hear that it was."""
+        number = envelope.id
+        if not envelope.target:
+            offered = peer.outgoing.get(number)
+            if offered is not None:
+                offered.accepted()
+        elif (Kind.REQUEST, number) in peer.contexts.waiting:
+            peer.contexts.tell_taken.add(number)
+        elif number in peer.incoming:
+            peer.link.send(Envelope(Kind.ACCEPT, number))
+
+    def _take_handoff(self, peer: Peer, envelope: Envelope) -> None:
+        """Ask another agent, or hear that the caller waits for another one from here on."""
+        if not envelope.target:
+            replies = peer.incoming.get(envelope.id)
+            if replies is not None:
+                replies.settle(read_failure(envelope) if envelope.schema else None)
+            return
+        pending = peer.outgoing.get(envelope.id)
+        if pending is None:
+            return
+        try:
+            pending.hand_over(peer, self._offered(peer, envelope), self._inbox)
+        except AgentbusError as error:
+            peer.link.send(refusal(envelope.id, error))
+
+    def _offered(self, peer: Peer, envelope: Envelope) -> Offer:
+        """Return what a peer wants another agent to answer."""
+        context = None
+        if envelope.context:
+            context = self._contexts.held(peer.contexts, envelope)
+        until = self._timer.time() + envelope.remaining_us / 1e6
+        origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
+        target, frames, schema = envelope.target, envelope.payloads, envelope.schema
+        return Offer(target, frames, schema, context, origin, peer.name)
+
+    def offer(self, peer: Peer, offered: Awaiting, offer: Offer, credit: int) -> None:
+        """Send a request that was handed over, and ask to be told when its agent has it.
+
+        Raises as `send`.
+        """
+        self.carry(peer, offered, offer, credit)
+        peer.link.send(Envelope(Kind.ACCEPT, offered.id, target=offer.target))
 
     def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
         peer.contexts.forget(Kind.REQUEST, envelope.id)

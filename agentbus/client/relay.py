@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..context import Context
-from ..errors import AgentbusError, NoResponder, PeerLost
+from ..errors import AgentbusError, ConfigError, NoResponder, PeerLost
 from ..messages import Envelope, Kind
 from ..wire import Frames
 from .mailbox import Delivery
-from .peers import Peers
+from .offer import Offer
+from .peers import Inbox, Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
 
@@ -86,7 +87,9 @@ class Relay:
             return
         leg = _Leg(self, target, peer, replies, delivery)
         try:
-            self._peers.carry(peer, leg, delivery, target, replies.credit)
+            payload, schema, context = delivery.payload, delivery.schema, delivery.context
+            offer = Offer(target, payload, schema, context, delivery.origin, delivery.peer)
+            self._peers.carry(peer, leg, offer, replies.credit)
         except AgentbusError as error:
             leg.fail(error)
         else:
@@ -140,6 +143,13 @@ class _Leg:
     def grant_feed(self, count: int) -> None:
         """Pass credit on."""
         self._replies.grant_feed(count)
+
+    def accepted(self) -> None:
+        """Nothing to do: this process asked nobody to say so."""
+
+    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+        """Refuse it: the caller cannot be told by way of a broker."""
+        raise ConfigError("handoff", "cannot be made of a request that the broker carried on")
 
     def fail(self, error: AgentbusError) -> None:
         """Pass an error on, or the loss of the process."""

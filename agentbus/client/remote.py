@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..context import Context
-from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
+from ..errors import AgentbusError, Closed, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import ModelCost
 from ..transport import Link
@@ -20,6 +21,9 @@ from .feed import FeedSink
 from .flow import MAX_CREDIT, Outflow
 from .mailbox import Delivery
 from .payload import PayloadType, payload_type
+
+if TYPE_CHECKING:
+    from .offer import Offer
 
 __all__ = ["Peer", "RemoteReplies"]
 
@@ -62,6 +66,12 @@ class Peer:
         if self.outgoing.pop(pending.id, None) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
             self.tell(Envelope(Kind.CANCEL, pending.id))
+
+    def release(self, pending: Pending) -> None:
+        """Another agent answers: who had the request here is told."""
+        if self.outgoing.pop(pending.id, None) is not None:
+            self.contexts.forget(Kind.REPLY, pending.id)
+            self.tell(Envelope(Kind.HANDOFF, pending.id))
 
     def grant(self, pending: Pending, count: int) -> None:
         """Let the peer send more parts."""
@@ -133,6 +143,7 @@ class RemoteReplies:
 
     __slots__ = (
         "_context",
+        "_handover",
         "_id",
         "_open",
         "_outflow",
@@ -148,6 +159,7 @@ class RemoteReplies:
         self._id = request
         self._context = context
         self._open = True
+        self._handover: asyncio.Future[None] | None = None
         self._parts: Coalescer | None = None
         self._outflow: Outflow | None = None
         if credit:
@@ -236,6 +248,58 @@ class RemoteReplies:
             self._end()
         except AgentbusError as error:
             self.fail(error)
+
+    async def hand_over(self, offer: Offer) -> None:
+        """Have the caller ask another agent; returns once that one has accepted.
+
+        Raises:
+            AgentbusError: it has not; the request is still to be answered here.
+        """
+        if self._parts is not None:
+            self._parts.flush()
+        if not self._open or self._handover is not None:
+            raise Closed("request")
+        peer, origin = self._peer, offer.origin
+        packed = b""
+        if offer.context is not None:
+            packed = peer.exchange.outgoing(peer.contexts, offer.context, engine=False)
+        remaining = origin.deadline_at - peer.timer.time()
+        peer.link.send(
+            Envelope(
+                Kind.HANDOFF,
+                self._id,
+                origin.source,
+                offer.target,
+                offer.schema,
+                remaining_us=max(0, int(remaining * 1e6)),
+                hops_left=max(0, origin.hops_left),
+                trace=origin.trace,
+                context=packed,
+                payloads=offer.frames,
+            )
+        )
+        self._handover = peer.timer.loop.create_future()
+        try:
+            await self._handover
+        finally:
+            self._handover = None
+
+    def settle(self, error: AgentbusError | None) -> None:
+        """The caller says how the hand-over went.
+
+        Raises:
+            MalformedFrame: there was none.
+        """
+        if self._handover is None:
+            raise MalformedFrame("an answer to a hand-over that was not asked for")
+        if error is not None:
+            if not self._handover.done():
+                self._handover.set_exception(error)
+            return
+        handover = self._handover
+        self._end()
+        if not handover.done():
+            handover.set_result(None)
 
     def pass_parts(self, schema: str, frames: Frames) -> None:
         """Send parts as another process wrote them. Errors as in `Link.send`."""

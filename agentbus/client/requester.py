@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
 from ..errors import ConfigError
 from .exchange import Pending, Reply
+from .origin import Origin
 from .stream import ReplyStream
 
-__all__ = ["Origin", "Requester", "Sender", "check_seconds"]
+__all__ = ["Requester", "Sender", "check_seconds"]
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Origin:
-    """On whose behalf a request is made, and what is left of its budget."""
-
-    source: str
-    deadline_at: float
-    """By the loop's clock."""
-    hops_left: int
-    trace: bytes
 
 
 def check_seconds(seconds: float) -> float:

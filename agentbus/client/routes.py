@@ -15,8 +15,8 @@ from ..routing import BROKER, Locate, Location
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
 from .exchange import Pending
+from .origin import Origin
 from .peers import Peer, Peers
-from .requester import Origin
 
 __all__ = ["Routes"]
 

@@ -1,0 +1,174 @@
+"""Handing a request over: another agent answers the caller in the place of the one it asked.
+
+The caller's process asks the new agent itself, so that the one that lets go is in nobody's way
+afterwards, and its end is no loss. It is released only once the new one has accepted: until then
+the request is still its own to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..context import Context
+from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
+from ..messages import Envelope, Kind
+from ..telemetry import ModelCost
+from .exchange import Pending
+from .mailbox import Delivery
+from .offer import Offer
+from .remote import Peer
+from .types import TypeTable
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .peers import Inbox
+
+__all__ = ["Handoff", "Released"]
+
+
+class Released:
+    """Takes the place of who is answered, for a handler that has handed its request over."""
+
+    def part(self, value: Any) -> bool:
+        """Drop it: the new agent writes from here on."""
+        return True
+
+    async def writable(self) -> None:
+        """Nothing is waited for."""
+
+    def grant_feed(self, count: int) -> None:
+        """The feed is the new agent's."""
+
+    def reply(
+        self,
+        value: Any,
+        context: Context | None,
+        queue_s: float,
+        handle_s: float,
+        model: ModelCost,
+    ) -> None:
+        """Drop it: the new agent answers."""
+
+    def fail(self, error: AgentbusError) -> None:
+        """Drop it: the new agent answers."""
+
+
+class Handoff:
+    """One request on its way from one agent to another, in the process that waits for the reply.
+
+    `settled` is told once: None when the new agent has accepted, or why it has not. As a
+    `Workload`, it runs in the pool for who asks from another process.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        pending: Pending,
+        offer: Offer,
+        settled: Callable[[AgentbusError | None], None],
+    ) -> None:
+        self._node = node
+        self._pending = pending
+        self._offer = offer
+        self._settled = settled
+
+    async def drain(self, task: asyncio.Task[object]) -> None:
+        """Offer the request."""
+        await self.run()
+
+    async def run(self) -> None:
+        """Offer the request to its new agent and wait until that is settled."""
+        offer = self._offer
+        try:
+            if not self._offer_here():
+                async with asyncio.timeout_at(offer.origin.deadline_at):
+                    await self._offer_there()
+        except TimeoutError:
+            self._settled(DeadlineExceeded(offer.target))
+        except AgentbusError as error:
+            self._settled(error)
+
+    def _offer_here(self) -> bool:
+        """Offer it to an agent of this process; returns False if there is none of that name."""
+        offer, pending = self._offer, self._pending
+        mailbox = self._node.mailbox(offer.target)
+        if mailbox is None:
+            return False
+        if pending.ended:
+            raise RequestCancelled(pending.target)
+        delivery = Delivery(
+            offer.payload, offer.schema, offer.origin, offer.context, pending, offer.peer
+        )
+        if pending.window:
+            delivery.open_feed()
+        mailbox.put_nowait(delivery)
+        pending.move(delivery, offer.target)
+        self._settled(None)
+        return True
+
+    async def _offer_there(self) -> None:
+        peer = await self._node.routes.reach(self._offer.target, self._offer.origin)
+        answer: asyncio.Future[None] = self._node.loop.create_future()
+        offered = _Offered(self, peer, answer)
+        self._node.peers.offer(peer, offered, self._offer, self._pending.credit)
+        try:
+            await answer
+        except BaseException:
+            if peer.outgoing.get(offered.id) is offered:
+                del peer.outgoing[offered.id]
+                peer.tell(Envelope(Kind.CANCEL, offered.id))
+            raise
+
+    def accepted(self, peer: Peer, number: int) -> None:
+        """The new agent has it: from here on the caller waits for that one."""
+        pending = self._pending
+        if pending.ended:
+            peer.outgoing.pop(number, None)
+            peer.tell(Envelope(Kind.CANCEL, number))
+            self._settled(RequestCancelled(pending.target))
+            return
+        peer.outgoing[number] = pending
+        pending.move(peer, self._offer.target, number)
+        self._settled(None)
+
+
+class _Offered:
+    """The request as it is offered to an agent elsewhere. Implements `Awaiting`."""
+
+    def __init__(self, handoff: Handoff, peer: Peer, answer: asyncio.Future[None]) -> None:
+        self._handoff = handoff
+        self._peer = peer
+        self._answer = answer
+        self.id = 0
+        self.context: Context | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def accepted(self) -> None:
+        """The agent has it in its mailbox."""
+        self._handoff.accepted(self._peer, self.id)
+        if not self._answer.done():
+            self._answer.set_result(None)
+
+    def fail(self, error: AgentbusError) -> None:
+        """The agent refuses it, or its process went away."""
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+    def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
+        """Nothing is answered before it is accepted."""
+        raise MalformedFrame("a reply to a request that was not accepted")
+
+    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+        """Nothing is answered before it is accepted."""
+        raise MalformedFrame("parts for a request that was not accepted")
+
+    def grant_feed(self, count: int) -> None:
+        """Nothing is fed before it is accepted."""
+        raise MalformedFrame("credit for a request that was not accepted")
+
+    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+        """Nothing is handed over before it is accepted."""
+        raise MalformedFrame("a hand-over of a request that was not accepted")
