@@ -15,7 +15,7 @@ from ..context import Context, ContextStore, KnownRoots, TenantKey, delta_for, p
 from ..errors import UnknownContext
 from ..messages import Envelope, Kind
 
-__all__ = ["ContextExchange", "PeerContexts"]
+__all__ = ["REPLY_WAITS", "ContextExchange", "PeerContexts"]
 
 _KNOWN_ROOTS = 65536
 """Roots remembered for each peer; forgetting one costs a round trip, never correctness."""
@@ -23,6 +23,8 @@ _HELD = 1024
 """Messages of one peer that may wait for their context."""
 _NOTHING: frozenset[bytes] = frozenset()
 _WHOLE = b"whole"
+REPLY_WAITS = "r"
+"""Schema of the WANT and HAVE for a reply; those for a request have none."""
 
 
 @dataclass(slots=True)
@@ -118,7 +120,7 @@ class ContextExchange:
         if key in peer.waiting or len(peer.waiting) >= _HELD:
             raise UnknownContext(delta.base.hex())
         peer.waiting[key] = envelope
-        return Envelope(Kind.WANT, envelope.id, schema=envelope.kind.name, payloads=(delta.base,))
+        return _want(envelope, delta.base)
 
     def held(self, peer: PeerContexts, envelope: Envelope) -> Context:
         """Return the context that came with a message, if nothing of it has to be asked for.
@@ -157,7 +159,7 @@ class ContextExchange:
 
     def waiting_for(self, peer: PeerContexts, have: Envelope) -> Envelope | None:
         """Return the message that waits for this HAVE. It goes on waiting until forgotten."""
-        kind = Kind.REPLY if have.schema == Kind.REPLY.name else Kind.REQUEST
+        kind = Kind.REPLY if have.schema == REPLY_WAITS else Kind.REQUEST
         return peer.waiting.get((kind, have.id))
 
     def learn(self, peer: PeerContexts, have: Envelope, waiting: Envelope) -> Envelope | None:
@@ -177,4 +179,10 @@ class ContextExchange:
             raise UnknownContext(delta.base.hex())
         peer.asked_whole.add(key)
         root = unpack(waiting.context, self._limits, self._tenant).base
-        return Envelope(Kind.WANT, have.id, schema=waiting.kind.name, payloads=(root, _WHOLE))
+        return _want(waiting, root, _WHOLE)
+
+
+def _want(waiting: Envelope, *payloads: bytes) -> Envelope:
+    """Return what asks for the context of a message that waits."""
+    schema = REPLY_WAITS if waiting.kind is Kind.REPLY else ""
+    return Envelope(Kind.WANT, waiting.id, schema=schema, payloads=payloads)

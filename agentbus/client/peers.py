@@ -22,7 +22,7 @@ from ..routing import MODEL
 from ..transport import Link
 from ..wire import failure_envelope, read_failure
 from .busy_poll import BusyPoll
-from .contexts import ContextExchange
+from .contexts import REPLY_WAITS, ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
 from .feed import FeedReader
@@ -389,7 +389,7 @@ class Peers:
 
     def _take_want(self, peer: Peer, envelope: Envelope) -> None:
         pending = None
-        if envelope.schema == Kind.REQUEST.name:
+        if envelope.schema != REPLY_WAITS:
             pending = peer.outgoing.get(envelope.id)
         try:
             have = self._contexts.answer(peer.contexts, envelope)
