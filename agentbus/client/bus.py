@@ -18,7 +18,6 @@ from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
-    BUS,
     PRESENCE,
     AgentList,
     ListAgents,
@@ -128,16 +127,16 @@ class Bus(Requester):
     ) -> None:
         node, tasks = self._entered()
         node.closed = True
-        node.end_subscriptions(None)
+        node.topics.end(None)
         await self._briefly(node.routes.aclose)
-        for living in node.living():
+        for living in node.hosts.living():
             living.mailbox.close()
         tasks.cancel_scope.cancel()
         # The body's own exception is raised by Python; a group around it would hide its type.
         await tasks.__aexit__(None, None, None)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
-        node.delayed.close()
+        node.topics.delayed.close()
         node.timer.close()
 
     async def _briefly(self, job: Callable[[], Awaitable[None]]) -> None:
@@ -193,7 +192,7 @@ class Bus(Requester):
             raise ConfigError("agent", "is one of a group, or has an instance for each key")
         if per_key and isinstance(agent, Agent):
             raise ConfigError("agent", "per_key makes the instances itself: give it the class")
-        if model and node.routes.home is None and model_agent_name(model) not in node.agents:
+        if model and node.routes.home is None and model_agent_name(model) not in node.hosts.agents:
             await self.serve(model)
         if per_key:
             await self._start_each(kind, name, model)
@@ -224,25 +223,25 @@ class Bus(Requester):
     async def _start(self, agent: Agent, name: str, model: str, slots: int = 0) -> None:
         node, _ = self._open()
         agent.name = name
-        mailbox = node.host(agent, name, model)
+        mailbox = node.hosts.host(agent, name, model)
         try:
             await self._register(node, name, slots)
             await agent.started()
             mailbox.open(agent.concurrency)
             self._announce(node, name)
         except BaseException:
-            node.release(name)
+            node.hosts.release(name)
             await self._briefly(lambda: self._unregister(node, name))
             raise
 
     async def _start_each(self, kind: type[Agent], name: str, model: str) -> None:
         node, _ = self._open()
-        node.host_each(kind, name, model)
+        node.hosts.host_each(kind, name, model)
         try:
             await self._register(node, name)
             self._announce(node, name)
         except BaseException:
-            node.release(name)
+            node.hosts.release(name)
             raise
 
     def _announce(self, node: Node, name: str) -> None:
@@ -260,7 +259,7 @@ class Bus(Requester):
         if not node.routes.home_is_broker:
             return
         await node.routes.listen_beside_home(self._connect, self._name)
-        role = node.roles()[name]
+        role = node.hosts.roles()[name]
         await self.request(
             BROKER, Register(name, node.routes.listens_at, role, slots), returns=type(None)
         )
@@ -268,7 +267,7 @@ class Bus(Requester):
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
         async with anyio.create_task_group() as group:
-            for living in node.living():
+            for living in node.hosts.living():
                 if type(living.agent).stopped is not Agent.stopped:
                     group.start_soon(self._stop, living.agent)
 
@@ -290,7 +289,9 @@ class Bus(Requester):
         """Return the agents of this process."""
         node, _ = self._entered()
         path = node.routes.listens_at
-        return tuple(Location(name, self._name, path, role) for name, role in node.roles().items())
+        return tuple(
+            Location(name, self._name, path, role) for name, role in node.hosts.roles().items()
+        )
 
     def handlers(self, name: str) -> tuple[HandlerSpec, ...]:
         """Return what an agent of this process handles.
@@ -298,7 +299,7 @@ class Bus(Requester):
         Raises:
             NoResponder: this process has no agent of that name.
         """
-        return self._entered()[0].handlers(name)
+        return self._entered()[0].hosts.handlers(name)
 
     async def home_lost(self) -> bool:
         """Wait until the process that this bus joined goes away; for ever if it joined none.
@@ -323,7 +324,7 @@ class Bus(Requester):
         """
         node, _ = self._open()
         with anyio.move_on_after(seconds):
-            for name in node.roles():
+            for name in node.hosts.roles():
                 await self._unregister(node, name)
         node.draining = True
         with anyio.move_on_after(seconds):
@@ -356,8 +357,8 @@ class Bus(Requester):
         """
         for kind in types:
             self._sender.types.declare(payload_type(kind))
-        limit = self._settings.subscription
-        return Subscription(check_pattern(pattern), limit, self._subscribed, self._unsubscribed)
+        limit, pattern = self._settings.subscription, check_pattern(pattern)
+        return Subscription(pattern, limit, self._subscribed, self._unsubscribed)
 
     def read_plain(self) -> None:
         """Read what comes from other processes as plain values, whatever its type.
@@ -368,28 +369,18 @@ class Bus(Requester):
 
     async def _subscribed(self, subscription: Subscription) -> None:
         node, _ = self._open()
-        node.topics.add(subscription.pattern, subscription)
-        node.subscriptions.add(subscription)
+        node.topics.add(subscription)
         try:
-            await self._tell_home(f"+{subscription.pattern}")
+            await node.tell_home(f"+{subscription.pattern}")
         except BaseException:
-            node.forget_subscription(subscription)
+            node.topics.remove(subscription)
             raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
         node = self._sender
-        node.forget_subscription(subscription)
+        node.topics.remove(subscription)
         if node.routes.home is not None and not node.closed:
-            await self._briefly(lambda: self._tell_home(f"-{subscription.pattern}"))
-
-    async def _tell_home(self, text: str) -> None:
-        node = self._sender
-        for home in node.routes.homes():
-            pending = node.pending(BUS, None, type(None), stream=False)
-            origin = self._origin(None)
-            pending.deadline = node.timer.add(origin.deadline_at, pending.expire)
-            node.peers.send(home, pending, text, origin)
-            await pending.wait()
+            await self._briefly(lambda: node.tell_home(f"-{subscription.pattern}"))
 
     @property
     def _sender(self) -> Node:

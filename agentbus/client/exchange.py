@@ -20,8 +20,8 @@ from .payload import PayloadType, payload_type
 from .types import TypeTable
 
 if TYPE_CHECKING:
+    from .inbox import Inbox
     from .offer import Offer
-    from .peers import Inbox
     from .remote import Peer
 
 __all__ = ["Awaiting", "Callee", "Pending", "Replies", "Reply"]

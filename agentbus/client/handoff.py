@@ -22,8 +22,8 @@ from .remote import Peer
 from .types import TypeTable
 
 if TYPE_CHECKING:
+    from .inbox import Inbox
     from .node import Node
-    from .peers import Inbox
 
 __all__ = ["Handoff", "Released"]
 
@@ -93,7 +93,7 @@ class Handoff:
     def _offer_here(self) -> bool:
         """Offer it to an agent of this process; returns False if there is none of that name."""
         offer, pending = self._offer, self._pending
-        mailbox = self._node.mailbox(offer.target)
+        mailbox = self._node.hosts.mailbox(offer.target)
         if mailbox is None:
             return False
         if pending.ended:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -17,32 +17,23 @@ from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
     Closed,
-    ConfigError,
     DeadlineExceeded,
     Draining,
     HopsExhausted,
-    InvalidMessage,
-    MailboxFull,
-    MalformedFrame,
-    NameTaken,
     NoResponder,
     PeerLost,
 )
-from ..messages import Envelope, Kind
-from ..names import check_pattern, check_topic
-from ..routing import BUS, SubscriptionTable
-from ..telemetry import AgentMetrics, BusReport, LinkReport, Metrics
-from ..wire import Frames, copy_buffers
-from .agent import Agent, HandlerSpec, handlers_of, role_of
+from ..messages import Envelope
+from ..routing import BUS
+from ..telemetry import BusReport, LinkReport, Metrics
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
-from .delayed import Delayed
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
 from .handoff import Handoff, Released
-from .instances import Instances, Living
-from .mailbox import Delivery, Mailbox
+from .hosting import Hosts
+from .mailbox import Delivery
 from .models import ModelClient
 from .offer import Offer, refusal
 from .origin import Origin
@@ -53,24 +44,12 @@ from .relay import Relay
 from .remote import RemoteReplies
 from .requester import check_seconds
 from .routes import Routes
-from .subscription import Published, Subscription
+from .topics import Topics
 from .types import TypeTable
 
-__all__ = ["Hosted", "Node"]
+__all__ = ["Node"]
 
 logger = logging.getLogger("agentbus")
-
-
-class Hosted:
-    """An agent that lives in this process."""
-
-    __slots__ = ("agent", "mailbox", "model", "role")
-
-    def __init__(self, agent: Agent, mailbox: Mailbox, model: str, role: str) -> None:
-        self.agent = agent
-        self.mailbox = mailbox
-        self.model = model
-        self.role = role
 
 
 class Node:
@@ -91,19 +70,16 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.timer = DeadlineTimer()
         self.types = TypeTable()
-        self.agents: dict[str, Hosted] = {}
-        self.instances: dict[str, Instances] = {}
-        """Agents of which there is one for each key."""
-        self.topics: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
-        self.subscriptions: set[Subscription] = set()
+        self.metrics = Metrics()
+        self.hosts = Hosts(partial(Call, self), pool, settings)
+        self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.routes = Routes(self.peers, self, name, settings, keys)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
-        self.metrics = Metrics()
+        self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
         self.relay: Relay | None = None
         """In a broker: carries on what is not for an agent here."""
-        self.delayed = Delayed(self.loop, settings.delayed)
         self.closed = False
         self.draining = False
         """Requests from other processes are refused."""
@@ -157,8 +133,8 @@ class Node:
             raise DeadlineExceeded(target)
         pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
-            hosted = self.agents.get(target)
-            mailbox = self._instance(target) if hosted is None else hosted.mailbox
+            hosted = self._agents.get(target)
+            mailbox = self.hosts.instance(target) if hosted is None else hosted.mailbox
             if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
@@ -239,11 +215,6 @@ class Node:
 
         self.pool.run(Handoff(self, pending, offer, settled))
 
-    def mailbox(self, target: str) -> Mailbox | None:
-        """Return the mailbox at an address of this process; None if there is none."""
-        hosted = self.agents.get(target)
-        return self._instance(target) if hosted is None else hosted.mailbox
-
     def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
         """Begin to read what the caller of a delivery feeds."""
         if delivery.feed is None:
@@ -260,80 +231,16 @@ class Node:
         """Note that the process of an agent holds a context, as this process does."""
         self.peers.remember(self.routes.known(target), context)
 
-    def host(self, agent: Agent, name: str, model: str) -> Mailbox:
-        """Give an agent a mailbox under a name.
-
-        Raises:
-            NameTaken: this process has an agent of that name.
-            ConfigError: the agent's handlers are not well formed.
-        """
-        self._check_free(name)
-        role = role_of(type(agent))
-        mailbox = self._make_mailbox(model, role, agent, AgentMetrics())
-        self.agents[name] = Hosted(agent, mailbox, model, role)
-        return mailbox
-
-    def host_each(self, kind: type[Agent], name: str, model: str) -> None:
-        """Have instances of `kind` answer at `name/key`. Raises as `host`."""
-        self._check_free(name)
-        handlers_of(kind)
-        role = role_of(kind)
-        make_mailbox = partial(self._make_mailbox, model, role)
-        limit = self.settings.instances
-        self.instances[name] = Instances(name, kind, role, make_mailbox, self.pool, limit)
-
-    def release(self, name: str) -> None:
-        """Let go of a name; who waits for an answer there gets `RequestCancelled`."""
-        hosted = self.agents.pop(name, None)
-        if hosted is not None:
-            hosted.mailbox.close()
-        self.instances.pop(name, None)
-
-    def living(self) -> Iterator[Hosted | Living]:
-        """Return all agents of this process, instances included."""
-        yield from self.agents.values()
-        for instances in self.instances.values():
-            yield from instances
-
-    def roles(self) -> dict[str, str]:
-        """Return the names under which this process can be asked, each with its role."""
-        roles = {name: hosted.role for name, hosted in self.agents.items()}
-        return roles | {name: each.role for name, each in self.instances.items()}
-
-    def handlers(self, name: str) -> tuple[HandlerSpec, ...]:
-        """Return what an agent of this process handles.
-
-        Raises:
-            NoResponder: this process has no agent of that name.
-        """
-        if name in self.agents:
-            return self.agents[name].mailbox.specs()
-        if name in self.instances:
-            return tuple(handlers_of(self.instances[name].kind).values())
-        raise NoResponder(name)
-
-    def _check_free(self, name: str) -> None:
-        if name in self.agents or name in self.instances:
-            raise NameTaken(name)
-
-    def _make_mailbox(self, model: str, role: str, agent: Agent, metrics: AgentMetrics) -> Mailbox:
-        make_call = partial(Call, self, agent.name, model, role)
-        limit = self.settings.mailbox
-        return Mailbox(agent, agent.name, make_call, self.pool, limit, metrics)
-
-    def _instance(self, target: str) -> Mailbox | None:
-        """Return the mailbox of the instance at `name/key` of this process; None if none can be."""
-        instances = self.instances.get(target.partition("/")[0]) if "/" in target else None
-        return None if instances is None else instances.mailbox(target)
-
     def deliver(self, target: str, delivery: Delivery) -> None:
         """Queue a request that a link brought."""
         if target == BUS:
-            self._subscribe_peer(delivery)
+            peer = self.peers.named(delivery.peer)
+            if peer is not None:
+                self.topics.change(peer, delivery)
             return
         if self.draining:
             raise Draining(target)
-        mailbox = self.mailbox(target)
+        mailbox = self.hosts.mailbox(target)
         if mailbox is not None:
             mailbox.put_nowait(delivery)
         elif self.relay is not None:
@@ -341,118 +248,42 @@ class Node:
         else:
             raise NoResponder(target)
 
-    def _subscribe_peer(self, delivery: Delivery) -> None:
-        """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes."""
-        text = payload_type(str).decode(delivery.payload)
-        peer = self.peers.named(delivery.peer)
-        if peer is None:
-            return
-        pattern = check_pattern(text[1:])
-        if text.startswith("+"):
-            self.topics.add(pattern, peer)
-        elif text.startswith("-"):
-            self.topics.remove(pattern, peer)
-        else:
-            raise InvalidMessage("str", "say +pattern or -pattern")
-        delivery.acknowledge()
-
     def publish(self, topic: str, payload: Any, source: str) -> None:
-        """Hand a payload to this process's subscribers and, by way of the home, to all others."""
-        check_topic(topic)
-        kind = payload_type(type(payload))
-        self.metrics.published += 1
-        envelope = None
-        for subscriber in [*self.topics.match(topic), *self.routes.homes()]:
-            if isinstance(subscriber, Subscription):
-                subscriber.deliver(Published(topic, kind.receive(payload), source))
-                continue
-            if envelope is None:
-                frames = kind.encode(payload)
-                envelope = Envelope(
-                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=frames
-                )
-            self._forward(subscriber, envelope)
+        """Send a payload to whoever subscribed."""
+        self.topics.publish(topic, payload, source)
 
     def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
-        """As `publish`, after `delay` seconds.
-
-        Raises:
-            ConfigError: the delay is negative, or no finite number.
-            MailboxFull: `BusSettings.delayed` messages wait already.
-            InvalidName, InvalidMessage: see `publish`.
-        """
-        check_topic(topic)
-        kind = payload_type(type(payload))
-        payload = kind.receive(payload)  # as it is now, whatever the publisher does with it
-        if check_seconds(delay) < 0:
-            raise ConfigError("delay", f"must not be negative, not {delay}")
-
-        def due() -> None:
-            try:
-                self.publish(topic, payload, source)
-            except AgentbusError as error:
-                self.metrics.dropped += 1
-                logger.warning("a delayed message on %s was dropped: %s", topic, error)
-
-        if not self.delayed.after(delay, due):
-            raise MailboxFull(topic, self.settings.delayed)
+        """Send a payload to whoever has subscribed in `delay` seconds."""
+        self.topics.publish_later(topic, payload, source, delay)
 
     def published(self, peer: Peer, envelope: Envelope) -> None:
-        """Hand on a message that a link brought, to all but the link that brought it."""
-        if not envelope.payloads:
-            raise MalformedFrame("a published message has a payload")
-        topic = check_topic(envelope.target)
-        frames, is_taken = envelope.payloads, False
-        for subscriber in self.topics.match(topic):
-            if isinstance(subscriber, Subscription):
-                # What one may write to, as to a tensor, no other views.
-                own = copy_buffers(frames) if is_taken else frames
-                self._publish_here(subscriber, envelope, own)
-                is_taken = True
-            elif subscriber is not peer:
-                self._forward(subscriber, envelope)
+        """Hand on a message that a link brought."""
+        self.topics.published(peer, envelope)
 
-    def _publish_here(self, subscriber: Subscription, envelope: Envelope, frames: Frames) -> None:
-        try:
-            value = self.types.find(envelope.schema).decode(frames)
-        except InvalidMessage as error:
-            self.metrics.dropped += 1
-            logger.warning("a message on %s was dropped: %s", envelope.target, error)
-            return
-        subscriber.deliver(Published(envelope.target, value, envelope.source))
-
-    def _forward(self, peer: Peer, envelope: Envelope) -> None:
-        try:
-            peer.link.send(envelope)
-        except AgentbusError as error:
-            self.metrics.dropped += 1
-            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+    async def tell_home(self, text: str) -> None:
+        """Tell the process that this one joined what it is to send here; see `Topics.change`."""
+        for home in self.routes.homes():
+            pending = self.pending(BUS, None, type(None), stream=False)
+            origin = self.program_origin(None)
+            pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
+            self.peers.send(home, pending, text, origin)
+            await pending.wait()
 
     def report(self) -> BusReport:
         """Return what this process has counted so far."""
         metrics = self.metrics
         links = [peer.link for peer in self.peers]
         return BusReport(
-            agents=(
-                *(hosted.mailbox.report() for hosted in self.agents.values()),
-                *(instances.report() for instances in self.instances.values()),
-            ),
+            agents=self.hosts.reports(),
             links=tuple(
                 LinkReport(link.peer.peer, link.bytes_sent, link.bytes_received) for link in links
             ),
             sent=metrics.sent,
             failures=dict(metrics.failures),
             published=metrics.published,
-            dropped=metrics.dropped + sum(s.dropped for s in self.subscriptions),
+            dropped=metrics.dropped + self.topics.dropped,
             missed_deadlines=self.timer.missed,
         )
-
-    def forget_subscription(self, subscription: Subscription) -> None:
-        """Deliver nothing more to a subscriber; what it was too slow for stays counted."""
-        self.topics.remove(subscription.pattern, subscription)
-        if subscription in self.subscriptions:
-            self.subscriptions.remove(subscription)
-            self.metrics.dropped += subscription.dropped
 
     def draining_elsewhere(self, name: str) -> None:
         """Look for an agent anew, since the process that had it is ending."""
@@ -460,15 +291,10 @@ class Node:
 
     def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """Forget a process that went away."""
-        self.topics.remove_all(peer)
+        self.topics.forget(peer)
         if peer is self.routes.home:
-            self.end_subscriptions(PeerLost(peer.name))
+            self.topics.end(PeerLost(peer.name))
         self.routes.forget(peer, closed=error is None)
         if self.peers.named(peer.name) is None:
             for watcher in self.peer_watchers:
                 watcher(peer.name)
-
-    def end_subscriptions(self, error: AgentbusError | None) -> None:
-        """End all subscriptions of this process, with `error` if there is one."""
-        for subscription in self.subscriptions:
-            subscription.close(error)

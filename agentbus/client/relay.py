@@ -14,9 +14,10 @@ from ..context import Context
 from ..errors import AgentbusError, ConfigError, NoResponder, PeerLost
 from ..messages import Envelope, Kind
 from ..wire import Frames
+from .inbox import Inbox
 from .mailbox import Delivery
 from .offer import Offer
-from .peers import Inbox, Peers
+from .peers import Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
 

@@ -120,7 +120,7 @@ async def test_a_delayed_message_comes_later_and_as_it_was() -> None:
                 await bus.publish("n", "x", delay=wrong)
         with pytest.raises(InvalidName):
             await bus.publish("n..", "x", delay=1)
-    assert len(bus._sender.delayed) == 0
+    assert len(bus._sender.topics.delayed) == 0
 
 
 async def test_agents_come_and_go(socket_dir: Path) -> None:

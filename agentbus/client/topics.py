@@ -1,0 +1,167 @@
+"""Topics in one process: who subscribed here, and what is published here or comes over links."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ..config import BusSettings
+from ..errors import (
+    AgentbusError,
+    ConfigError,
+    InvalidMessage,
+    MailboxFull,
+    MalformedFrame,
+)
+from ..messages import Envelope, Kind
+from ..names import check_pattern, check_topic
+from ..routing import SubscriptionTable
+from ..telemetry import Metrics
+from ..wire import Frames, copy_buffers
+from .delayed import Delayed
+from .mailbox import Delivery
+from .payload import payload_type
+from .remote import Peer
+from .requester import check_seconds
+from .routes import Routes
+from .subscription import Published, Subscription
+from .types import TypeTable
+
+__all__ = ["Topics"]
+
+logger = logging.getLogger("agentbus")
+
+
+class Topics:
+    """Subscribers of this process and of those that joined it, and what goes to them."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        types: TypeTable,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        settings: BusSettings,
+    ) -> None:
+        self._routes = routes
+        self._types = types
+        self._metrics = metrics
+        self._limit = settings.delayed
+        self._table: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
+        self._subscriptions: set[Subscription] = set()
+        self.delayed = Delayed(loop, settings.delayed)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that this process's subscribers were too slow for."""
+        return sum(subscription.dropped for subscription in self._subscriptions)
+
+    def add(self, subscription: Subscription) -> None:
+        """Deliver to a subscriber from here on."""
+        self._table.add(subscription.pattern, subscription)
+        self._subscriptions.add(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Deliver nothing more to a subscriber; what it was too slow for stays counted."""
+        self._table.remove(subscription.pattern, subscription)
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._metrics.dropped += subscription.dropped
+
+    def end(self, error: AgentbusError | None) -> None:
+        """End all subscriptions of this process, with `error` if there is one."""
+        for subscription in self._subscriptions:
+            subscription.close(error)
+
+    def change(self, peer: Peer, delivery: Delivery) -> None:
+        """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes.
+
+        Raises:
+            InvalidMessage, InvalidName: it says something else.
+        """
+        text = payload_type(str).decode(delivery.payload)
+        pattern = check_pattern(text[1:])
+        if text.startswith("+"):
+            self._table.add(pattern, peer)
+        elif text.startswith("-"):
+            self._table.remove(pattern, peer)
+        else:
+            raise InvalidMessage("str", "say +pattern or -pattern")
+        delivery.acknowledge()
+
+    def forget(self, peer: Peer) -> None:
+        """Deliver nothing more to a process that went away."""
+        self._table.remove_all(peer)
+
+    def publish(self, topic: str, payload: Any, source: str) -> None:
+        """Hand a payload to this process's subscribers and, by way of the home, to all others."""
+        check_topic(topic)
+        kind = payload_type(type(payload))
+        self._metrics.published += 1
+        envelope = None
+        for subscriber in [*self._table.match(topic), *self._routes.homes()]:
+            if isinstance(subscriber, Subscription):
+                subscriber.deliver(Published(topic, kind.receive(payload), source))
+                continue
+            if envelope is None:
+                frames = kind.encode(payload)
+                envelope = Envelope(
+                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=frames
+                )
+            self._forward(subscriber, envelope)
+
+    def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
+        """As `publish`, after `delay` seconds.
+
+        Raises:
+            ConfigError: the delay is negative, or no finite number.
+            MailboxFull: `BusSettings.delayed` messages wait already.
+            InvalidName, InvalidMessage: see `publish`.
+        """
+        check_topic(topic)
+        kind = payload_type(type(payload))
+        payload = kind.receive(payload)  # as it is now, whatever the publisher does with it
+        if check_seconds(delay) < 0:
+            raise ConfigError("delay", f"must not be negative, not {delay}")
+
+        def due() -> None:
+            try:
+                self.publish(topic, payload, source)
+            except AgentbusError as error:
+                self._metrics.dropped += 1
+                logger.warning("a delayed message on %s was dropped: %s", topic, error)
+
+        if not self.delayed.after(delay, due):
+            raise MailboxFull(topic, self._limit)
+
+    def published(self, peer: Peer, envelope: Envelope) -> None:
+        """Hand on a message that a link brought, to all but the link that brought it."""
+        if not envelope.payloads:
+            raise MalformedFrame("a published message has a payload")
+        topic = check_topic(envelope.target)
+        frames, is_taken = envelope.payloads, False
+        for subscriber in self._table.match(topic):
+            if isinstance(subscriber, Subscription):
+                # What one may write to, as to a tensor, no other views.
+                own = copy_buffers(frames) if is_taken else frames
+                self._publish_here(subscriber, envelope, own)
+                is_taken = True
+            elif subscriber is not peer:
+                self._forward(subscriber, envelope)
+
+    def _publish_here(self, subscriber: Subscription, envelope: Envelope, frames: Frames) -> None:
+        try:
+            value = self._types.find(envelope.schema).decode(frames)
+        except InvalidMessage as error:
+            self._metrics.dropped += 1
+            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+            return
+        subscriber.deliver(Published(envelope.target, value, envelope.source))
+
+    def _forward(self, peer: Peer, envelope: Envelope) -> None:
+        try:
+            peer.link.send(envelope)
+        except AgentbusError as error:
+            self._metrics.dropped += 1
+            logger.warning("a message on %s was dropped: %s", envelope.target, error)
