@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..messages import Envelope, Kind
 from ..names import MAX_NAME_LENGTH
+from .bounded import unpack
 from .shared import NO_SHARING, Reference, read_reference
 
 __all__ = ["MAX_TEXT", "Buffer", "Decoder", "Encoder", "encode", "unpack"]
@@ -390,29 +391,3 @@ def _refuse_values(fields: tuple[Any, ...]) -> NoReturn:
     if not all(name.isascii() for name in names):
         raise MalformedFrame("a name in the header is not ASCII")
     raise MalformedFrame("a part's size is no size or reaches beyond its frame")
-
-
-def unpack(data: _Bytes, *, text: int, items: int, pairs: int = 0) -> Any:
-    """Unpack msgpack from a peer: no ext types, `text` bytes a string, bounded collections.
-
-    Args:
-        data: one whole value.
-        text: longest string or binary, in bytes.
-        items: longest array.
-        pairs: largest map.
-
-    Raises:
-        MalformedFrame: it is no such value.
-    """
-    try:
-        return msgpack.unpackb(
-            data,
-            use_list=False,
-            max_str_len=text,
-            max_bin_len=text,
-            max_array_len=items,
-            max_map_len=pairs,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise MalformedFrame(f"not msgpack within its bounds: {error}") from error

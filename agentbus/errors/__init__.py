@@ -1,0 +1,102 @@
+"""Every error that agentbus raises, in one tree.
+
+AgentbusError
+├── MisuseError              the caller's own mistake; nothing was sent
+│   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
+│   ├── NotAuthorised
+├── DeliveryError            how a request ended without a reply
+│   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
+│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed, Draining
+├── ProtocolError            a peer broke the protocol; its link is closed, no other
+│   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
+├── ContextError             a context that cannot be resolved or rendered
+│   ├── UnknownContext, LayoutError
+└── EngineError              a model that cannot do what was asked
+    ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
+
+An error's fields are its data: they travel on the wire beside its code, so that the caller of a
+remote agent catches the class that the callee raised. `describe` and `restore` convert.
+"""
+
+from __future__ import annotations
+
+from .base import AgentbusError
+from .codes import describe, restore
+from .context import ContextError, LayoutError, UnknownContext
+from .delivery import (
+    DeadlineExceeded,
+    DeliveryError,
+    Draining,
+    HandlerFailed,
+    HopsExhausted,
+    LinkFull,
+    MailboxFull,
+    NoHandler,
+    NoResponder,
+    PeerLost,
+    QuorumMissed,
+    RequestCancelled,
+)
+from .engine import (
+    ContextTooLong,
+    EngineError,
+    EngineFailed,
+    KVExhausted,
+    ModelBroken,
+    ModelNotFound,
+    UnknownEngine,
+)
+from .misuse import (
+    Closed,
+    ConfigError,
+    InvalidMessage,
+    InvalidName,
+    MisuseError,
+    NameTaken,
+    NotAuthorised,
+    TooLarge,
+    UnreadableFile,
+)
+from .protocol import FrameTooLarge, MalformedFrame, ProtocolError, UnexpectedFrame, VersionMismatch
+
+__all__ = [
+    "AgentbusError",
+    "Closed",
+    "ConfigError",
+    "ContextError",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "DeliveryError",
+    "Draining",
+    "EngineError",
+    "EngineFailed",
+    "FrameTooLarge",
+    "HandlerFailed",
+    "HopsExhausted",
+    "InvalidMessage",
+    "InvalidName",
+    "KVExhausted",
+    "LayoutError",
+    "LinkFull",
+    "MailboxFull",
+    "MalformedFrame",
+    "MisuseError",
+    "ModelBroken",
+    "ModelNotFound",
+    "NameTaken",
+    "NoHandler",
+    "NoResponder",
+    "NotAuthorised",
+    "PeerLost",
+    "ProtocolError",
+    "QuorumMissed",
+    "RequestCancelled",
+    "TooLarge",
+    "UnexpectedFrame",
+    "UnknownContext",
+    "UnknownEngine",
+    "UnreadableFile",
+    "VersionMismatch",
+    "describe",
+    "restore",
+]

@@ -1,0 +1,36 @@
+"""Contexts that cannot be resolved or rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import AgentbusError
+
+__all__ = ["ContextError", "LayoutError", "UnknownContext"]
+
+
+class ContextError(AgentbusError):
+    """A context cannot be resolved or rendered."""
+
+
+@dataclass(eq=False)
+class UnknownContext(ContextError):
+    """A context was referred to that neither side of the link holds."""
+
+    code: ClassVar[str] = "unknown_context"
+    root: str
+
+    def __str__(self) -> str:
+        return f"nobody here holds the context {self.root[:16]}"
+
+
+@dataclass(eq=False)
+class LayoutError(ContextError):
+    """A context cannot be laid out as the prompt that was asked for."""
+
+    code: ClassVar[str] = "layout"
+    problem: str
+
+    def __str__(self) -> str:
+        return self.problem

@@ -1,0 +1,161 @@
+"""How a request ended without a reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import AgentbusError
+
+__all__ = [
+    "DeadlineExceeded",
+    "DeliveryError",
+    "Draining",
+    "HandlerFailed",
+    "HopsExhausted",
+    "LinkFull",
+    "MailboxFull",
+    "NoHandler",
+    "NoResponder",
+    "PeerLost",
+    "QuorumMissed",
+    "RequestCancelled",
+]
+
+
+class DeliveryError(AgentbusError):
+    """A request ended without a reply."""
+
+
+@dataclass(eq=False)
+class NoResponder(DeliveryError):
+    """No agent of that name is on the bus."""
+
+    code: ClassVar[str] = "no_responder"
+    target: str
+
+    def __str__(self) -> str:
+        return f"no agent named {self.target!r} is on this bus"
+
+
+@dataclass(eq=False)
+class NoHandler(DeliveryError):
+    """The agent exists but has no handler for this type of message."""
+
+    code: ClassVar[str] = "no_handler"
+    target: str
+    type_name: str
+
+    def __str__(self) -> str:
+        return f"agent {self.target!r} has no handler for {self.type_name}"
+
+
+@dataclass(eq=False)
+class PeerLost(DeliveryError):
+    """The process that had the request went away before it answered."""
+
+    code: ClassVar[str] = "peer_lost"
+    peer: str
+
+    def __str__(self) -> str:
+        return f"the process {self.peer!r} went away before it answered"
+
+
+@dataclass(eq=False)
+class Draining(DeliveryError):
+    """The agent's process is ending and takes no new requests; it did not begin with this one."""
+
+    code: ClassVar[str] = "draining"
+    target: str
+
+    def __str__(self) -> str:
+        return f"the process of {self.target!r} is ending; ask again, or ask another agent"
+
+
+@dataclass(eq=False)
+class DeadlineExceeded(DeliveryError):
+    """The deadline passed before the reply came."""
+
+    code: ClassVar[str] = "deadline_exceeded"
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.target!r} did not answer before the deadline"
+
+
+@dataclass(eq=False)
+class RequestCancelled(DeliveryError):
+    """The callee, or the process that runs it, cancelled the request."""
+
+    code: ClassVar[str] = "cancelled"
+    target: str
+
+    def __str__(self) -> str:
+        return f"the request to {self.target!r} was cancelled"
+
+
+@dataclass(eq=False)
+class MailboxFull(DeliveryError):
+    """The agent's mailbox is full; the message was refused, not dropped silently."""
+
+    code: ClassVar[str] = "mailbox_full"
+    target: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the mailbox of {self.target!r} is full ({self.limit} messages)"
+
+
+@dataclass(eq=False)
+class LinkFull(DeliveryError):
+    """The peer reads so slowly that the link's write buffer is full; nothing was sent."""
+
+    code: ClassVar[str] = "link_full"
+    peer: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the process {self.peer!r} does not read: over {self.limit} bytes wait for it"
+
+
+@dataclass(eq=False)
+class QuorumMissed(DeliveryError):
+    """So many of those asked together failed that too few can answer."""
+
+    code: ClassVar[str] = "quorum_missed"
+    wanted: int
+    answered: int
+    asked: int
+
+    def __post_init__(self) -> None:
+        self.outcomes: tuple[object, ...] = ()
+        """What each question came to: a reply or an error. It does not travel between processes."""
+
+    def __str__(self) -> str:
+        return f"{self.answered} of {self.asked} answered, {self.wanted} were wanted"
+
+
+@dataclass(eq=False)
+class HopsExhausted(DeliveryError):
+    """The request was caused by so many others in a row that it was not sent."""
+
+    code: ClassVar[str] = "hops_exhausted"
+    target: str
+
+    def __str__(self) -> str:
+        return (
+            f"the request to {self.target!r} is over the limit of hops; do agents call in a circle?"
+        )
+
+
+@dataclass(eq=False)
+class HandlerFailed(DeliveryError):
+    """The handler raised an exception that is not one of agentbus's own."""
+
+    code: ClassVar[str] = "handler_failed"
+    target: str
+    error_type: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"the handler of {self.target!r} raised {self.error_type}: {self.text}"
