@@ -51,5 +51,5 @@ async def test_a_child_that_cannot_start_says_why() -> None:
 
 async def test_a_child_that_says_nothing_is_a_lost_peer() -> None:
     with pytest.raises(PeerLost):
-        async with serving_child("agentbus.errors", {}):
+        async with serving_child("agentbus.names", {}):
             pass
