@@ -1,4 +1,4 @@
-"""Two ways to reach the same agent: within the process, and over a socket."""
+"""The ways from one process to an agent in another, over which the client's promises hold alike."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 from agentbus import Agent, Bus, BusSettings
+from agentbus.daemon import start_broker
+
+from .tcp_keys import CLIENT, LISTENING, LOOPBACK
+
+WAYS = ("inproc", "unix", "tcp", "relayed")
+"""In one process; over a Unix socket; over tcp; and over tcp by way of a broker."""
 
 
 class Pair:
@@ -16,6 +22,7 @@ class Pair:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
+        self.transport = "tcp" if kind == "relayed" else kind
         self._path = str(folder / "run" / "bus.sock")
 
     @asynccontextmanager
@@ -25,13 +32,28 @@ class Pair:
                 bus = await stack.enter_async_context(Bus.open(settings=settings))
                 yield bus, bus
                 return
-            host = await stack.enter_async_context(
-                Bus.open(listen=self._path, name="host", settings=settings)
+            over_tcp = self.transport == "tcp"
+            first = await stack.enter_async_context(
+                Bus.open(
+                    listen=LOOPBACK if over_tcp else self._path,
+                    name="broker" if self.kind == "relayed" else "host",
+                    settings=settings,
+                    keys=LISTENING if over_tcp else None,
+                )
             )
-            asker = await stack.enter_async_context(
-                Bus.open(f"unix://{self._path}", name="asker", settings=settings)
-            )
-            yield host, asker
+            url = first.listens_at if over_tcp else f"unix://{self._path}"
+            keys = CLIENT if over_tcp else None
+
+            async def join(name: str) -> Bus:
+                joined = Bus.open(url, name=name, settings=settings, keys=keys)
+                return await stack.enter_async_context(joined)
+
+            if self.kind == "relayed":
+                await start_broker(first)
+                host = await join("host")
+            else:
+                host = first
+            yield host, await join("asker")
 
     @asynccontextmanager
     async def with_agent(
@@ -42,6 +64,6 @@ class Pair:
             yield asker
 
 
-@pytest.fixture(params=["inproc", "unix"])
+@pytest.fixture(params=WAYS)
 def pair(request: pytest.FixtureRequest, socket_dir: Path) -> Pair:
     return Pair(request.param, socket_dir)

@@ -37,7 +37,8 @@ async def test_requests_by_outcome(pair: Pair) -> None:
         assert report.name == "echo"
         assert report.replies == report.queue.count == TIMES + 1
         assert report.failures == {"handler_failed": 1, "no_handler": 1}
-        assert asker.report().sent - before == TIMES + 3
+        # Behind a broker the first one asks where the agent is.
+        assert asker.report().sent - before == TIMES + 3 + (pair.kind == "relayed")
         assert asker.report().failures["handler_failed"] == 1
 
 
@@ -91,6 +92,7 @@ async def test_links_and_their_bytes(pair: Pair) -> None:
         await asker.request("echo", Ping(number=1, text="x" * 1000))
         if pair.kind == "inproc":
             assert host.report().links == ()
+        if pair.kind in ("inproc", "relayed"):
             return
         (there,), (here,) = host.report().links, asker.report().links
         assert (there.peer, here.peer) == (asker.name, host.name)

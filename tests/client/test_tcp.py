@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
-import zmq
 
-from agentbus import Bus, Keys
+from agentbus import Bus
 from agentbus.daemon import start_broker
 from agentbus.errors import ConfigError, NotAuthorised, PeerLost
 
 from .agents import Echo, Ping, Pong, Relay
+from .tcp_keys import CLIENT, LISTENING, LOOPBACK, SERVER, new_keys
 
 pytestmark = pytest.mark.anyio
-
-LOOPBACK = "ab://127.0.0.1:0"
-
-
-def new_keys(server: str = "") -> Keys:
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    return Keys(public=public, secret=secret, server=server)
-
-
-SERVER = new_keys()
-CLIENT = new_keys(SERVER.public)
-LISTENING = replace(SERVER, authorized={"client": CLIENT.public})
 
 
 @asynccontextmanager
