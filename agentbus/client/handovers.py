@@ -23,7 +23,7 @@ def take_accept(peer: Peer, envelope: Envelope) -> None:
     elif (Kind.REQUEST, number) in peer.contexts.waiting:
         peer.contexts.tell_taken.add(number)
     elif number in peer.incoming:
-        peer.link.send(Envelope(Kind.ACCEPT, number))
+        peer.incoming[number].ask_taken(envelope.target)
 
 
 def take_handoff(peer: Peer, envelope: Envelope, inbox: Inbox) -> None:

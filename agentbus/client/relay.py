@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..context import Context
-from ..errors import AgentbusError, ConfigError, NoResponder, PeerLost
+from ..errors import AgentbusError, NoResponder, PeerLost
 from ..messages import Envelope, Kind
 from ..wire import Frames
 from .inbox import Inbox
 from .mailbox import Delivery
-from .offer import Offer
+from .offer import Offer, refusal
 from .peers import Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
@@ -146,11 +146,20 @@ class _Leg:
         self._replies.grant_feed(count)
 
     def accepted(self) -> None:
-        """Nothing to do: this process asked nobody to say so."""
+        """Pass on that the agent has it."""
+        self._replies.tell_taken()
 
     def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
-        """Refuse it: the caller cannot be told by way of a broker."""
-        raise ConfigError("handoff", "cannot be made of a request that the broker carried on")
+        """Pass the offer on to the caller, and back how it went."""
+
+        def settled(error: AgentbusError | None) -> None:
+            if error is not None:
+                self.tell(refusal(self.id, error))
+            elif peer.outgoing.pop(self.id, None) is not None:
+                self.tell(Envelope(Kind.HANDOFF, self.id))
+                self._end()
+
+        self._replies.ask_handover(offer, settled)
 
     def fail(self, error: AgentbusError) -> None:
         """Pass an error on, or the loss of the process."""
@@ -167,6 +176,10 @@ class _Leg:
     def feed(self, schema: str, frames: Frames) -> None:
         """Pass parts of the caller's feed on, or its end."""
         self.tell(Envelope(Kind.FEED, self.id, schema=schema, payloads=frames))
+
+    def ask_taken(self, target: str) -> None:
+        """Pass the question on."""
+        self.tell(Envelope(Kind.ACCEPT, self.id, target=target))
 
     def stop(self) -> None:
         """Nobody waits for the reply any more."""

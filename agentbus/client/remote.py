@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..context import Context
@@ -133,6 +134,10 @@ class Carried(Protocol):
         """The caller feeds parts; without frames, it has fed all."""
         ...
 
+    def ask_taken(self, target: str) -> None:
+        """The caller wants to be told when the agent has it in its mailbox."""
+        ...
+
     def stop(self) -> None:
         """Nobody waits for the reply any more."""
         ...
@@ -159,7 +164,7 @@ class RemoteReplies:
         self._id = request
         self._context = context
         self._open = True
-        self._handover: asyncio.Future[None] | None = None
+        self._handover: Callable[[AgentbusError | None], None] | None = None
         self._parts: Coalescer | None = None
         self._outflow: Outflow | None = None
         if credit:
@@ -249,11 +254,39 @@ class RemoteReplies:
         except AgentbusError as error:
             self.fail(error)
 
+    def ask_taken(self, target: str) -> None:
+        """Tell the caller that its agent has the request, at once or when that is known."""
+        if self.carried is not None:
+            self.carried.ask_taken(target)
+        else:
+            self.tell_taken()
+
+    def tell_taken(self) -> None:
+        """Tell the caller that its agent has the request."""
+        if self._open:
+            self._peer.tell(Envelope(Kind.ACCEPT, self._id))
+
     async def hand_over(self, offer: Offer) -> None:
         """Have the caller ask another agent; returns once that one has accepted.
 
         Raises:
             AgentbusError: it has not; the request is still to be answered here.
+        """
+        answer: asyncio.Future[None] = self._peer.timer.loop.create_future()
+
+        def settled(error: AgentbusError | None) -> None:
+            if not answer.done():
+                answer.set_result(None) if error is None else answer.set_exception(error)
+
+        self.ask_handover(offer, settled)
+        await answer
+
+    def ask_handover(self, offer: Offer, settled: Callable[[AgentbusError | None], None]) -> None:
+        """Have the caller ask another agent; `settled` is told how that went.
+
+        Raises:
+            Closed: the request has ended, or is being handed over.
+            AgentbusError: the offer cannot be sent.
         """
         if self._parts is not None:
             self._parts.flush()
@@ -278,11 +311,7 @@ class RemoteReplies:
                 payloads=offer.frames,
             )
         )
-        self._handover = peer.timer.loop.create_future()
-        try:
-            await self._handover
-        finally:
-            self._handover = None
+        self._handover = settled
 
     def settle(self, error: AgentbusError | None) -> None:
         """The caller says how the hand-over went.
@@ -290,16 +319,12 @@ class RemoteReplies:
         Raises:
             MalformedFrame: there was none.
         """
-        if self._handover is None:
+        settled, self._handover = self._handover, None
+        if settled is None:
             raise MalformedFrame("an answer to a hand-over that was not asked for")
-        if error is not None:
-            if not self._handover.done():
-                self._handover.set_exception(error)
-            return
-        handover = self._handover
-        self._end()
-        if not handover.done():
-            handover.set_result(None)
+        if error is None:
+            self._end()
+        settled(error)
 
     def pass_parts(self, schema: str, frames: Frames) -> None:
         """Send parts as another process wrote them. Errors as in `Link.send`."""

@@ -28,28 +28,38 @@ from agentbus.errors import (
 )
 
 from .agents import Count, Echo, Hold, Ping, Pong, Say
+from .tcp_keys import CLIENT, LISTENING, LOOPBACK
 from .test_feeds import Adder
 
 pytestmark = pytest.mark.anyio
 
-PLACES = {
+FAR = ", far"
+_PLACES = {
     "here": (0, 0),
     "beside": (1, 1),
     "away": (1, 2),
     "with the caller": (1, 0),
     "third": (0, 1),
 }
-"""In which of three processes the first agent and the second one are; the caller is in the first."""
+PLACES = _PLACES | {place + FAR: where for place, where in _PLACES.items()}
+"""In which of three processes the first agent and the second are; the caller is in process 0."""
 
 
 @asynccontextmanager
-async def processes(folder: Path, settings: BusSettings | None = None) -> AsyncIterator[list[Bus]]:
-    path = f"{folder}/run/bus.sock"
+async def processes(
+    folder: Path, settings: BusSettings | None = None, *, far: bool = False
+) -> AsyncIterator[list[Bus]]:
+    """Three processes that reach each other directly or, `far` apart, by way of their broker."""
+    where = LOOPBACK if far else f"{folder}/run/bus.sock"
     async with AsyncExitStack() as stack:
-        home = await stack.enter_async_context(Bus.open(listen=path, name="broker"))
+        home = await stack.enter_async_context(
+            Bus.open(listen=where, name="broker", keys=LISTENING if far else None)
+        )
         await start_broker(home)
+        url = home.listens_at if far else f"unix://{where}"
+        keys = CLIENT if far else None
         yield [
-            await stack.enter_async_context(Bus.open(f"unix://{path}", settings=settings))
+            await stack.enter_async_context(Bus.open(url, settings=settings, keys=keys))
             for _ in range(3)
         ]
 
@@ -97,7 +107,7 @@ class First(Agent):
 
 @asynccontextmanager
 async def two(place: str, folder: Path) -> AsyncIterator[tuple[Bus, First, Echo, list[Bus]]]:
-    async with processes(folder) as buses:
+    async with processes(folder, far=place.endswith(FAR)) as buses:
         first, second = First(), Echo()
         one, other = PLACES[place]
         await buses[one].spawn(first, name="first")
@@ -229,7 +239,7 @@ async def test_a_feed_goes_to_the_second(place: str, socket_dir: Path) -> None:
             yield 0
             await call.handoff("adder", ping)
 
-    async with processes(socket_dir) as buses:
+    async with processes(socket_dir, far=place.endswith(FAR)) as buses:
         one, other = PLACES[place]
         await buses[one].spawn(Opener(), name="opener")
         await buses[other].spawn(Adder(), name="adder")
@@ -252,7 +262,7 @@ async def test_who_reads_the_feed_keeps_the_request(place: str, socket_dir: Path
             yield await anext(call.feed(int))
             await call.handoff("adder", ping)
 
-    async with processes(socket_dir) as buses:
+    async with processes(socket_dir, far=place.endswith(FAR)) as buses:
         one, other = PLACES[place]
         await buses[one].spawn(Reader(), name="reader")
         await buses[other].spawn(Adder(), name="adder")
