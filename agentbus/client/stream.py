@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..errors import Closed
 from .exchange import Pending, Reply
 from .feed import FeedWriter
+from .tee import Tee
 
 __all__ = ["ReplyStream"]
 
@@ -47,6 +48,14 @@ class ReplyStream(Generic[T]):
     async def __anext__(self) -> T:
         part: T = await self._pending.next_part()
         return part
+
+    def tee(self, count: int, *, limit: int = 1024) -> tuple[AsyncIterator[T], ...]:
+        """Return so many readers, each of which gets every part; read through them alone.
+
+        The stream is read as fast as the quickest of them reads. One that falls more than `limit`
+        parts behind gets `StreamOverflow`, and holds up nobody.
+        """
+        return Tee(self, count, limit).readers
 
     async def send(self, value: Any) -> None:
         """Feed one part to the handler; waits until the handler reads it, or nearly.

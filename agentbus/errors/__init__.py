@@ -6,7 +6,7 @@ AgentbusError
 │   ├── NotAuthorised
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
-│   ├── MailboxFull, LinkFull, HandlerFailed, HopsExhausted, QuorumMissed, Draining
+│   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted, QuorumMissed, Draining
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -36,6 +36,7 @@ from .delivery import (
     PeerLost,
     QuorumMissed,
     RequestCancelled,
+    StreamOverflow,
 )
 from .engine import (
     ContextTooLong,
@@ -91,6 +92,7 @@ __all__ = [
     "ProtocolError",
     "QuorumMissed",
     "RequestCancelled",
+    "StreamOverflow",
     "TooLarge",
     "UnexpectedFrame",
     "UnknownContext",

@@ -22,6 +22,7 @@ from .delivery import (
     PeerLost,
     QuorumMissed,
     RequestCancelled,
+    StreamOverflow,
 )
 from .engine import (
     ContextTooLong,
@@ -64,6 +65,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     RequestCancelled,
     MailboxFull,
     LinkFull,
+    StreamOverflow,
     HopsExhausted,
     QuorumMissed,
     HandlerFailed,

@@ -119,6 +119,17 @@ class LinkFull(DeliveryError):
 
 
 @dataclass(eq=False)
+class StreamOverflow(DeliveryError):
+    """One of several readers of a stream fell so far behind the quickest that it lost parts."""
+
+    code: ClassVar[str] = "stream_overflow"
+    limit: int
+
+    def __str__(self) -> str:
+        return f"this reader of the stream fell more than {self.limit} parts behind another one"
+
+
+@dataclass(eq=False)
 class QuorumMissed(DeliveryError):
     """So many of those asked together failed that too few can answer."""
 
