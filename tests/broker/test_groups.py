@@ -112,6 +112,7 @@ _steps = st.lists(
 
 
 @given(_steps)
+@pytest.mark.promise("group.room", "group.waits")
 def test_each_request_goes_to_one_member_or_is_refused(steps: list[tuple[str, str, int]]) -> None:
     """No member is given more than it has room for, and nothing waits while one has room."""
     model = Model()

@@ -76,6 +76,7 @@ async def test_an_agent_that_fails_to_start_lets_go_of_its_name(socket_dir: Path
         assert (await bus.request("echo", Ping(number=1))).number == 1
 
 
+@pytest.mark.promise("ends.peer-lost")
 async def test_a_process_that_dies_fails_its_requests(socket_dir: Path) -> None:
     outcome: list[BaseException] = []
 
@@ -142,6 +143,7 @@ async def test_an_agent_whose_socket_is_gone_is_lost(socket_dir: Path) -> None:
             await program.request("echo", Ping(number=1))
 
 
+@pytest.mark.promise("ends.deadline")
 async def test_a_home_that_says_nothing_ends_in_the_deadline(socket_dir: Path) -> None:
     class Silent:
         def link_opened(self, link: Link) -> None:
@@ -233,3 +235,19 @@ async def test_a_reply_whose_context_never_comes_is_forgotten_with_its_deadline(
             await program.call("a", Ping(number=1), deadline=0.05)
         assert not to_a.contexts.waiting
         assert not to_a.contexts.asked_whole
+
+
+@pytest.mark.promise("autogen-7016")
+async def test_askers_whose_requests_have_equal_numbers_get_their_own_replies(
+    socket_dir: Path,
+) -> None:
+    async def ask(bus: Bus, first: int) -> None:
+        for number in range(first, first + 300):
+            assert (await bus.request("echo", Ping(number=number), returns=Pong)).number == number
+
+    async with broker(socket_dir) as url:
+        async with Bus.open(url) as host, Bus.open(url) as one, Bus.open(url) as other:
+            await host.spawn(Echo(), name="echo")
+            async with anyio.create_task_group() as group:
+                for first, bus in ((0, one), (1000, other), (2000, host)):
+                    group.start_soon(ask, bus, first)

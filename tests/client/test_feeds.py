@@ -74,6 +74,7 @@ async def test_many_parts_both_ways_at_once(pair: Pair) -> None:
     assert sums == [n * (n + 1) // 2 for n in range(count)]
 
 
+@pytest.mark.promise("flow.credit")
 async def test_a_feeder_waits_for_the_handler(pair: Pair) -> None:
     adder = Adder()
     async with pair.with_agent(adder, BusSettings(stream_parts=4)) as bus:

@@ -31,6 +31,7 @@ def joined(window: int) -> tuple[Inflow, Outflow]:
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 100])
+@pytest.mark.promise("flow.credit")
 async def test_never_more_than_a_window_waits(window: int) -> None:
     inflow, outflow = joined(window)
     waiting = most = 0
@@ -85,6 +86,7 @@ async def test_a_closed_stream_holds_nobody_up() -> None:
     assert outflow.push(2)
 
 
+@pytest.mark.promise("ray-59681")
 async def test_the_first_goes_at_once_and_what_piles_up_together() -> None:
     sent: list[list[Any]] = []
 
@@ -149,6 +151,7 @@ def too_much_credit(link: Link, request: Envelope) -> None:
 
 
 @pytest.mark.parametrize("answer", [too_many, too_much_credit])
+@pytest.mark.promise("flow.bounded", "peer.hostile")
 async def test_a_peer_that_breaks_the_flow_loses_its_link(
     answer: Callable[[Link, Envelope], None], socket_dir: Any
 ) -> None:

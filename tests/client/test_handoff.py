@@ -121,6 +121,7 @@ def place(request: pytest.FixtureRequest) -> str:
     return found
 
 
+@pytest.mark.promise("once.delivery")
 async def test_the_second_answers(place: str, socket_dir: Path) -> None:
     async with two(place, socket_dir) as (bus, first, second, buses):
         reply = await bus.call("first", Ping(number=7), returns=Pong)
@@ -151,6 +152,7 @@ async def test_in_mid_stream(place: str, socket_dir: Path) -> None:
             assert [part async for part in parts] == [-2, -1, *range(1000)]
 
 
+@pytest.mark.promise("handoff.watch")
 async def test_the_caller_watches_the_second(place: str, socket_dir: Path) -> None:
     async with two(place, socket_dir) as (bus, _, second, _):
         with pytest.raises(DeadlineExceeded):
@@ -159,6 +161,7 @@ async def test_the_caller_watches_the_second(place: str, socket_dir: Path) -> No
             await second.cancelled.wait()
 
 
+@pytest.mark.promise("handoff.watch")
 async def test_the_firsts_end_is_no_loss(socket_dir: Path) -> None:
     async with two("away", socket_dir) as (bus, _, second, buses):
         async with anyio.create_task_group() as group:
@@ -190,6 +193,7 @@ async def test_the_seconds_end_is_told(socket_dir: Path) -> None:
                 peer.link.abort()
 
 
+@pytest.mark.promise("handoff.accept")
 async def test_what_is_refused_stays(place: str, socket_dir: Path) -> None:
     async with two(place, socket_dir) as (bus, _, _, buses):
         assert await bus.request("first", "nobody") == f"kept it: {NoResponder.__name__}"
@@ -203,6 +207,7 @@ async def test_what_is_refused_stays(place: str, socket_dir: Path) -> None:
         assert (await bus.request("second", Ping(number=1), returns=Pong)).number == 1
 
 
+@pytest.mark.promise("handoff.accept")
 async def test_a_full_mailbox_has_not_accepted(socket_dir: Path) -> None:
     async with processes(socket_dir, BusSettings(mailbox=1)) as (caller, one, other):
         await one.spawn(First(), name="first")

@@ -66,6 +66,7 @@ async def test_each_key_has_its_own_state(pair: Pair) -> None:
     assert Session.kept["session/ann"] == ["ann one", "ann two"]
 
 
+@pytest.mark.promise("order.key")
 async def test_order_by_key_and_keys_beside_each_other(pair: Pair) -> None:
     async with pair.open() as (host, asker):
         await host.spawn(Session, name="session", per_key=True)

@@ -86,6 +86,7 @@ def test_mutable_objects_are_copied_and_immutable_ones_shared() -> None:
         assert payload_type(type(shared)).receive(shared) is shared
 
 
+@pytest.mark.promise("own.copy")
 def test_nothing_mutable_is_shared_below_the_surface() -> None:
     value = FrozenOutside(words=["a"])
     received = payload_type(FrozenOutside).receive(value)

@@ -149,6 +149,7 @@ class Worker(Agent):
         return call.agent
 
 
+@pytest.mark.promise("group.room", "once.delivery")
 async def test_a_group_shares_the_work_by_room(socket_dir: Path) -> None:
     async with apart(socket_dir) as (_, one, two, asker):
         slow, quick = Worker(), Worker()
@@ -168,6 +169,7 @@ async def test_a_group_shares_the_work_by_room(socket_dir: Path) -> None:
         assert sorted(quick.done) == quick.done
 
 
+@pytest.mark.promise("group.waits")
 async def test_a_member_that_joins_or_leaves(socket_dir: Path) -> None:
     async with apart(socket_dir) as (_, one, two, asker):
         slow, quick = Worker(), Worker()

@@ -44,6 +44,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
+@pytest.mark.promise("ends.reply-or-error")
 async def test_request_and_call(pair: Pair) -> None:
     async with pair.with_agent(Echo()) as bus:
         assert await bus.request("echo", Ping(number=1)) == Pong(number=1, by="echo")
@@ -57,6 +58,7 @@ async def test_request_and_call(pair: Pair) -> None:
         assert 0 < reply.account.queue_s < reply.account.wall_s
 
 
+@pytest.mark.promise("order.lane")
 async def test_order_is_kept(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo) as bus, anyio.create_task_group() as group:
@@ -65,6 +67,7 @@ async def test_order_is_kept(pair: Pair) -> None:
     assert echo.seen == list(range(300))
 
 
+@pytest.mark.promise("order.stream")
 async def test_stream(pair: Pair) -> None:
     async with pair.with_agent(Echo()) as bus:
         async with bus.stream("echo", Count(upto=1000)) as parts:
@@ -76,6 +79,7 @@ async def test_stream(pair: Pair) -> None:
             assert parts.received_bytes == 0
 
 
+@pytest.mark.promise("ends.cancel")
 async def test_leaving_a_stream_early_cancels_it(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo) as bus:
@@ -86,6 +90,7 @@ async def test_leaving_a_stream_early_cancels_it(pair: Pair) -> None:
         assert (await bus.request("echo", Ping(number=1))).number == 1
 
 
+@pytest.mark.promise("flow.credit")
 async def test_a_writer_waits_for_its_reader(pair: Pair) -> None:
     class Eager(Agent):
         written = 0
@@ -120,6 +125,7 @@ async def test_a_writer_that_waits_can_be_left(pair: Pair) -> None:
             assert (await bus.request("echo", Ping(number=1))).number == 1
 
 
+@pytest.mark.promise("order.stream")
 async def test_parts_before_an_error_are_read_first(pair: Pair) -> None:
     class Breaks(Agent):
         @handler
@@ -137,6 +143,7 @@ async def test_parts_before_an_error_are_read_first(pair: Pair) -> None:
         assert seen == list(range(5))
 
 
+@pytest.mark.promise("order.stream")
 async def test_parts_of_several_types_keep_their_order(pair: Pair) -> None:
     class Mixed(Agent):
         @handler
@@ -150,6 +157,7 @@ async def test_parts_of_several_types_keep_their_order(pair: Pair) -> None:
     assert seen == [number if number % 3 else str(number) for number in range(1000)]
 
 
+@pytest.mark.promise("ends.error-class", "ends.nobody", "autogen-hang", "autogen-6140")
 async def test_typed_errors(pair: Pair) -> None:
     async with pair.with_agent(Echo()) as bus:
         with pytest.raises(NoResponder, match="nobody"):
@@ -170,6 +178,7 @@ async def test_a_payload_that_does_not_fit_the_handler(pair: Pair) -> None:
             await bus.request("echo", imposter(text="no number"))
 
 
+@pytest.mark.promise("ends.deadline")
 async def test_deadline(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo) as bus:
@@ -181,6 +190,7 @@ async def test_deadline(pair: Pair) -> None:
             await bus.request("echo", Ping(number=1), deadline=0)
 
 
+@pytest.mark.promise("ends.deadline")
 async def test_a_deadline_passes_on_to_the_next_hop(pair: Pair) -> None:
     class Patient(Agent):
         @handler
@@ -200,6 +210,7 @@ async def test_a_deadline_passes_on_to_the_next_hop(pair: Pair) -> None:
         assert 0 < await asker.request("patient", Ping(number=1), deadline=0.9) < 1
 
 
+@pytest.mark.promise("ends.cancel")
 async def test_cancelling_a_request_cancels_the_handler(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo) as bus:
@@ -212,6 +223,7 @@ async def test_cancelling_a_request_cancels_the_handler(pair: Pair) -> None:
             assert (await bus.request("echo", Ping(number=1))).number == 1
 
 
+@pytest.mark.promise("ends.cancel")
 async def test_a_queued_request_that_is_cancelled_is_never_handled(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo) as bus, anyio.create_task_group() as group:
@@ -224,6 +236,7 @@ async def test_a_queued_request_that_is_cancelled_is_never_handled(pair: Pair) -
     assert echo.seen == [8]
 
 
+@pytest.mark.promise("flow.mailbox", "dynamo-14167")
 async def test_a_full_mailbox_refuses(pair: Pair) -> None:
     echo = Echo()
     async with pair.with_agent(echo, BusSettings(mailbox=2)) as bus:
@@ -239,6 +252,7 @@ async def test_a_full_mailbox_refuses(pair: Pair) -> None:
     assert echo.seen == [1, 2]
 
 
+@pytest.mark.promise("flow.hops")
 async def test_requests_in_a_circle_end(pair: Pair) -> None:
     async with pair.open(BusSettings(max_hops=20)) as (host, asker):
         await host.spawn(Wheel, name="wheel")
@@ -267,6 +281,7 @@ async def test_contexts_travel(pair: Pair) -> None:
         assert [s.text for s in again.context.segments()][1:] == ["Twice a day.", "Mostly."]
 
 
+@pytest.mark.promise("ends.reply-or-error")
 async def test_closing_the_bus_ends_what_is_under_way(pair: Pair) -> None:
     echo = Echo()
     outcome: list[BaseException] = []
@@ -292,6 +307,7 @@ async def test_the_bodys_own_exception_comes_out_as_it_is() -> None:
             raise KeyError("mine")
 
 
+@pytest.mark.promise("ends.left-nothing")
 async def test_nothing_is_left_behind(pair: Pair, socket_dir: Path) -> None:
     before = asyncio.all_tasks()
     async with pair.with_agent(Echo()) as bus:
@@ -322,6 +338,7 @@ async def test_spawn_checks() -> None:
             await bus.spawn(Echo, name="not a name")
 
 
+@pytest.mark.promise("flow.bounded", "autogen-3667", "dynamo-9734")
 async def test_a_frame_over_the_limit_is_refused_by_the_sender(socket_dir: Path) -> None:
     pair = Pair("unix", socket_dir)
     settings = BusSettings(limits=Limits(frame=10_000))
@@ -341,6 +358,7 @@ async def test_what_cannot_be_opened_says_why(socket_dir: Path) -> None:
         await Bus.open().request("echo", Ping(number=1))
 
 
+@pytest.mark.promise("own.copy")
 async def test_a_reply_is_the_callers_own(pair: Pair) -> None:
     class Keeper(Agent):
         def __init__(self) -> None:
@@ -501,3 +519,18 @@ async def test_each_request_of_a_program_begins_a_trace(pair: Pair) -> None:
         traces = [bus._sender.new_trace() for bus in (host, asker) for _ in range(100)]
     assert {len(trace) for trace in traces} == {24}
     assert len({trace[:16] for trace in traces}) == 200
+
+
+@pytest.mark.promise("nats-572")
+async def test_thousands_of_requests_all_end_in_time(pair: Pair) -> None:
+    seen: list[int] = []
+
+    async def ask(first: int) -> None:
+        for number in range(first, first + 50):
+            reply = await bus.request("echo", Ping(number=number), returns=Pong, deadline=20)
+            seen.append(reply.number)
+
+    async with pair.with_agent(Echo()) as bus, anyio.create_task_group() as group:
+        for first in range(0, 3200, 50):
+            group.start_soon(ask, first)
+    assert sorted(seen) == list(range(3200))

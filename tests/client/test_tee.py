@@ -33,6 +33,7 @@ async def test_each_reader_gets_every_part(pair: Pair) -> None:
             assert stream.reply.value is None
 
 
+@pytest.mark.promise("flow.slow")
 async def test_a_slow_reader_harms_itself_only(pair: Pair) -> None:
     async with pair.with_agent(Echo()) as bus:
         async with bus.stream("echo", Count(upto=100)) as stream:

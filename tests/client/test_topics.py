@@ -32,6 +32,7 @@ async def test_wildcards_in_process() -> None:
             await bus.publish("news.*", Ping(number=1))
 
 
+@pytest.mark.promise("flow.slow", "a2a-1136")
 async def test_a_slow_subscriber_loses_its_oldest_and_harms_nobody() -> None:
     async with Bus.open(settings=BusSettings(subscription=3)) as bus:
         async with bus.subscribe("n") as slow, bus.subscribe("n") as quick:

@@ -59,6 +59,7 @@ def test_versions_and_namesakes_have_names_of_their_own() -> None:
     assert all(len(schema) == len("Order") + 5 for schema in schemas)
 
 
+@pytest.mark.promise("own.version")
 async def test_a_receiver_reads_what_it_can(pair: Pair) -> None:
     async with pair.with_agent(NewTaker()) as bus:
         assert await bus.request("echo", Old(item="pen")) == "Order(item='pen', count=1)"
@@ -66,6 +67,7 @@ async def test_a_receiver_reads_what_it_can(pair: Pair) -> None:
         assert await bus.request("echo", New(item="pen", count=2)) == "Order(item='pen')"
 
 
+@pytest.mark.promise("own.version")
 async def test_what_it_cannot_read_is_a_typed_error(pair: Pair) -> None:
     async with pair.with_agent(BreakingTaker()) as bus:
         with pytest.raises(InvalidMessage, match="customer"):

@@ -7,6 +7,8 @@ import gc
 import random
 import tracemalloc
 
+import pytest
+
 from agentbus.config import Limits
 from agentbus.errors import AgentbusError, MalformedFrame, NoResponder
 from agentbus.messages import Envelope, Kind
@@ -79,6 +81,7 @@ def attack(rng: random.Random, frames: list[bytes], count: int) -> dict[str, int
     return outcomes
 
 
+@pytest.mark.promise("peer.hostile")
 def test_mutated_frames_end_in_envelopes_or_declared_errors() -> None:
     outcomes = attack(random.Random(20), seeds(), FRAMES)
     assert sum(outcomes.values()) == FRAMES

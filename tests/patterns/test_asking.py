@@ -35,6 +35,7 @@ async def team(pair: Pair, *names: str) -> AsyncIterator[tuple[Bus, dict[str, Ec
         yield asker, members
 
 
+@pytest.mark.promise("order.gather")
 async def test_replies_stand_in_the_order_of_the_questions(pair: Pair) -> None:
     async with team(pair, "a", "b") as (bus, _):
         asks = [Ask("ab"[n % 2], Ping(number=n)) for n in range(20)]

@@ -40,6 +40,7 @@ def sockets(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 
+@pytest.mark.promise("ends.peer-lost", "autogen-hang")
 async def test_a_killed_worker(socket_dir: Path) -> None:
     """Its requests and streams end typed, its name is free, other workers go on."""
     caught: list[AgentbusError] = []
@@ -196,6 +197,7 @@ async def test_an_engine_that_cannot_be_had_says_so(socket_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("told", ["worker", "broker"])
+@pytest.mark.promise("drain.finish")
 async def test_a_worker_that_is_told_to_end_finishes_what_it_has_begun(
     told: str, socket_dir: Path
 ) -> None:

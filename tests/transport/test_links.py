@@ -49,6 +49,7 @@ async def test_large_payloads_go_between_small_ones(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("limits", [Limits(write_buffer=1_000_000)])
+@pytest.mark.promise("slim-1669")
 async def test_a_full_link_refuses_and_goes_on_when_it_is_read(pair: Pair) -> None:
     sent = 0
     with pytest.raises(LinkFull) as caught:

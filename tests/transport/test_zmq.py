@@ -105,6 +105,7 @@ async def until_refused(listener: Listener, count: int = 1) -> None:
 # --- who is let in
 
 
+@pytest.mark.promise("peer.known")
 async def test_an_unknown_key_is_not_authorised(caplog: pytest.LogCaptureFixture) -> None:
     b, stranger = Recorder(), new_keys(SERVER.public)
     async with listen(b) as listener:
@@ -135,6 +136,7 @@ async def test_without_the_servers_key_nothing_is_sent() -> None:
         await connect("ab://127.0.0.1:1", new_keys())
 
 
+@pytest.mark.promise("peer.known", "autogen-4103")
 async def test_a_peer_without_encryption_is_refused() -> None:
     b = Recorder()
     async with listen(b) as listener:
@@ -144,6 +146,7 @@ async def test_a_peer_without_encryption_is_refused() -> None:
     assert b.events == []
 
 
+@pytest.mark.promise("peer.hostile")
 async def test_garbage_on_the_port_harms_no_link() -> None:
     a, b = Recorder(), Recorder()
     async with listen(b) as listener:
@@ -318,6 +321,7 @@ async def test_messages_around_the_size_of_a_piece(size: int) -> None:
     assert b.received == [request(number, payload) for number in (1, 2, 3)]
 
 
+@pytest.mark.promise("flow.slow", "slim-1669")
 async def test_a_peer_that_does_not_read_fills_only_its_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

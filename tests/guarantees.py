@@ -1,0 +1,52 @@
+"""What the bus promises, by id. A test names the promise that it proves with
+`@pytest.mark.promise("id")`; `test_guarantees.py` sees that none is left without proof.
+"""
+
+from __future__ import annotations
+
+PROMISES = {
+    "ends.reply-or-error": "Each request ends once, with a reply or a typed error.",
+    "ends.deadline": "A request ends with its deadline at the latest, and so do those it caused.",
+    "ends.peer-lost": "When a process goes away, what it had been asked ends with PeerLost.",
+    "ends.nobody": "A request to nobody ends with NoResponder at once.",
+    "ends.error-class": "The caller catches the class of error that the callee raised.",
+    "ends.cancel": "A caller that leaves stops the handler, across processes too.",
+    "ends.left-nothing": "What has ended leaves no task, file, socket or entry behind.",
+    "order.lane": "Messages of one sender to one receiver are handled in the order of sending.",
+    "order.key": "Messages for one key are handled in order, those for others beside them.",
+    "order.stream": "Parts of a stream are read in the order of writing, and before its end.",
+    "order.gather": "Answers stand in the order of the questions.",
+    "flow.credit": "No more of a stream waits than its reader gave credit for.",
+    "flow.mailbox": "A full mailbox refuses, and says so.",
+    "flow.slow": "A slow consumer harms itself only.",
+    "flow.bounded": "What a peer sends is bounded by named limits; beyond them its own link ends.",
+    "flow.hops": "Requests in a circle end.",
+    "own.copy": "No agent can change what another one holds.",
+    "own.version": "A receiver reads what its type allows of another version, or says what not.",
+    "once.delivery": "A request is handled once at most.",
+    "group.room": "A member of a group is given no more than it has room for.",
+    "group.waits": "What waits for a group goes to the first that has room, in order.",
+    "handoff.accept": "A request is handed over only when the new agent has it.",
+    "handoff.watch": "After a hand-over the caller depends on the new agent alone.",
+    "peer.hostile": "Bytes that break the protocol end in a declared error on that link alone.",
+    "peer.known": "Over tcp only authorised keys join, and nothing is sent in the clear.",
+    "drain.finish": "A worker that is told to end finishes what it has begun.",
+}
+
+COMPLAINTS = {
+    "autogen-7016": "Two senders with equal local request ids collide.",
+    "autogen-hang": "An unknown target or a dead worker leaves the caller hanging.",
+    "autogen-6140": "Exceptions of handlers are swallowed.",
+    "autogen-3667": "A message over the limit fails without a word of its size.",
+    "autogen-4103": "Channels between hosts are not encrypted.",
+    "a2a-1136": "One sink that stops draining wedges the server.",
+    "slim-1669": "What waits to be sent to a slow peer grows without bound.",
+    "nats-572": "Requests time out at random under load.",
+    "dynamo-9734": "A message over a limit surfaces as a time-out.",
+    "dynamo-14167": "A hidden local queue loses updates unseen.",
+    "ray-59681": "A batching timer delays the first token.",
+}
+"""Complaints of others' users (research: "What their users suffer"), each proven not to be ours.
+
+Not among them, since what they are about is not there yet: reconnecting and resuming
+(a2a-python 832, autogen's gRPC runtime), JetStream's publishing (nats.py 390)."""
