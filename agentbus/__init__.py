@@ -14,12 +14,15 @@ from .client import (
     Subscription,
     agent_of,
     handler,
+    load_keys,
 )
 from .config import BusSettings, EngineSettings, Keys, Limits
 from .context import Context
+from .routing import PRESENCE, Presence
 from .telemetry import HopAccount, ModelCost
 
 __all__ = [
+    "PRESENCE",
     "Agent",
     "Bus",
     "BusSettings",
@@ -30,10 +33,12 @@ __all__ = [
     "Keys",
     "Limits",
     "ModelCost",
+    "Presence",
     "Published",
     "Reply",
     "ReplyStream",
     "Subscription",
     "agent_of",
     "handler",
+    "load_keys",
 ]

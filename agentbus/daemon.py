@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .broker import Directory
 from .client import Agent, Bus, Call, Relay, Requester, handler
+from .errors import ConfigError
 from .routing import (
     BROKER,
     PRESENCE,
@@ -34,6 +35,8 @@ class BrokerAgent(Agent):
     @handler
     async def register(self, what: Register, call: Call) -> None:
         """Take a name for an agent of the asking process."""
+        if what.slots < 0:
+            raise ConfigError("slots", f"must be 0 or more, not {what.slots}")
         location = Location(what.name, call.peer, what.path, what.role)
         for request, process in self._directory.register(location, what.slots):
             self._relay.give(request, process)

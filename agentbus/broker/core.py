@@ -15,13 +15,14 @@ _WAITING = 10_000
 class Directory:
     """Agents by name. A name belongs to one process, or to the members of one group."""
 
-    __slots__ = ("_agents", "_groups", "_home", "_waiting")
+    __slots__ = ("_agents", "_groups", "_home", "_members", "_waiting")
 
     def __init__(self, home: Location, waiting: int = _WAITING) -> None:
         self._home = home
         """Where the broker is: what is asked of a group is asked of it."""
         self._agents: dict[str, Location] = {home.name: home}
         self._groups: dict[str, Group] = {}
+        self._members: dict[tuple[str, str], Location] = {}
         self._waiting = waiting
 
     def register(self, location: Location, slots: int = 0) -> list[tuple[object, str]]:
@@ -41,6 +42,7 @@ class Directory:
                 raise NameTaken(name)
             group = self._groups.setdefault(name, Group(name, self._waiting))
             self._agents[name] = Location(name, self._home.peer, self._home.path, location.role)
+            self._members[name, location.peer] = location
             return group.join(location.peer, slots)
         if group is not None or (present is not None and present.peer != location.peer):
             raise NameTaken(name)
@@ -78,6 +80,11 @@ class Directory:
         group = self._groups.get(name)
         return self.locate(name).peer if group is None else group.offer(request)
 
+    def forget(self, name: str, request: object) -> None:
+        """Nobody waits for the reply to a request that waits for a group."""
+        if name in self._groups:
+            self._groups[name].forget(request)
+
     def finished(self, name: str, process: str) -> tuple[object, str] | None:
         """A request that was carried on has ended; returns who is given what now."""
         group = self._groups.get(name)
@@ -94,7 +101,7 @@ class Directory:
         orphans: list[object] = []
         for name, group in tuple(self._groups.items()):
             if peer in group:
-                lost.append(Location(name, peer, "", ""))
+                lost.append(self._members[name, peer])
                 orphans += self._leave(name, group, peer)
         return lost, orphans
 
@@ -103,6 +110,7 @@ class Directory:
         return tuple(self._agents[name] for name in sorted(self._agents))
 
     def _leave(self, name: str, group: Group, peer: str) -> list[object]:
+        self._members.pop((name, peer), None)
         orphans = group.leave(peer)
         if not group:
             del self._groups[name], self._agents[name]

@@ -7,7 +7,6 @@ request is given to whom, not how.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from ..errors import MailboxFull, NoResponder
@@ -32,7 +31,8 @@ class Group:
         self._name = name
         self._limit = limit
         self._members: dict[str, _Member] = {}
-        self._waiting: deque[object] = deque()
+        self._waiting: dict[object, None] = {}
+        """In the order in which they came."""
         self._given = 0
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Group:
         self._members[process] = _Member(slots)
         given = []
         while self._waiting and (found := self._choose()) is not None:
-            given.append((self._waiting.popleft(), found))
+            given.append((self._take(), found))
         return given
 
     def leave(self, process: str) -> list[object]:
@@ -72,7 +72,7 @@ class Group:
         if chosen is None:
             if len(self._waiting) >= self._limit:
                 raise MailboxFull(self._name, self._limit)
-            self._waiting.append(request)
+            self._waiting[request] = None
         return chosen
 
     def finished(self, process: str) -> tuple[object, str] | None:
@@ -83,7 +83,16 @@ class Group:
         member.busy -= 1
         if not self._waiting or (chosen := self._choose()) is None:
             return None
-        return self._waiting.popleft(), chosen
+        return self._take(), chosen
+
+    def forget(self, request: object) -> None:
+        """Let go of a request that waits; harmless if it does not."""
+        self._waiting.pop(request, None)
+
+    def _take(self) -> object:
+        request = next(iter(self._waiting))
+        del self._waiting[request]
+        return request
 
     def _choose(self) -> str | None:
         """Give one request to the member with the most room, the longest unused of equal ones."""

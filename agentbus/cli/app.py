@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -273,6 +274,16 @@ def demo(
         await run_demo(input, question, model=model, tokens=tokens, json=json)
 
     run(job, json=json)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """The communication layer for systems of foundation-model agents."""
+    if show:
+        print(f"fm-agentbus {importlib.metadata.version('fm-agentbus')}")
+        raise typer.Exit
 
 
 def main() -> None:

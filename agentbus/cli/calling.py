@@ -61,6 +61,8 @@ async def run_call(
         async with bus.stream(target, payload, deadline=deadline) as parts:
             async for part in parts:
                 _print(part, {"part": part}, json)
+            if (value := parts.reply.value) is not None:  # of a handler that does not stream
+                _print(value, {"value": value}, json)
 
 
 def _print(value: Any, row: dict[str, Any], json: bool) -> None:

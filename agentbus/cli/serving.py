@@ -69,6 +69,8 @@ async def run_up(
 ) -> None:
     """Be the broker until `stop` is set. Its workers are told when the bus closes."""
     where = _listen_at(settings.listen)
+    if keys is not None and not keys.authorized:
+        raise ConfigError("keys", "nobody could join: name a folder of public keys, --authorized")
     async with (
         Bus.open(listen=where, name="broker", settings=settings.bus, keys=keys) as broker,
         operate(broker, settings.metrics) as metrics,

@@ -5,6 +5,7 @@ from .bus import Bus
 from .call import Call
 from .exchange import Reply
 from .functions import agent_of
+from .keys import load_keys
 from .models import Generate, ModelAgent, model_agent_name
 from .relay import Relay
 from .requester import Requester
@@ -26,5 +27,6 @@ __all__ = [
     "Subscription",
     "agent_of",
     "handler",
+    "load_keys",
     "model_agent_name",
 ]

@@ -187,9 +187,14 @@ class Bus(Requester):
         """
         node, _ = self._open()
         kind = type(agent) if isinstance(agent, Agent) else agent
+        if not (isinstance(kind, type) and issubclass(kind, Agent)):
+            raise ConfigError(
+                "agent", "is an Agent or a class of them; agent_of makes functions one"
+            )
         name = check_agent_name(name or kind.__name__.lower())
         if per_key and group:
-            raise ConfigError("agent", "is one of a group, or has an instance for each key")
+            problem = "choose one: group shares a name, per_key makes an instance for each key"
+            raise ConfigError("agent", problem)
         if per_key and isinstance(agent, Agent):
             raise ConfigError("agent", "per_key makes the instances itself: give it the class")
         if model and node.routes.home is None and model_agent_name(model) not in node.hosts.agents:
@@ -197,7 +202,7 @@ class Bus(Requester):
         if per_key:
             await self._start_each(kind, name, model)
         else:
-            made = agent if isinstance(agent, Agent) else agent()
+            made = agent if isinstance(agent, Agent) else _instance(agent)
             await self._start(made, name, model, slots=made.concurrency if group else 0)
         return name
 
@@ -373,7 +378,8 @@ class Bus(Requester):
         try:
             await node.tell_home(f"+{subscription.pattern}")
         except BaseException:
-            node.topics.remove(subscription)
+            # The home may have heard it: it must not send here for ever.
+            await self._unsubscribed(subscription)
             raise
 
     async def _unsubscribed(self, subscription: Subscription) -> None:
@@ -391,7 +397,7 @@ class Bus(Requester):
 
     def _entered(self) -> tuple[Node, TaskGroup]:
         if self._node is None or self._tasks is None:
-            raise Closed("bus: enter it with 'async with Bus.open(…) as bus'")
+            raise Closed("bus (enter it with 'async with Bus.open(…) as bus')")
         return self._node, self._tasks
 
     def _open(self) -> tuple[Node, TaskGroup]:
@@ -399,3 +405,11 @@ class Bus(Requester):
         if node.closed:
             raise Closed("bus")
         return node, tasks
+
+
+def _instance(kind: type[Agent]) -> Agent:
+    try:
+        return kind()
+    except TypeError as error:
+        problem = f"{kind.__name__} cannot be made without arguments: spawn an instance ({error})"
+        raise ConfigError("agent", problem) from error

@@ -134,6 +134,7 @@ class Pending:
         "_future",
         "_handle_s",
         "_inflow",
+        "_kept",
         "_metrics",
         "_model",
         "_outflow",
@@ -181,6 +182,8 @@ class Pending:
         self.context = context
         self.returns = returns
         self.ended = False
+        self._kept = 0
+        """Credit for who will have the request, while that is open."""
         self.is_moving = False
         """Another agent is being asked to take it over."""
         self.callee: Callee | None = None
@@ -199,7 +202,7 @@ class Pending:
         if self._inflow is None:
             return True
         if self._outflow is None:
-            self._outflow = Outflow(self._timer.loop, self._inflow.room, self._keep)
+            self._outflow = Outflow(self._timer.loop, self.credit, self._keep)
         return self._outflow.push(value)
 
     async def writable(self) -> None:
@@ -220,9 +223,9 @@ class Pending:
     @property
     def credit(self) -> int:
         """How many parts the caller takes now; 0 if it does not read parts."""
-        return 0 if self._inflow is None else self._inflow.room
+        return 0 if self._inflow is None else self._inflow.room - self._kept
 
-    def move(self, callee: Callee, target: str, number: int = 0) -> None:
+    def move(self, callee: Callee, offer: Offer, number: int = 0) -> None:
         """Wait for somebody else from here on; `number` is the request's on that one's link."""
         if self._outflow is not None:
             self._outflow.close()
@@ -230,7 +233,8 @@ class Pending:
         former, self.callee = self.callee, None
         if former is not None:
             former.release(self)
-        self.target, self.id = target, number
+        self.target, self.id = offer.target, number
+        self.context = offer.context or self.context
         self.sent_to(callee)
 
     def sent_to(self, callee: Callee) -> None:
@@ -251,7 +255,17 @@ class Pending:
         if not self.ended and self._inflow is not None:
             self._inflow.put(values)
 
+    def settle_move(self) -> None:
+        """Nobody is asked to take it over any more: whoever has it gets the credit kept meanwhile."""
+        self.is_moving = False
+        count, self._kept = self._kept, 0
+        if count and not self.ended:
+            self._grant(count)
+
     def _grant(self, count: int) -> None:
+        if self.is_moving:
+            self._kept += count
+            return
         if self._outflow is not None:
             self._outflow.grant(count)
         elif self.callee is not None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import AgentbusError, MalformedFrame
+from ..errors import AgentbusError, Closed, MalformedFrame
 
 __all__ = ["MAX_CREDIT", "Inflow", "Outflow"]
 
@@ -99,6 +99,8 @@ class Inflow:
         return parts.popleft()
 
     async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise Closed("stream for a second reader (read it through tee)")
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -129,6 +131,10 @@ class Outflow:
         """Parts that may be passed on now."""
         return max(0, self._credit)
 
+    def spend(self, count: int) -> None:
+        """Count parts that somebody else has passed on."""
+        self._credit -= count
+
     def push(self, value: Any) -> bool:
         """Pass one part on. Returns whether another may follow; if not, await `writable` first."""
         if self._closed:
@@ -140,11 +146,9 @@ class Outflow:
     async def writable(self) -> None:
         """Wait until there is credit, or until the stream is closed."""
         while self._credit <= 0 and not self._closed:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            if self._waiter is None or self._waiter.done():
+                self._waiter = self._loop.create_future()
+            await asyncio.shield(self._waiter)  # others may wait for it, too
 
     def grant(self, count: int) -> None:
         """Take more credit.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
-from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
+from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import ModelCost
 from .exchange import Pending
@@ -70,7 +70,7 @@ class Handoff:
         settled: Callable[[AgentbusError | None], None],
     ) -> None:
         self._node = node
-        self._pending = pending
+        self.pending = pending
         self._offer = offer
         self._settled = settled
 
@@ -92,7 +92,7 @@ class Handoff:
 
     def _offer_here(self) -> bool:
         """Offer it to an agent of this process; returns False if there is none of that name."""
-        offer, pending = self._offer, self._pending
+        offer, pending = self._offer, self.pending
         mailbox = self._node.hosts.mailbox(offer.target)
         if mailbox is None:
             return False
@@ -104,7 +104,7 @@ class Handoff:
         if pending.window:
             delivery.open_feed()
         mailbox.put_nowait(delivery)
-        pending.move(delivery, offer.target)
+        pending.move(delivery, offer)
         self._settled(None)
         return True
 
@@ -112,7 +112,7 @@ class Handoff:
         peer = await self._node.routes.reach(self._offer.target, self._offer.origin)
         answer: asyncio.Future[None] = self._node.loop.create_future()
         offered = _Offered(self, peer, answer)
-        self._node.peers.offer(peer, offered, self._offer, self._pending.credit)
+        self._node.peers.offer(peer, offered, self._offer, self.pending.credit)
         try:
             await answer
         except BaseException:
@@ -121,16 +121,21 @@ class Handoff:
                 peer.tell(Envelope(Kind.CANCEL, offered.id))
             raise
 
+    @property
+    def context(self) -> Context | None:
+        """The context that the new agent gets."""
+        return self._offer.context or self.pending.context
+
     def accepted(self, peer: Peer, number: int) -> None:
         """The new agent has it: from here on the caller waits for that one."""
-        pending = self._pending
+        pending = self.pending
         if pending.ended:
             peer.outgoing.pop(number, None)
             peer.tell(Envelope(Kind.CANCEL, number))
             self._settled(RequestCancelled(pending.target))
             return
         peer.outgoing[number] = pending
-        pending.move(peer, self._offer.target, number)
+        pending.move(peer, self._offer, number)
         self._settled(None)
 
 
@@ -142,33 +147,40 @@ class _Offered:
         self._peer = peer
         self._answer = answer
         self.id = 0
-        self.context: Context | None = None
+        self.context: Context | None = handoff.context
         self.sent_bytes = 0
         self.received_bytes = 0
 
     def accepted(self) -> None:
         """The agent has it in its mailbox."""
-        self._handoff.accepted(self._peer, self.id)
-        if not self._answer.done():
-            self._answer.set_result(None)
+        self._moved()
 
     def fail(self, error: AgentbusError) -> None:
         """The agent refuses it, or its process went away."""
         if not self._answer.done():
             self._answer.set_exception(error)
 
+    # An answer may come before it is said that the request was taken: it says that, too.
+
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
-        """Nothing is answered before it is accepted."""
-        raise MalformedFrame("a reply to a request that was not accepted")
+        """Pass the reply to who waits for it now."""
+        self._moved().replied(envelope, context, types)
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
-        """Nothing is answered before it is accepted."""
-        raise MalformedFrame("parts for a request that was not accepted")
+        """Pass parts to who waits for them now."""
+        self._moved().parted(envelope, types)
 
     def grant_feed(self, count: int) -> None:
-        """Nothing is fed before it is accepted."""
-        raise MalformedFrame("credit for a request that was not accepted")
+        """Let the caller feed its new agent."""
+        self._moved().grant_feed(count)
 
     def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
-        """Nothing is handed over before it is accepted."""
-        raise MalformedFrame("a hand-over of a request that was not accepted")
+        """Hand the request over once more."""
+        self._moved().hand_over(peer, offer, inbox)
+
+    def _moved(self) -> Pending:
+        """Have the caller wait for the new agent; returns what waits."""
+        if not self._answer.done():
+            self._answer.set_result(None)
+            self._handoff.accepted(self._peer, self.id)
+        return self._handoff.pending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import AgentbusError
+from ..errors import AgentbusError, MalformedFrame
 from ..messages import Envelope, Kind
 from ..wire import read_failure
 from .inbox import Inbox
@@ -37,6 +37,8 @@ def take_handoff(peer: Peer, envelope: Envelope, inbox: Inbox) -> None:
         if replies is not None:
             replies.settle(read_failure(envelope) if envelope.schema else None)
         return
+    if not envelope.payloads:
+        raise MalformedFrame("a hand-over has a payload")
     pending = peer.outgoing.get(envelope.id)
     if pending is None:
         return

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from ..errors import AgentbusError, HandlerFailed, MailboxFull
+from ..errors import AgentbusError, HandlerFailed, MailboxFull, text_of
 from ..names import Address
 from ..telemetry import AgentMetrics, AgentReport
 from .agent import Agent
@@ -94,7 +94,7 @@ class Instances:
             agent = self.kind()
         except Exception as error:
             logger.exception("an instance of %s could not be made", self.kind.__name__)
-            raise HandlerFailed(address, type(error).__name__, str(error)) from error
+            raise HandlerFailed(address, type(error).__name__, text_of(error)) from error
         agent.name = address
         living = Living(agent, self._make_mailbox(agent, self._metrics))
         self._living[address] = living
@@ -102,6 +102,8 @@ class Instances:
         return living
 
     def _make_room(self) -> None:
+        if len(self._stopping) >= self._limit + _LOOKS:
+            raise MailboxFull(self.name, self._limit)
         for address, living in islice(self._living.items(), _LOOKS):
             if living.mailbox.is_idle:
                 del self._living[address]
@@ -138,7 +140,7 @@ class _Start:
         except Exception as error:
             logger.error("agent %r failed to start", agent.name, exc_info=error)
             own = error if isinstance(error, AgentbusError) else None
-            reason = own or HandlerFailed(agent.name, type(error).__name__, str(error))
+            reason = own or HandlerFailed(agent.name, type(error).__name__, text_of(error))
             self.instances.failed(self.living, reason)
         else:
             self.living.mailbox.open(agent.concurrency)

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ..context import Context
 from ..errors import (
     AgentbusError,
+    AnswersInParts,
     HandlerFailed,
     InvalidMessage,
     MailboxFull,
     NoHandler,
     RequestCancelled,
+    text_of,
 )
 from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
 from .agent import Agent, HandlerSpec, handlers_of
@@ -197,6 +199,9 @@ class Mailbox:
             InvalidMessage: nobody could, or the payload does not fit the handler.
         """
         handler = self._handlers.get(delivery.schema) or self._handler_by_name(delivery)
+        if handler[0].streams and delivery.feed is None:
+            self._metrics.failed(AnswersInParts.code)
+            raise AnswersInParts(self.name, handler[0].accepts.name)
         if len(self._queue) >= self._limit:
             self._metrics.failed(MailboxFull.code)
             raise MailboxFull(self.name, self._limit)
@@ -316,7 +321,7 @@ class Mailbox:
             exc_info=raised,
             extra={"trace_id": trace[:_TRACE_ID].hex()},
         )
-        return HandlerFailed(self.name, type(raised).__name__, str(raised)[:_ERROR_TEXT])
+        return HandlerFailed(self.name, type(raised).__name__, text_of(raised)[:_ERROR_TEXT])
 
 
 async def _stream(parts: AsyncGenerator[Any, None], delivery: Delivery) -> None:

@@ -190,8 +190,14 @@ class Node:
         if isinstance(replies, RemoteReplies):
             await replies.hand_over(offer)
         elif isinstance(replies, Pending):
+            if replies.is_moving:
+                raise Closed("request (it is being handed over)")
             outcome: list[AgentbusError | None] = []
-            await Handoff(self, replies, offer, outcome.append).run()
+            replies.is_moving = True
+            try:
+                await Handoff(self, replies, offer, outcome.append).run()
+            finally:
+                replies.settle_move()
             if outcome and outcome[0] is not None:
                 raise outcome[0]
         else:
@@ -204,12 +210,14 @@ class Node:
         Raises:
             Closed: that is under way already.
         """
+        if self.closed:
+            raise Closed("bus")
         if pending.is_moving:
-            raise Closed("request: it is being handed over")
+            raise Closed("request (it is being handed over)")
         number, pending.is_moving = pending.id, True
 
         def settled(error: AgentbusError | None) -> None:
-            pending.is_moving = False
+            pending.settle_move()
             if error is not None:
                 peer.tell(refusal(number, error))
 
@@ -238,6 +246,8 @@ class Node:
             if peer is not None:
                 self.topics.change(peer, delivery)
             return
+        if self.closed:
+            raise NoResponder(target)
         if self.draining:
             raise Draining(target)
         mailbox = self.hosts.mailbox(target)

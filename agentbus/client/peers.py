@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anyio
+
 from ..config import BusSettings
 from ..context import Context, TenantKey
 from ..errors import (
@@ -207,8 +209,9 @@ class Peers:
 
     async def aclose(self) -> None:
         """Close all links in order."""
-        for peer in self:
-            await peer.link.aclose()
+        async with anyio.create_task_group() as group:
+            for peer in self:
+                group.start_soon(peer.link.aclose)
 
     def _context_of(self, peer: Peer, envelope: Envelope) -> Context | None:
         """Return the context that came with a message; None if its rest had to be asked for."""
@@ -230,7 +233,7 @@ class Peers:
                 seconds = self._default_deadline
             until = self._timer.time() + seconds
             origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
-            replies = RemoteReplies(peer, number, context, envelope.credit)
+            replies = RemoteReplies(peer, number, envelope.target, context, envelope.credit)
             delivery = replies.delivery = Delivery(
                 envelope.payloads, envelope.schema, origin, context, replies, peer.name
             )

@@ -8,11 +8,14 @@ each takes the mailbox that has work next; there are as many as handlers ever ra
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 from anyio.abc import TaskGroup
 
 __all__ = ["WorkerPool", "Workload"]
+
+logger = logging.getLogger("agentbus")
 
 _SPARE = 64
 """Tasks that wait for work; more than that end when they have nothing to do."""
@@ -50,7 +53,11 @@ class WorkerPool:
         if task is None:
             raise RuntimeError("a worker runs inside a task")
         while True:
-            await workload.drain(task)
+            try:
+                await workload.drain(task)
+            except Exception:
+                # Nothing that one agent or request brings may end the others.
+                logger.exception("a task that runs handlers met a defect")
             if len(self._idle) >= _SPARE:
                 return
             waiter: asyncio.Future[Workload] = self._loop.create_future()

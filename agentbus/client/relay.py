@@ -7,16 +7,19 @@ directions; the relay keeps nothing but who waits for whom.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from ..context import Context
-from ..errors import AgentbusError, NoResponder, PeerLost
+from ..errors import AgentbusError, MalformedFrame, NoResponder, PeerLost
 from ..messages import Envelope, Kind
 from ..wire import Frames
+from .flow import MAX_CREDIT
 from .inbox import Inbox
 from .mailbox import Delivery
 from .offer import Offer, refusal
+from .payload import count_batch
 from .peers import Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
@@ -35,6 +38,10 @@ class Router(Protocol):
         """
         ...
 
+    def forget(self, name: str, request: object) -> None:
+        """Nobody waits for a request that waits any more."""
+        ...
+
     def finished(self, name: str, process: str) -> tuple[object, str] | None:
         """A request ended that `process` had; returns one that waited, and who takes it."""
         ...
@@ -46,6 +53,7 @@ class Relay:
     def __init__(self, peers: Peers, router: Router) -> None:
         self._peers = peers
         self._router = router
+        self._freed: deque[tuple[str, str]] = deque()
 
     def take(self, target: str, delivery: Delivery) -> None:
         """Carry a request on, now or when a member of its group has room.
@@ -53,18 +61,22 @@ class Relay:
         Raises:
             NoResponder, MailboxFull: nobody takes it.
         """
-        process = self._router.assign(target.partition("/")[0], _Waiting(target, delivery))
+        waiting = _Waiting(self, target, delivery)
+        process = self._router.assign(target.partition("/")[0], waiting)
         if process is not None:
             self._carry(target, delivery, process)
+        elif isinstance(delivery.replies, RemoteReplies):
+            delivery.replies.carried = waiting
 
     def give(self, request: object, process: str) -> None:
         """Carry a request on that waited."""
         if not isinstance(request, _Waiting):
             raise TypeError("a router returns what it was given")
-        if request.delivery.done:
-            self.finished(request.target, process)
-        else:
-            self._carry(request.target, request.delivery, process)
+        self._carry(request.target, request.delivery, process)
+
+    def forget(self, request: _Waiting) -> None:
+        """Let go of a request that waits, since its caller has."""
+        self._router.forget(request.target.partition("/")[0], request)
 
     def refuse(self, request: object) -> None:
         """End a request that waited and that nobody will take."""
@@ -73,9 +85,18 @@ class Relay:
 
     def finished(self, target: str, process: str) -> None:
         """A request has ended: another may take its place."""
-        following = self._router.finished(target.partition("/")[0], process)
-        if following is not None:
-            self.give(*following)
+        # What is carried on may end at once, so this is called again while it is at work.
+        self._freed.append((target, process))
+        if len(self._freed) > 1:
+            return
+        while self._freed:
+            target, process = self._freed[0]
+            try:
+                following = self._router.finished(target.partition("/")[0], process)
+                if following is not None:
+                    self.give(*following)
+            finally:
+                self._freed.popleft()
 
     def _carry(self, target: str, delivery: Delivery, process: str) -> None:
         replies = delivery.replies
@@ -98,13 +119,37 @@ class Relay:
 
 
 class _Waiting:
-    """A request that a router keeps."""
+    """A request that a router keeps until a member of its group has room. Implements `Carried`."""
 
-    __slots__ = ("delivery", "target")
+    __slots__ = ("_relay", "delivery", "target")
 
-    def __init__(self, target: str, delivery: Delivery) -> None:
+    def __init__(self, relay: Relay, target: str, delivery: Delivery) -> None:
+        self._relay = relay
         self.target = target
         self.delivery = delivery
+
+    def credit(self, count: int) -> None:
+        """Nothing to do: the credit is counted where it came, and goes along in the end."""
+
+    def feed(self, schema: str, frames: Frames) -> None:
+        """Take the feed's end; nobody has asked for parts of it.
+
+        Raises:
+            MalformedFrame: they are parts all the same.
+        """
+        if frames:
+            raise MalformedFrame("parts of a feed came that nobody asked for")
+        if self.delivery.feed is not None:
+            self.delivery.feed.end()
+
+    def ask_taken(self, target: str) -> None:
+        """Tell the caller that the group has it."""
+        if isinstance(self.delivery.replies, RemoteReplies):
+            self.delivery.replies.tell_taken()
+
+    def stop(self) -> None:
+        """Nobody waits for the reply any more."""
+        self._relay.forget(self)
 
 
 class _Leg:
@@ -119,6 +164,8 @@ class _Leg:
         self._replies = replies
         self._delivery = delivery
         self._ended = False
+        self._feed_credit = 0
+        """Parts of the caller's feed that the agent has asked for and not got."""
         self.id = 0
         self.context: Context | None = delivery.context
         self.sent_bytes = 0
@@ -138,11 +185,23 @@ class _Leg:
         self._end()
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
-        """Pass parts on."""
+        """Pass parts on.
+
+        Raises:
+            MalformedFrame: they are more than the caller takes.
+        """
+        self._replies.spend(count_batch(envelope.payloads))
         self._pass(lambda: self._replies.pass_parts(envelope.schema, envelope.payloads))
 
     def grant_feed(self, count: int) -> None:
-        """Pass credit on."""
+        """Pass credit on.
+
+        Raises:
+            MalformedFrame: it is more than anyone may give.
+        """
+        self._feed_credit += count
+        if self._feed_credit > MAX_CREDIT:
+            raise MalformedFrame(f"a credit of {self._feed_credit} parts is over {MAX_CREDIT}")
         self._replies.grant_feed(count)
 
     def accepted(self) -> None:
@@ -174,7 +233,15 @@ class _Leg:
         self.tell(Envelope(Kind.CREDIT, self.id, schema=Kind.PART.name, credit=count))
 
     def feed(self, schema: str, frames: Frames) -> None:
-        """Pass parts of the caller's feed on, or its end."""
+        """Pass parts of the caller's feed on, or its end.
+
+        Raises:
+            MalformedFrame: they are more than were asked for.
+        """
+        if frames:
+            self._feed_credit -= count_batch(frames)
+            if self._feed_credit < 0:
+                raise MalformedFrame("parts of a feed came that nobody asked for")
         self.tell(Envelope(Kind.FEED, self.id, schema=schema, payloads=frames))
 
     def ask_taken(self, target: str) -> None:

@@ -154,13 +154,17 @@ class RemoteReplies:
         "_outflow",
         "_parts",
         "_peer",
+        "_target",
         "carried",
         "deadline",
         "delivery",
     )
 
-    def __init__(self, peer: Peer, request: int, context: Context | None, credit: int) -> None:
+    def __init__(
+        self, peer: Peer, request: int, target: str, context: Context | None, credit: int
+    ) -> None:
         self._peer = peer
+        self._target = target
         self._id = request
         self._context = context
         self._open = True
@@ -204,10 +208,19 @@ class RemoteReplies:
         """
         if self._outflow is None:
             raise MalformedFrame("credit for a request that was made without")
+        self._outflow.grant(count)
         if self.carried is not None:
             self.carried.credit(count)
-        else:
-            self._outflow.grant(count)
+
+    def spend(self, count: int) -> None:
+        """Count parts that another process wrote.
+
+        Raises:
+            MalformedFrame: they are more than the caller takes.
+        """
+        if self._outflow is None or count > self._outflow.credit:
+            raise MalformedFrame("parts of a stream came that nobody asked for")
+        self._outflow.spend(count)
 
     def grant_feed(self, count: int) -> None:
         """Let the caller feed the handler more parts."""
@@ -357,12 +370,12 @@ class RemoteReplies:
 
     def expire(self) -> None:
         """End since the deadline has passed."""
-        self._stop(DeadlineExceeded(""))
-        self.fail(DeadlineExceeded(""))
+        self._stop(DeadlineExceeded(self._target))
+        self.fail(DeadlineExceeded(self._target))
 
     def drop(self) -> None:
         """End since nobody waits for a reply."""
-        self._stop(RequestCancelled(""))
+        self._stop(RequestCancelled(self._target))
         self._end()
 
     def _stop(self, reason: AgentbusError) -> None:

@@ -16,14 +16,14 @@ __all__ = ["Requester", "Sender", "check_seconds"]
 T = TypeVar("T")
 
 
-def check_seconds(seconds: float) -> float:
-    """Return a deadline in seconds from now if it is a finite number.
+def check_seconds(seconds: float, what: str = "deadline") -> float:
+    """Return a time in seconds if it is a finite number.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not; `what` names it.
     """
-    if not math.isfinite(seconds):
-        raise ConfigError("deadline", f"must be a finite number of seconds, not {seconds}")
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise ConfigError(what, f"must be a finite number of seconds, not {seconds!r}")
     return seconds
 
 

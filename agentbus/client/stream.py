@@ -23,13 +23,15 @@ class ReplyStream(Generic[T]):
     `Call.feed` is sent by `send`, and ended by `finish`.
     """
 
-    __slots__ = ("_pending", "_start")
+    __slots__ = ("_entered", "_pending", "_start")
 
     def __init__(self, pending: Pending, start: Callable[[], Any]) -> None:
         self._pending = pending
         self._start = start
+        self._entered = False
 
     async def __aenter__(self) -> ReplyStream[T]:
+        self._entered = True
         await self._start()
         return self
 
@@ -46,6 +48,8 @@ class ReplyStream(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if not self._entered:
+            raise Closed("stream (enter it with 'async with bus.stream(…) as parts')")
         part: T = await self._pending.next_part()
         return part
 
@@ -87,5 +91,12 @@ class ReplyStream(Generic[T]):
 
     @property
     def reply(self) -> Reply[Any]:
-        """The reply, once all parts have been read."""
+        """The reply, once all parts have been read.
+
+        Raises:
+            Closed: it has not come yet.
+            AgentbusError: the request ended with this error.
+        """
+        if not self._pending.ended:
+            raise Closed("reply (read all parts first: it has not come yet)")
         return self._pending.result()

@@ -32,6 +32,9 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
+_MAX_PATTERNS = 4096
+"""Patterns that one process that joined this one may subscribe to."""
+
 
 class Topics:
     """Subscribers of this process and of those that joined it, and what goes to them."""
@@ -50,6 +53,7 @@ class Topics:
         self._limit = settings.delayed
         self._table: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self._subscriptions: set[Subscription] = set()
+        self._patterns: dict[Peer, int] = {}
         self.delayed = Delayed(loop, settings.delayed)
 
     @property
@@ -83,9 +87,14 @@ class Topics:
         text = payload_type(str).decode(delivery.payload)
         pattern = check_pattern(text[1:])
         if text.startswith("+"):
+            count = self._patterns.get(peer, 0)
+            if count >= _MAX_PATTERNS:
+                raise InvalidMessage("str", f"one process subscribes to {_MAX_PATTERNS} patterns")
+            self._patterns[peer] = count + 1
             self._table.add(pattern, peer)
         elif text.startswith("-"):
             self._table.remove(pattern, peer)
+            self._patterns[peer] = max(0, self._patterns.get(peer, 0) - 1)
         else:
             raise InvalidMessage("str", "say +pattern or -pattern")
         delivery.acknowledge()
@@ -93,6 +102,7 @@ class Topics:
     def forget(self, peer: Peer) -> None:
         """Deliver nothing more to a process that went away."""
         self._table.remove_all(peer)
+        self._patterns.pop(peer, None)
 
     def publish(self, topic: str, payload: Any, source: str) -> None:
         """Hand a payload to this process's subscribers and, by way of the home, to all others."""
@@ -122,7 +132,7 @@ class Topics:
         check_topic(topic)
         kind = payload_type(type(payload))
         payload = kind.receive(payload)  # as it is now, whatever the publisher does with it
-        if check_seconds(delay) < 0:
+        if check_seconds(delay, "delay") < 0:
             raise ConfigError("delay", f"must not be negative, not {delay}")
 
         def due() -> None:

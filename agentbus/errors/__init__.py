@@ -7,6 +7,7 @@ AgentbusError
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
 │   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted, QuorumMissed, Draining
+│   ├── AnswersInParts
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -21,9 +22,10 @@ remote agent catches the class that the callee raised. `describe` and `restore` 
 from __future__ import annotations
 
 from .base import AgentbusError
-from .codes import describe, restore
+from .codes import describe, restore, text_of
 from .context import ContextError, LayoutError, UnknownContext
 from .delivery import (
+    AnswersInParts,
     DeadlineExceeded,
     DeliveryError,
     Draining,
@@ -62,6 +64,7 @@ from .protocol import FrameTooLarge, MalformedFrame, ProtocolError, UnexpectedFr
 
 __all__ = [
     "AgentbusError",
+    "AnswersInParts",
     "Closed",
     "ConfigError",
     "ContextError",
@@ -101,4 +104,5 @@ __all__ = [
     "VersionMismatch",
     "describe",
     "restore",
+    "text_of",
 ]

@@ -11,6 +11,7 @@ from dataclasses import fields
 from .base import AgentbusError
 from .context import LayoutError, UnknownContext
 from .delivery import (
+    AnswersInParts,
     DeadlineExceeded,
     Draining,
     HandlerFailed,
@@ -44,7 +45,7 @@ from .misuse import (
 )
 from .protocol import FrameTooLarge, MalformedFrame, UnexpectedFrame, VersionMismatch
 
-__all__ = ["describe", "restore"]
+__all__ = ["describe", "restore", "text_of"]
 
 Scalar = str | int | float | None
 
@@ -59,6 +60,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     NotAuthorised,
     NoResponder,
     NoHandler,
+    AnswersInParts,
     PeerLost,
     Draining,
     DeadlineExceeded,
@@ -82,7 +84,9 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     KVExhausted,
     EngineFailed,
 )
-_FIELD_TYPES = {"str": str, "int": int}
+_MAX_INT = 2**63 - 1
+_MAX_TEXT = 2048
+"""Characters of a text that is made of an exception."""
 _BY_CODE = {error.code: error for error in _DATA_ERRORS}
 
 
@@ -92,10 +96,30 @@ def describe(error: AgentbusError) -> tuple[str, dict[str, Scalar]]:
         own = fields(error)  # type: ignore[arg-type]
         data = {f.name: getattr(error, f.name) for f in own}
         # An error that a handler filled with other things than its fields' would not be restored.
-        if all(isinstance(data[f.name], _FIELD_TYPES[str(f.type)]) for f in own):
+        if all(_travels(data[f.name], str(f.type)) for f in own):
             return error.code, data
-    text = str(error.args[0]) if error.args else str(type(error).__doc__)
+    text = text_of(error) if error.args else str(type(error).__doc__)
     return HandlerFailed.code, {"target": "", "error_type": type(error).__name__, "text": text}
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, shortened; its class's name if it cannot say."""
+    try:
+        text = str(error)
+        text.encode()
+    except Exception:  # noqa: BLE001 - whatever its author made of it
+        return f"{type(error).__name__}, whose text cannot be read"
+    return text[:_MAX_TEXT]
+
+
+def _travels(value: object, type_name: str) -> bool:
+    """Tell whether a field's value can be written, and will be read as what it is."""
+    if type_name == "int":
+        return isinstance(value, int) and -_MAX_INT <= value <= _MAX_INT
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def restore(code: str, data: Mapping[str, object]) -> AgentbusError:

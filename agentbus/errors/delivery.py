@@ -8,6 +8,7 @@ from typing import ClassVar
 from .base import AgentbusError
 
 __all__ = [
+    "AnswersInParts",
     "DeadlineExceeded",
     "DeliveryError",
     "Draining",
@@ -127,6 +128,21 @@ class StreamOverflow(DeliveryError):
 
     def __str__(self) -> str:
         return f"this reader of the stream fell more than {self.limit} parts behind another one"
+
+
+@dataclass(eq=False)
+class AnswersInParts(DeliveryError):
+    """The handler streams its answer, and the caller asked for a value."""
+
+    code: ClassVar[str] = "answers_in_parts"
+    target: str
+    type_name: str
+
+    def __str__(self) -> str:
+        return (
+            f"agent {self.target!r} answers {self.type_name} in parts: read them with "
+            "'async with bus.stream(…) as parts'"
+        )
 
 
 @dataclass(eq=False)

@@ -37,6 +37,7 @@ async def group_chat(
 ) -> AsyncGenerator[Turn, None]:
     """Send `message` to one speaker after another, on a context that grows with each turn.
 
+    `speakers` is called with the turns so far and names who speaks next; None ends the chat.
     A speaker's handler extends the context, by `call.generate` or itself; the next one gets it by
     reference. `deadline` is in seconds and holds for each turn. Errors as in `Requester.call`.
     """

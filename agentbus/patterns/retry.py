@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -26,6 +27,8 @@ _REFUSED = (NoResponder, MailboxFull, LinkFull, Draining)
 """The request was not taken: making it again does nothing twice."""
 _LONGEST = 30.0
 """Seconds between two attempts at most."""
+_SHORTEST = 0.001
+"""Seconds before the deadline in which no other attempt is begun."""
 
 
 async def retried(
@@ -58,9 +61,10 @@ async def retried(
             return await ask.call(asker, left)
         except again as error:
             wait = random.uniform(0, min(backoff * 2**attempt, _LONGEST))
-            late = until is not None and anyio.current_time() + wait >= until
-            if attempt == attempts - 1 or late:
+            left = math.inf if until is None else until - anyio.current_time()
+            if attempt == attempts - 1 or left < _SHORTEST:
                 raise
+            wait = min(wait, left / 2)  # there is time for another attempt behind it
             reason: AgentbusError = error
             await anyio.sleep(wait)
     raise DeadlineExceeded(ask.target) from reason

@@ -74,6 +74,8 @@ async def connect_unix(
         raise _connect_error(path, failure) from failure
     except BaseException:
         link.abort()
+        # A connection that was cancelled while it was made is closed without a word to its owner.
+        link.connection_lost(None)
         raise
     if isinstance(error, PeerLost | Closed):
         raise PeerLost(path) from error

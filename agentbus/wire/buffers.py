@@ -174,6 +174,8 @@ def unpack_frames(frames: Sequence[Buffer]) -> Any:
         InvalidMessage: a frame is missing, or not what the msgpack says about it, or left over.
         ValueError, TypeError: the first frame is not msgpack.
     """
+    if not frames:
+        raise InvalidMessage("payload", "there is none")
     left: dict[int, Buffer] = dict(enumerate(frames))
     del left[0]
 

@@ -117,7 +117,7 @@ def test_a_group_ends_with_its_last_member() -> None:
     assert [directory.assign("jobs", n) for n in range(4)] == ["one", "two", None, None]
     assert directory.unregister("jobs", "one") == []
     lost, orphans = directory.peer_lost("two")
-    assert (lost, orphans) == ([Location("jobs", "two", "", "")], [2, 3])
+    assert (lost, orphans) == ([at("jobs", "two")], [2, 3])
     with pytest.raises(NoResponder):
         directory.assign("jobs", 4)
     directory.register(at("jobs", "three"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.client.exchange import Pending
 from agentbus.client.offer import Offer
+from agentbus.client.origin import Origin
 from agentbus.client.remote import Peer
 from agentbus.daemon import start_broker
 from agentbus.errors import (
@@ -27,7 +29,7 @@ from agentbus.errors import (
     PeerLost,
 )
 
-from .agents import Count, Echo, Hold, Ping, Pong, Say
+from .agents import Boom, Count, Echo, Hold, Ping, Pong, Say
 from .tcp_keys import CLIENT, LISTENING, LOOPBACK
 from .test_feeds import Adder
 
@@ -82,6 +84,11 @@ class First(Agent):
         call.context = (call.context or call.empty_context()).message("first", "over to second")
         await call.handoff("second", say)
         return "dropped"
+
+    @handler
+    async def boom(self, boom: Boom, call: Call) -> None:
+        call.context = (call.context or call.empty_context()).message("first", boom.text)
+        await call.handoff("second", Ping(number=1))
 
     @handler
     async def count(self, count: Count, call: Call) -> AsyncIterator[int]:
@@ -144,6 +151,13 @@ async def test_context_goes_along(place: str, socket_dir: Path) -> None:
         assert reply.context == context.message("first", "over to second").message(
             "second", "hello"
         )
+
+
+async def test_what_the_first_said_is_kept(place: str, socket_dir: Path) -> None:
+    async with two(place, socket_dir) as (bus, _, _, _):
+        context = bus.context().user("tides")
+        reply = await bus.call("first", Boom(text="over"), context=context)
+        assert reply.context == context.message("first", "over")
 
 
 async def test_in_mid_stream(place: str, socket_dir: Path) -> None:
@@ -297,3 +311,65 @@ async def test_one_hand_over_at_a_time(socket_dir: Path) -> None:
         )
         assert len(started) == 1
         assert second.seen == [1]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 7])
+async def test_no_credit_is_lost(window: int, socket_dir: Path) -> None:
+    """Parts are read while the second agent is being asked."""
+    async with processes(socket_dir, BusSettings(stream_parts=window)) as (caller, one, other):
+        await one.spawn(First(), name="first")
+        await other.spawn(Echo(), name="second")
+        reach = caller._sender.routes.reach
+
+        async def slowly(name: str, origin: Origin) -> Peer:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return await reach(name, origin)
+
+        caller._sender.routes.reach = slowly  # type: ignore[method-assign]
+        with anyio.fail_after(10):
+            async with caller.stream("first", Count(upto=50)) as parts:
+                assert [part async for part in parts] == [-2, -1, *range(50)]
+
+
+async def test_a_hand_over_that_is_given_up_harms_nobody(socket_dir: Path) -> None:
+    class Impatient(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> str:
+            with anyio.move_on_after(0.05):
+                await call.handoff("second", ping)
+            return "too late, or kept"
+
+    async with processes(socket_dir) as (caller, one, other):
+        await one.spawn(Impatient(), name="first")
+        await other.spawn(Echo(), name="second")
+        await one.spawn(Echo(), name="echo")
+        reach, go = caller._sender.routes.reach, anyio.Event()
+
+        async def late(name: str, origin: Origin) -> Peer:
+            if name == "second":
+                await go.wait()
+            return await reach(name, origin)
+
+        caller._sender.routes.reach = late  # type: ignore[method-assign]
+        assert await caller.request("first", Ping(number=1)) == "too late, or kept"
+        go.set()
+        await anyio.wait_all_tasks_blocked()
+        assert (await caller.request("echo", Ping(number=2), returns=Pong)).number == 2
+
+
+async def test_a_bus_closes_in_the_middle_of_hand_overs(socket_dir: Path) -> None:
+    for turns in range(6, 13):
+        async with processes(socket_dir) as (_, one, other):
+            await one.spawn(First(), name="first")
+            await other.spawn(Echo(), name="second")
+            url = f"unix://{socket_dir}/run/bus.sock"
+            with anyio.fail_after(5):
+                async with Bus.open(url) as caller:
+                    asked = [
+                        asyncio.create_task(caller.request("first", Ping(number=number)))
+                        for number in range(10)
+                    ]
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                await asyncio.gather(*asked, return_exceptions=True)

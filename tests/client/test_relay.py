@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 from pydantic import BaseModel
 
-from agentbus import Agent, Bus, BusSettings, Call, handler
+from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
+from agentbus.client.payload import payload_type
 from agentbus.daemon import start_broker
 from agentbus.errors import (
+    AgentbusError,
     ConfigError,
     DeadlineExceeded,
     HandlerFailed,
@@ -21,6 +24,10 @@ from agentbus.errors import (
     NoResponder,
     PeerLost,
 )
+from agentbus.messages import Envelope, Kind
+from agentbus.routing import Location
+from agentbus.transport import Link, connect_unix
+from agentbus.wire import Hello
 
 from .agents import Boom, Count, Echo, Hold, Ping, Pong, Say
 from .test_feeds import Adder
@@ -225,3 +232,100 @@ async def test_a_group_of_instances_makes_no_sense() -> None:
         with pytest.raises(ConfigError):
             await bus.spawn(Worker, name="jobs", group=True, per_key=True)
         assert await bus.spawn(Worker, name="jobs", group=True) == "jobs"
+
+
+async def test_waiters_that_leave_cost_nothing(socket_dir: Path) -> None:
+    """Neither their places nor, when the group has room again, one call for each of them."""
+    async with apart(socket_dir) as (home, one, _, asker):
+        worker = Worker()
+        await one.spawn(worker, name="jobs", group=True)
+        async with anyio.create_task_group() as group:
+            group.start_soon(asker.request, "jobs", Job(number=0))
+            with anyio.fail_after(5):
+                await worker.busy.wait()
+
+            async def leave() -> None:
+                with pytest.raises(DeadlineExceeded):
+                    await asker.request("jobs", Job(number=1), deadline=0.3)
+
+            async with anyio.create_task_group() as many:
+                for _ in range(1500):
+                    many.start_soon(leave)
+            relay = home._sender.relay
+            assert relay is not None
+            assert not relay._router._groups["jobs"]._waiting  # type: ignore[attr-defined]
+            worker.go.set()
+        assert await asker.request("jobs", Job(number=2)) == "jobs"
+        assert worker.done == [0, 2]
+
+
+class Hostile:
+    """Sends what `answer` says for each request that it gets."""
+
+    def __init__(self, answer: Envelope) -> None:
+        self._answer = answer
+
+    def link_opened(self, link: Link) -> None:
+        pass
+
+    def envelope_received(self, link: Link, envelope: Envelope) -> None:
+        if envelope.kind is Kind.REQUEST:
+            link.send(replace(self._answer, id=envelope.id))
+
+    def link_lost(self, link: Link, error: AgentbusError | None) -> None:
+        pass
+
+
+@pytest.mark.promise("peer.hostile")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Envelope(Kind.PART, schema="int", payloads=(b"\xdc\xff\xff" + b"\x00" * 0xFFFF,)),
+        Envelope(Kind.PART, schema="int", payloads=(b"\xc0",)),
+        Envelope(Kind.CREDIT, schema="FEED", credit=2**40),
+        Envelope(Kind.HANDOFF, target="echo", schema="Ping"),
+    ],
+    ids=["too many parts", "no parts", "too much credit", "no payload"],
+)
+async def test_a_hostile_callee_ends_its_own_link_only(answer: Envelope, socket_dir: Path) -> None:
+    async with apart(socket_dir) as (home, host, asker, _):
+        await host.spawn(Echo(), name="echo")
+        hostile = Hostile(answer)
+        path = home.listens_at
+        link = await connect_unix(path, hostile, Hello(peer="evil"), Limits(), timeout=5)
+        relay = home._sender.relay
+        assert relay is not None
+        relay._router.register(Location("evil", "evil", "", ""))  # type: ignore[attr-defined]
+        with anyio.fail_after(5), pytest.raises(PeerLost, match="evil"):
+            async with asker.stream("evil", Count(upto=3), returns=int) as parts:
+                _ = [part async for part in parts]
+        assert (await asker.request("echo", Ping(number=1), returns=Pong)).number == 1
+        await link.aclose()
+
+
+@pytest.mark.promise("peer.hostile")
+@pytest.mark.parametrize(
+    "more",
+    [
+        Envelope(Kind.CREDIT, schema="PART", credit=2**62),
+        Envelope(Kind.FEED, schema="int", payloads=(b"\x91\x01",)),
+    ],
+    ids=["too much credit", "unasked feed"],
+)
+async def test_a_hostile_caller_ends_its_own_link_only(more: Envelope, socket_dir: Path) -> None:
+    async with apart(socket_dir) as (home, host, asker, _):
+        echo = Echo()
+        await host.spawn(echo, name="echo")
+        hostile = Hostile(more)
+        path = home.listens_at
+        link = await connect_unix(path, hostile, Hello(peer="evil"), Limits(), timeout=5)
+        hold = payload_type(Hold)
+        link.send(
+            Envelope(Kind.REQUEST, 1, "", "echo", hold.schema, 4, payloads=hold.encode(Hold()))
+        )
+        with anyio.fail_after(5):
+            await echo.held.wait()
+            link.send(replace(more, id=1))
+            await echo.cancelled.wait()
+        assert (await asker.request("echo", Ping(number=1), returns=Pong)).number == 1
+        await link.aclose()

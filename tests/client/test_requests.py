@@ -13,8 +13,10 @@ import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
 from agentbus.client.agent import handlers_of
+from agentbus.daemon import start_broker
 from agentbus.errors import (
     AgentbusError,
+    AnswersInParts,
     Closed,
     ConfigError,
     DeadlineExceeded,
@@ -32,6 +34,7 @@ from agentbus.errors import (
 
 from .agents import Boom, Count, Echo, Hold, Ping, Pong, Relay, Say, Wheel
 from .conftest import Pair
+from .test_feeds import Adder
 
 pytestmark = pytest.mark.anyio
 
@@ -226,11 +229,14 @@ async def test_cancelling_a_request_cancels_the_handler(pair: Pair) -> None:
 @pytest.mark.promise("ends.cancel")
 async def test_a_queued_request_that_is_cancelled_is_never_handled(pair: Pair) -> None:
     echo = Echo()
-    async with pair.with_agent(echo) as bus, anyio.create_task_group() as group:
+    async with pair.open() as (host, bus), anyio.create_task_group() as group:
+        await host.spawn(echo, name="echo")
+        await host.spawn(Echo(), name="other")
         group.start_soon(bus.request, "echo", Hold())
         await echo.held.wait()
         with pytest.raises(DeadlineExceeded):
             await bus.request("echo", Ping(number=7), deadline=0.05)
+        await bus.request("other", Ping(number=0))  # behind the cancellation, on the same way
         echo.release.set()
         await bus.request("echo", Ping(number=8))
     assert echo.seen == [8]
@@ -534,3 +540,115 @@ async def test_thousands_of_requests_all_end_in_time(pair: Pair) -> None:
         for first in range(0, 3200, 50):
             group.start_soon(ask, first)
     assert sorted(seen) == list(range(3200))
+
+
+async def test_a_stream_is_entered_before_it_is_read(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        stream = bus.stream("echo", Count(upto=3))
+        with pytest.raises(Closed, match="async with"):
+            await anext(stream)
+        async with stream:
+            with pytest.raises(Closed, match="not come yet"):
+                _ = stream.reply
+            assert [part async for part in stream] == [0, 1, 2]
+
+
+async def test_who_answers_in_parts_is_not_asked_for_a_value(pair: Pair) -> None:
+    async with pair.with_agent(Echo()) as bus:
+        with pytest.raises(AnswersInParts, match=r"Count in parts.*bus.stream"):
+            await bus.request("echo", Count(upto=3))
+
+
+async def test_a_deadline_names_who_did_not_answer(pair: Pair) -> None:
+    class Asks(Agent):
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> None:
+            await call.request("echo", Hold(), deadline=0.1)
+
+    async with pair.open() as (host, asker):
+        await host.spawn(Echo(), name="echo")
+        await host.spawn(Asks(), name="asks")
+        with pytest.raises(DeadlineExceeded, match="'echo' did not answer"):
+            await asker.request("asks", Ping(number=1))
+
+
+async def test_what_is_no_agent_is_said_so() -> None:
+    async def function(text: str) -> str:
+        return text
+
+    class Needy(Echo):
+        def __init__(self, what: str) -> None:
+            super().__init__()
+
+    async with Bus.open() as bus:
+        with pytest.raises(ConfigError, match="agent_of"):
+            await bus.spawn(function)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="without arguments"):
+            await bus.spawn(Needy)
+
+
+async def test_an_exception_that_cannot_be_read_harms_its_own_request_only(pair: Pair) -> None:
+    class Unreadable(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class Bad(Agent):
+        @handler
+        async def fail(self, ping: Ping, call: Call) -> None:
+            match ping.number:
+                case 1:
+                    raise Unreadable
+                case 2:
+                    raise TooLarge("x", 2**70, 1)
+                case 3:
+                    raise type("Own", (AgentbusError,), {})(Unreadable())
+
+        @handler
+        async def say(self, say: Say, call: Call) -> str:
+            return say.text
+
+    async with pair.with_agent(Bad()) as bus:
+        for number in (1, 2, 3):
+            with pytest.raises(AgentbusError):
+                await bus.request("echo", Ping(number=number), deadline=5)
+        assert await bus.request("echo", Say(text="still there")) == "still there"
+
+
+async def test_a_first_request_may_be_cancelled_at_any_moment(socket_dir: Path) -> None:
+    """Also while its link is made: the next request makes another one."""
+    path = f"{socket_dir}/run/bus.sock"
+    async with Bus.open(listen=path) as home:
+        await start_broker(home)
+        async with Bus.open(f"unix://{path}") as host:
+            await host.spawn(Echo(), name="echo")
+            for turns in range(12):
+                async with Bus.open(f"unix://{path}") as asker:
+                    first = asyncio.create_task(asker.request("echo", Ping(number=1)))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    first.cancel()
+                    with anyio.fail_after(5):
+                        pong = await asker.request("echo", Ping(number=2), returns=Pong)
+                    assert pong.number == 2
+                    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_one_stream_may_have_several_writers_and_one_reader(pair: Pair) -> None:
+    async with pair.with_agent(Adder(), BusSettings(stream_parts=2)) as bus:
+        async with bus.stream("echo", Ping(number=0)) as stream, anyio.create_task_group() as group:
+
+            async def send() -> None:
+                for _ in range(20):
+                    await stream.send(1)
+
+            for _ in range(3):
+                group.start_soon(send)
+            with anyio.fail_after(10):
+                assert [await anext(stream) for _ in range(60)] == list(range(1, 61))
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            with pytest.raises(Closed, match="second reader"):
+                await anext(stream)
+            stream.finish()
+            with pytest.raises(StopAsyncIteration):
+                await waiting
