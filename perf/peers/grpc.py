@@ -18,6 +18,7 @@ import uvloop
 
 from ..children import announce_and_wait, python_child
 from ..workloads import PING, REQUEST_TIMEOUT_S, Contender, Ping, checked_calls
+from .grpc_server import grpc_server
 
 __all__ = ["contend", "serve"]
 
@@ -49,14 +50,9 @@ async def _echo(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
 
 async def serve(address: str) -> None:
     """Answer each request with what it brought until the parent leaves."""
-    server = grpc.aio.server()
-    method = grpc.unary_unary_rpc_method_handler(_echo)
-    service = grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
-    server.add_generic_rpc_handlers((service,))
-    server.add_insecure_port(address)
-    await server.start()
-    await announce_and_wait()
-    await server.stop(None)
+    handler = grpc.unary_unary_rpc_method_handler(_echo)
+    async with grpc_server(address, SERVICE, METHOD, handler):
+        await announce_and_wait()
 
 
 if __name__ == "__main__":

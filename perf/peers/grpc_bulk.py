@@ -21,6 +21,7 @@ import uvloop
 from ..children import announce_and_wait, python_child
 from ..micro.bulk_driver import Sender
 from ..workloads import REQUEST_TIMEOUT_S
+from .grpc_server import grpc_server
 
 __all__ = ["loopback", "serve", "unix"]
 
@@ -66,14 +67,9 @@ async def _sum(request: bytes, _: grpc.aio.ServicerContext) -> bytes:
 
 async def serve(address: str) -> None:
     """Sum what each request brings until the parent leaves."""
-    server = grpc.aio.server(options=OPTIONS)
-    method = grpc.unary_unary_rpc_method_handler(_sum)
-    service = grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
-    server.add_generic_rpc_handlers((service,))
-    server.add_insecure_port(address)
-    await server.start()
-    await announce_and_wait()
-    await server.stop(None)
+    handler = grpc.unary_unary_rpc_method_handler(_sum)
+    async with grpc_server(address, SERVICE, METHOD, handler, OPTIONS):
+        await announce_and_wait()
 
 
 if __name__ == "__main__":

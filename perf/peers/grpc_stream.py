@@ -19,6 +19,7 @@ import uvloop
 from ..children import announce_and_wait, python_child
 from ..tokens import Ask, Producer, Reader
 from ..workloads import REQUEST_TIMEOUT_S
+from .grpc_server import grpc_server
 
 __all__ = ["contend", "serve"]
 
@@ -57,16 +58,11 @@ async def serve(address: str) -> None:
         async for token in producer.tokens(Ask.model_validate_json(request)):
             await context.write(token.encode())
 
-    server = grpc.aio.server()
-    method = grpc.unary_stream_rpc_method_handler(speak)
-    service = grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
-    server.add_generic_rpc_handlers((service,))
-    server.add_insecure_port(address)
+    handler = grpc.unary_stream_rpc_method_handler(speak)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(producer.run())
-        await server.start()
-        await announce_and_wait()
-        await server.stop(None)
+        async with grpc_server(address, SERVICE, METHOD, handler):
+            await announce_and_wait()
         running.cancel()
 
 
