@@ -38,16 +38,16 @@ async def run_ps(join: Join, *, json: bool) -> None:
     if not rows:
         print(_NO_AGENTS)
         return
-    table = Table("agent", "process", "pid", "since", "requests", "socket")
+    # What a person looks for fits 80 columns; a program has the rest from --json.
+    table = Table()
+    for name in ("agent", "process", "pid", "requests"):
+        table.add_column(name, overflow="fold")
     for row in rows:
-        since = datetime.fromisoformat(row["since"]).astimezone() if row["since"] else None
         table.add_row(
             row["name"],
             row["process"],
             _or_dash(row["pid"]),
-            f"{since:%Y-%m-%d %H:%M:%S}" if since else "–",
             _or_dash(row["requests"]),
-            row["socket"],
         )
     Console().print(table)
 
@@ -98,14 +98,12 @@ async def run_top(join: Join, *, once: bool, json: bool) -> None:
 def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Table:
     title = f"{len(rows)} agents in {len(processes)} processes"
     table = Table(title=title, title_justify="left")
-    table.add_column("agent")
-    table.add_column("process")
+    table.add_column("agent", overflow="fold", min_width=12)
     for name in ("req/s", "p50 ms", "p99 ms", "waiting", "errors", "reused", "prefilled"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             row.agent,
-            row.process,
             f"{row.requests_per_s:,.1f}",
             _milliseconds(row.p50_s),
             _milliseconds(row.p99_s),
