@@ -110,9 +110,10 @@ class Delivery:
         """Nobody waits for the reply any more."""
         self.cancel(reason or RequestCancelled(pending.target))
 
-    def open_feed(self) -> None:
+    def open_feed(self) -> FeedReader:
         """Take what the caller of a streamed request feeds along with it."""
         self.feed = FeedReader()
+        return self.feed
 
     def release(self, pending: Pending) -> None:
         """Nothing to do: the handler itself has let go."""

@@ -29,7 +29,6 @@ from ..telemetry import BusReport, LinkReport, Metrics
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
-from .feed import FeedReader
 from .flow import Inflow
 from .handoff import Handoff, Released
 from .hosting import Hosts
@@ -139,7 +138,7 @@ class Node:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 if pending.window:
-                    delivery.feed = FeedReader()
+                    delivery.open_feed()
                 mailbox.put_nowait(delivery)
                 pending.source = origin.source
                 pending.sent_to(delivery)
@@ -225,11 +224,12 @@ class Node:
 
     def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
         """Begin to read what the caller of a delivery feeds."""
-        if delivery.feed is None:
-            delivery.feed = FeedReader()
-            delivery.feed.end()
+        feed = delivery.feed
+        if feed is None:
+            feed = delivery.open_feed()
+            feed.end()
         window = self.settings.stream_parts
-        return delivery.feed.open(self.loop, kind, window, delivery.replies.grant_feed)
+        return feed.open(self.loop, kind, window, delivery.replies.grant_feed)
 
     def remember(self, peer: str, context: Context) -> None:
         """Note that a peer holds a context, as this process does."""

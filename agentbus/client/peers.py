@@ -27,7 +27,6 @@ from .busy_poll import BusyPoll
 from .contexts import REPLY_WAITS, ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
-from .feed import FeedReader
 from .handovers import take_accept, take_handoff
 from .inbox import Inbox
 from .mailbox import Delivery
@@ -238,7 +237,7 @@ class Peers:
                 envelope.payloads, envelope.schema, origin, context, replies, peer.name
             )
             if envelope.credit:
-                delivery.feed = FeedReader()
+                delivery.open_feed()
             peer.incoming[number] = replies
             replies.deadline = self._timer.add(until, replies.expire)
             self._inbox.deliver(envelope.target, delivery)
