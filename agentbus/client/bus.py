@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
@@ -57,7 +56,6 @@ class Bus(Requester):
         "_name",
         "_node",
         "_settings",
-        "_tasks",
         "_tenant",
     )
 
@@ -71,7 +69,6 @@ class Bus(Requester):
         self._keys = keys
         self._tenant = TenantKey()
         self._node: Node | None = None
-        self._tasks: TaskGroup | None = None
 
     @staticmethod
     def open(
@@ -105,9 +102,7 @@ class Bus(Requester):
         return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys)
 
     async def __aenter__(self) -> Self:
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        pool = WorkerPool(self._tasks)
+        pool = WorkerPool()
         node = self._node = Node(self._settings, self._tenant, self._name, self._keys, pool)
         try:
             if self._listen:
@@ -125,15 +120,13 @@ class Bus(Requester):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        node, tasks = self._entered()
+        node = self._entered()
         node.closed = True
         node.topics.end(None)
         await self._briefly(node.routes.aclose)
         for living in node.hosts.living():
             living.mailbox.close()
-        tasks.cancel_scope.cancel()
-        # The body's own exception is raised by Python; a group around it would hide its type.
-        await tasks.__aexit__(None, None, None)
+        await self._briefly(node.pool.aclose)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
         node.topics.delayed.close()
@@ -152,7 +145,7 @@ class Bus(Requester):
     @property
     def listens_at(self) -> str:
         """The socket or url at which other processes may join; empty if there is none."""
-        return self._entered()[0].routes.listens_at
+        return self._entered().routes.listens_at
 
     def context(self) -> Context:
         """Return an empty context. It is a value: appending gives a new one."""
@@ -185,7 +178,7 @@ class Bus(Requester):
             ModelNotFound, ModelBroken: the model cannot be served.
             Closed: the bus is closed.
         """
-        node, _ = self._open()
+        node = self._open()
         kind = type(agent) if isinstance(agent, Agent) else agent
         if not (isinstance(kind, type) and issubclass(kind, Agent)):
             raise ConfigError(
@@ -226,7 +219,7 @@ class Bus(Requester):
         return name
 
     async def _start(self, agent: Agent, name: str, model: str, slots: int = 0) -> None:
-        node, _ = self._open()
+        node = self._open()
         agent.name = name
         mailbox = node.hosts.host(agent, name, model)
         try:
@@ -240,7 +233,7 @@ class Bus(Requester):
             raise
 
     async def _start_each(self, kind: type[Agent], name: str, model: str) -> None:
-        node, _ = self._open()
+        node = self._open()
         node.hosts.host_each(kind, name, model)
         try:
             await self._register(node, name)
@@ -284,7 +277,7 @@ class Bus(Requester):
 
     async def agents(self) -> tuple[Location, ...]:
         """Return the agents on the bus: the broker's list, or this process's own."""
-        node, _ = self._entered()
+        node = self._entered()
         if node.routes.home_is_broker:
             listed = await self.request(BROKER, ListAgents(), returns=AgentList)
             return listed.agents
@@ -292,7 +285,7 @@ class Bus(Requester):
 
     def local_agents(self) -> tuple[Location, ...]:
         """Return the agents of this process."""
-        node, _ = self._entered()
+        node = self._entered()
         path = node.routes.listens_at
         return tuple(
             Location(name, self._name, path, role) for name, role in node.hosts.roles().items()
@@ -304,7 +297,7 @@ class Bus(Requester):
         Raises:
             NoResponder: this process has no agent of that name.
         """
-        return self._entered()[0].hosts.handlers(name)
+        return self._entered().hosts.handlers(name)
 
     async def home_lost(self) -> bool:
         """Wait until the process that this bus joined goes away; for ever if it joined none.
@@ -318,7 +311,7 @@ class Bus(Requester):
     @property
     def draining(self) -> bool:
         """Whether `drain` was called."""
-        return self._entered()[0].draining
+        return self._entered().draining
 
     async def drain(self, seconds: float) -> None:
         """Take no new requests from other processes, and wait for those under way to end.
@@ -327,7 +320,7 @@ class Bus(Requester):
         of that name; who had found one before gets `Draining`. Returns when all requests have
         ended, or after `seconds`.
         """
-        node, _ = self._open()
+        node = self._open()
         with anyio.move_on_after(seconds):
             for name in node.hosts.roles():
                 await self._unregister(node, name)
@@ -339,7 +332,7 @@ class Bus(Requester):
 
     def report(self) -> BusReport:
         """Return what this process has counted since the bus was opened."""
-        return self._entered()[0].report()
+        return self._entered().report()
 
     def relay(self, router: Router) -> Relay:
         """Have this process carry on what other processes ask of agents that it does not host."""
@@ -349,7 +342,7 @@ class Bus(Requester):
 
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""
-        self._entered()[0].peer_watchers.append(action)
+        self._entered().peer_watchers.append(action)
 
     def subscribe(self, pattern: str, *, types: Sequence[type] = ()) -> Subscription:
         """Return the messages on topics that match: `*` stands for one token, `>` for the rest.
@@ -373,7 +366,7 @@ class Bus(Requester):
         self._sender.types.read_plain()
 
     async def _subscribed(self, subscription: Subscription) -> None:
-        node, _ = self._open()
+        node = self._open()
         node.topics.add(subscription)
         try:
             await node.tell_home(f"+{subscription.pattern}")
@@ -390,21 +383,21 @@ class Bus(Requester):
 
     @property
     def _sender(self) -> Node:
-        return self._node or self._entered()[0]
+        return self._node or self._entered()
 
     def _origin(self, deadline: float | None) -> Origin:
-        return (self._node or self._entered()[0]).program_origin(deadline)
+        return (self._node or self._entered()).program_origin(deadline)
 
-    def _entered(self) -> tuple[Node, TaskGroup]:
-        if self._node is None or self._tasks is None:
+    def _entered(self) -> Node:
+        if self._node is None:
             raise Closed("bus (enter it with 'async with Bus.open(…) as bus')")
-        return self._node, self._tasks
+        return self._node
 
-    def _open(self) -> tuple[Node, TaskGroup]:
-        node, tasks = self._entered()
+    def _open(self) -> Node:
+        node = self._entered()
         if node.closed:
             raise Closed("bus")
-        return node, tasks
+        return node
 
 
 def _instance(kind: type[Agent]) -> Agent:

@@ -131,7 +131,7 @@ class Pending:
     """One request that this process waits for. Implements `Replies` for callees in process."""
 
     __slots__ = (
-        "_future",
+        "_error",
         "_handle_s",
         "_inflow",
         "_kept",
@@ -141,6 +141,8 @@ class Pending:
         "_queue_s",
         "_started",
         "_timer",
+        "_value",
+        "_waiter",
         "_wall_s",
         "callee",
         "context",
@@ -169,8 +171,11 @@ class Pending:
     ) -> None:
         self._timer = timer
         self._metrics = metrics
-        self._future: asyncio.Future[Any] = timer.loop.create_future()
-        """The reply's value; what it cost is beside it, and made an account of if one is asked for."""
+        self._waiter: asyncio.Future[None] | None = None
+        """Who waits for the end, if somebody had to."""
+        self._value: Any = None
+        """The reply's; what it cost is beside it, and made an account of if one is asked for."""
+        self._error: AgentbusError | None = None
         self._inflow = Inflow(timer.loop, window, self._grant) if window else None
         self._outflow: Outflow | None = None
         """The writer's end of the stream, if the callee is in this process."""
@@ -298,9 +303,8 @@ class Pending:
         self._queue_s = queue_s
         self._handle_s = handle_s
         self._model = model
+        self._value = value
         self._end(None)
-        if not self._future.done():
-            self._future.set_result(value)
 
     def accepted(self) -> None:
         """Nothing to do: whoever was asked first is taken to have it."""
@@ -334,8 +338,6 @@ class Pending:
             return
         self._metrics.failed(error.code)
         self._end(error)
-        if not self._future.done():
-            self._future.set_exception(error)
 
     def expire(self) -> None:
         """End since the deadline has passed; the callee is told."""
@@ -343,17 +345,27 @@ class Pending:
 
     async def wait(self) -> Any:
         """Wait for the end and return the value. Cancelling the wait cancels the request."""
-        try:
-            return await self._future
-        except BaseException:
-            self.drop()
-            raise
+        if not self.ended:
+            self._waiter = self._timer.loop.create_future()
+            try:
+                await self._waiter
+            except BaseException:
+                self.drop()
+                raise
+        return self.value()
+
+    def value(self) -> Any:
+        """Return the reply's value, or raise the error, of a request that has ended."""
+        if self._error is not None:
+            raise self._error
+        return self._value
 
     def drop(self) -> None:
         """End since the caller no longer waits; the callee is told."""
         if not self.ended:
+            if self._waiter is not None:
+                self._waiter.cancel()
             callee = self._end(RequestCancelled(self.target))
-            self._future.cancel()
             if callee is not None:
                 callee.abandon(self, None)
 
@@ -369,7 +381,7 @@ class Pending:
 
     def result(self) -> Reply[Any]:
         """Return the reply of a request that has ended with one."""
-        value = self._future.result()
+        value = self.value()
         account = HopAccount(
             self.source,
             self.target,
@@ -383,11 +395,6 @@ class Pending:
         )
         return Reply(value, self.context, account)
 
-    def discard(self) -> None:
-        """Forget an error that nobody will look at."""
-        if self._future.done() and not self._future.cancelled():
-            self._future.exception()
-
     def _abandon(self, error: AgentbusError) -> None:
         callee = self.callee
         if not self.ended:
@@ -398,7 +405,10 @@ class Pending:
     def _end(self, error: AgentbusError | None) -> Callee | None:
         """Note the end, and let go of the callee, which is returned."""
         self.ended = True
+        self._error = error
         self._timer.cancel(self.deadline)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         if self._inflow is not None:
             self._inflow.end(error)
             if self.feed is not None:

@@ -191,14 +191,29 @@ class Mailbox:
         self._busy += 1
         self._pool.run(self)
 
+    def put_now(self, delivery: Delivery) -> None:
+        """Take a message, and begin to handle it at once if the agent is idle; as `put_nowait`.
+
+        The request may have ended when this returns.
+        """
+        self._put(delivery)
+        if self._busy < self._concurrency:
+            self._busy += 1
+            self._pool.run_now(self)
+
     def put_nowait(self, delivery: Delivery) -> None:
-        """Queue a message.
+        """Queue a message, to be handled in a later turn of the loop.
 
         Raises:
             MailboxFull: too many wait already.
             NoHandler: the agent does not handle this type.
             InvalidMessage: nobody could, or the payload does not fit the handler.
         """
+        self._put(delivery)
+        if self._busy < self._concurrency:
+            self._engage()
+
+    def _put(self, delivery: Delivery) -> None:
         handler = self._handlers.get(delivery.schema) or self._handler_by_name(delivery)
         if handler[0].streams and delivery.feed is None:
             self._metrics.failed(AnswersInParts.code)
@@ -215,8 +230,6 @@ class Mailbox:
             raise
         delivery.arrived = perf_counter()
         self._queue.append((delivery, handler))
-        if self._busy < self._concurrency:
-            self._engage()
 
     def _handler_by_name(self, delivery: Delivery) -> Handler:
         """Return the handler for another version of the type, or of a caller in this process."""
@@ -234,11 +247,31 @@ class Mailbox:
         handled = 0
         try:
             while self._queue:
-                delivery, handler = self._queue.popleft()
-                if not delivery.done:
-                    await self._handle(delivery, handler, task)
-                if len(self._times) >= TIMES:
-                    self._metrics.sort_in()
+                delivery, (spec, method) = self._queue.popleft()
+                if delivery.done:
+                    continue
+                delivery.task = task
+                error: AgentbusError | None = None
+                try:
+                    started = perf_counter()
+                    call = self._make_call(delivery)
+                    value = None
+                    if spec.streams:
+                        await _stream(method(delivery.payload, call), delivery)
+                    else:
+                        value = await method(delivery.payload, call)
+                    self._answer(delivery, value, call, started)
+                except asyncio.CancelledError:
+                    error = self._cancelled(delivery, task)
+                except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
+                    error = self._failure(spec.method, raised, delivery.origin.trace)
+                finally:
+                    delivery.task = None
+                    delivery.done = True
+                if delivery.interrupted is not None:
+                    await _absorb_interrupt(task)
+                if error is not None or delivery.cost is not NO_COST:
+                    self._account(delivery, error)
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -272,39 +305,29 @@ class Mailbox:
                 delivery.done = True
                 delivery.replies.fail(reason or RequestCancelled(self.name))
 
-    async def _handle(
-        self, delivery: Delivery, handler: Handler, task: asyncio.Task[object]
-    ) -> None:
-        spec, method = handler
-        error: AgentbusError | None = None
-        delivery.task = task
-        try:
-            started = perf_counter()
-            call = self._make_call(delivery)
-            value = None
-            if spec.streams:
-                await _stream(method(delivery.payload, call), delivery)
-            else:
-                value = await method(delivery.payload, call)
-            # Memory that a peer lent goes back with the reply, not when the next message comes.
-            delivery.payload = None
-            queue_s, handle_s = started - delivery.arrived, perf_counter() - started
-            delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
-            times = self._times
-            times += (queue_s, handle_s)
-        except asyncio.CancelledError:
-            if delivery.interrupted is None and task.cancelling():
-                delivery.replies.fail(RequestCancelled(self.name))
-                raise
-            # Without an interrupt the handler awaited what somebody else had cancelled.
-            error = delivery.interrupted or RequestCancelled(self.name)
-        except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
-            error = self._failure(spec.method, raised, delivery.origin.trace)
-        finally:
-            delivery.task = None
-            delivery.done = True
-        if delivery.interrupted is not None:
-            await _absorb_interrupt(task)
+    def _answer(self, delivery: Delivery, value: Any, call: Call, started: float) -> None:
+        # Memory that a peer lent goes back with the reply, not when the next message comes.
+        delivery.payload = None
+        queue_s, handle_s = started - delivery.arrived, perf_counter() - started
+        delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
+        times = self._times
+        times += (queue_s, handle_s)
+        if len(times) >= TIMES:
+            self._metrics.sort_in()
+
+    def _cancelled(self, delivery: Delivery, task: asyncio.Task[object]) -> AgentbusError:
+        """Return the caller's error for a handler that was cancelled.
+
+        Raises:
+            CancelledError: it is the task that was.
+        """
+        if delivery.interrupted is None and task.cancelling():
+            delivery.replies.fail(RequestCancelled(self.name))
+            raise asyncio.CancelledError
+        # Without an interrupt the handler awaited what somebody else had cancelled.
+        return delivery.interrupted or RequestCancelled(self.name)
+
+    def _account(self, delivery: Delivery, error: AgentbusError | None) -> None:
         if delivery.cost is not NO_COST:
             self._metrics.charged(delivery.cost)
         if error is not None:

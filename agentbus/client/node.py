@@ -130,7 +130,6 @@ class Node:
             raise HopsExhausted(target)
         if origin.deadline_at <= self.timer.time():
             raise DeadlineExceeded(target)
-        pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
             hosted = self._agents.get(target)
             mailbox = self.hosts.instance(target) if hosted is None else hosted.mailbox
@@ -139,10 +138,13 @@ class Node:
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 if pending.window:
                     delivery.open_feed()
-                mailbox.put_nowait(delivery)
                 pending.source = origin.source
                 pending.sent_to(delivery)
+                mailbox.put_now(delivery)
+                if not pending.ended:
+                    pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
                 return True
+            pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
             peer = self.routes.known(target)
             if peer is None or peer.link.paused:
                 return False
@@ -167,7 +169,6 @@ class Node:
                 self.peers.send(peer, pending, payload, origin)
         except TimeoutError:
             pending.drop()
-            pending.discard()
             raise DeadlineExceeded(pending.target) from None
         except BaseException:
             pending.drop()
@@ -252,7 +253,7 @@ class Node:
             raise Draining(target)
         mailbox = self.hosts.mailbox(target)
         if mailbox is not None:
-            mailbox.put_nowait(delivery)
+            mailbox.put_now(delivery)
         elif self.relay is not None:
             self.relay.take(target, delivery)
         else:

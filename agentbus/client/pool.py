@@ -3,15 +3,21 @@
 A task for each message would cost as much as everything else on the way (research: 3.6 µs), and a
 task for each agent some KiB, which 100,000 idle agents would pay for nothing. So tasks stay, and
 each takes the mailbox that has work next; there are as many as handlers ever ran at once.
+
+`run_now` begins at once, as Python 3.12's eager tasks do: in the name and context of a task that
+waits, but on the stack of who brought the message. A handler that awaits nothing is done when
+`run_now` returns, and no task was woken. One that does is gone on with in that task.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from typing import Protocol
-
-from anyio.abc import TaskGroup
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Coroutine, Generator
+from types import coroutine
+from typing import Any, Protocol
 
 __all__ = ["WorkerPool", "Workload"]
 
@@ -19,6 +25,15 @@ logger = logging.getLogger("agentbus")
 
 _SPARE = 64
 """Tasks that wait for work; more than that end when they have nothing to do."""
+_DEEPEST = 8
+"""Handlers that run on each other's stack at most, each since the one before asked it."""
+_IN_A_ROW = 64
+"""Workloads done at once before one waits for the loop's next turn, so that other tasks get one."""
+_CLOSE_EVERY = 0.05
+"""Seconds after which a task that goes on though it was cancelled is cancelled again."""
+
+Begun = tuple[Coroutine[Any, Any, None], Any, bool]
+"""A coroutine, what it awaits, and whether it is to be cancelled there."""
 
 
 class Workload(Protocol):
@@ -29,37 +44,169 @@ class Workload(Protocol):
         ...
 
 
+class _Worker:
+    """One task, and where it waits for work."""
+
+    __slots__ = ("begun", "context", "task", "waiter")
+
+    def __init__(self, context: contextvars.Context, task: asyncio.Task[None]) -> None:
+        self.context = context
+        self.task = task
+        self.waiter: asyncio.Future[Workload | None] | None = None
+        """Set while the task waits: what it is to do, None if that is in `begun`."""
+        self.begun: Begun | None = None
+
+
 class WorkerPool:
-    """Runs workloads in tasks of `group`, one each at a time."""
+    """Runs workloads in tasks of its own, one each at a time. Close it with `aclose`."""
 
-    __slots__ = ("_group", "_idle", "_loop")
+    __slots__ = ("_context", "_depth", "_done_in_a_row", "_idle", "_loop", "_tasks")
 
-    def __init__(self, group: TaskGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._idle: list[asyncio.Future[Workload]] = []
+        self._context = contextvars.copy_context()
+        self._idle: list[_Worker] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._depth = 0
+        self._done_in_a_row = 0
 
     def run(self, workload: Workload) -> None:
         """Have a task drain `workload`, soon."""
-        while self._idle:
-            waiter = self._idle.pop()  # the latest: its memory is the warmest
-            if not waiter.done():
-                waiter.set_result(workload)
-                return
-        self._group.start_soon(self._work, workload)
+        worker = self._waiting()
+        if worker is None:
+            self._start(workload)
+        elif worker.waiter is not None:
+            worker.waiter.set_result(workload)
 
-    async def _work(self, workload: Workload) -> None:
+    def run_now(self, workload: Workload) -> None:
+        """Drain `workload` up to where it first has to wait, and have a task go on from there."""
+        self._done_in_a_row += 1
+        if self._depth >= _DEEPEST or self._done_in_a_row >= _IN_A_ROW:
+            self._done_in_a_row = 0
+            self.run(workload)
+            return
+        worker = self._waiting()
+        if worker is None:
+            self._start(workload)
+            return
+        self._depth += 1
+        try:
+            begun = self._begin(worker, workload)
+        finally:
+            self._depth -= 1
+        if begun is None:
+            self._idle.append(worker)
+        else:
+            self._go_on(worker, begun)
+
+    def _waiting(self) -> _Worker | None:
+        idle = self._idle
+        while idle:
+            worker = idle.pop()  # the latest: its memory is the warmest
+            if worker.waiter is not None and not worker.waiter.done():
+                return worker
+        return None
+
+    def _start(self, workload: Workload) -> None:
+        context = self._context.copy()
+        task = self._loop.create_task(self._work(context, workload), context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _begin(self, worker: _Worker, workload: Workload) -> Begun | None:
+        """Drain as far as that goes at once; return what is left, None if all is done."""
+        loop, task = self._loop, worker.task
+        work = workload.drain(task)
+        caller = asyncio.current_task(loop)
+        if caller is not None:
+            _leave_task(loop, caller)
+        _enter_task(loop, task)
+        try:
+            return work, worker.context.run(work.send, None), False
+        except StopIteration:
+            return None
+        except asyncio.CancelledError:
+            return None  # the task is cancelled, and ends by itself
+        except Exception:
+            _log_defect()
+            return None
+        finally:
+            _leave_task(loop, task)
+            if caller is not None:
+                _enter_task(loop, caller)
+
+    def _go_on(self, worker: _Worker, begun: Begun) -> None:
+        worker.begun = begun
+        waiter = worker.waiter
+        # If the task was cancelled on the way, it wakes up by itself.
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _work(self, context: contextvars.Context, workload: Workload | None) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a worker runs inside a task")
+        worker = _Worker(context, task)
         while True:
             try:
-                await workload.drain(task)
+                if workload is not None:
+                    await workload.drain(task)
+                elif worker.begun is not None:
+                    await _finish(*worker.begun)
             except Exception:
-                # Nothing that one agent or request brings may end the others.
-                logger.exception("a task that runs handlers met a defect")
+                _log_defect()
             if len(self._idle) >= _SPARE:
                 return
-            waiter: asyncio.Future[Workload] = self._loop.create_future()
-            self._idle.append(waiter)
-            workload = await waiter
+            worker.begun = None
+            workload = await self._next(worker)
+
+    async def _next(self, worker: _Worker) -> Workload | None:
+        """Wait for work; None if it is in `begun`."""
+        waiter = worker.waiter = self._loop.create_future()
+        self._idle.append(worker)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if worker.begun is None:
+                raise
+            work, awaited, _ = worker.begun
+            # As the task would have done: what is awaited is cancelled if that can be.
+            unheard = not (isinstance(awaited, asyncio.Future) and awaited.cancel())
+            worker.begun = work, awaited, unheard
+            return None
+        finally:
+            worker.waiter = None
+
+    async def aclose(self) -> None:
+        """Cancel what is being handled, again and again until it has ended."""
+        own = asyncio.current_task()
+        while tasks := [task for task in self._tasks if task is not own]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CLOSE_EVERY)
+
+
+@coroutine
+def _finish(
+    work: Coroutine[Any, Any, None], awaited: Any, cancelled: bool
+) -> Generator[Any, None, None]:
+    """Go on with what was begun."""
+    while True:
+        try:
+            if cancelled:
+                cancelled = False
+                raise asyncio.CancelledError
+            yield awaited
+        except BaseException as error:  # noqa: BLE001 - it is what was begun that it is thrown at
+            try:
+                awaited = work.throw(error)
+            except StopIteration:
+                return
+        else:
+            break
+    yield from work
+
+
+def _log_defect() -> None:
+    # Nothing that one agent or request brings may end the others.
+    logger.exception("a task that runs handlers met a defect")

@@ -14,6 +14,7 @@ from .stream import ReplyStream
 __all__ = ["Requester", "Sender", "check_seconds"]
 
 T = TypeVar("T")
+_NUMBERS = (int, float)
 
 
 def check_seconds(seconds: float, what: str = "deadline") -> float:
@@ -22,7 +23,7 @@ def check_seconds(seconds: float, what: str = "deadline") -> float:
     Raises:
         ConfigError: it is not; `what` names it.
     """
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if not isinstance(seconds, _NUMBERS) or not math.isfinite(seconds):
         raise ConfigError(what, f"must be a finite number of seconds, not {seconds!r}")
     return seconds
 
@@ -102,7 +103,7 @@ class Requester:
         origin = self._origin(deadline)
         if not sender.send_nowait(pending, payload, origin):
             await sender.send(pending, payload, origin)
-        return await pending.wait()
+        return pending.value() if pending.ended else await pending.wait()
 
     @overload
     async def call(

@@ -42,7 +42,6 @@ class ReplyStream(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self._pending.drop()
-        self._pending.discard()
 
     def __aiter__(self) -> ReplyStream[T]:
         return self
