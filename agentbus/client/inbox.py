@@ -23,6 +23,10 @@ class Inbox(Protocol):
         """Queue a request for an agent; raises what is to be the caller's error."""
         ...
 
+    def begin(self) -> None:
+        """Begin to handle what was delivered."""
+        ...
+
     def published(self, peer: Peer, envelope: Envelope) -> None:
         """Take a message on a topic."""
         ...

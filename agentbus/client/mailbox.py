@@ -213,6 +213,16 @@ class Mailbox:
         if self._busy < self._concurrency:
             self._engage()
 
+    def put_added(self, delivery: Delivery) -> None:
+        """Queue a message, to be handled when the pool begins what was added; as `put_nowait`.
+
+        Several messages that come at once are so handled in one go.
+        """
+        self._put(delivery)
+        if self._busy < self._concurrency:
+            self._busy += 1
+            self._pool.add(self)
+
     def _put(self, delivery: Delivery) -> None:
         handler = self._handlers.get(delivery.schema) or self._handler_by_name(delivery)
         if handler[0].streams and delivery.feed is None:

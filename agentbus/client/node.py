@@ -253,11 +253,15 @@ class Node:
             raise Draining(target)
         mailbox = self.hosts.mailbox(target)
         if mailbox is not None:
-            mailbox.put_now(delivery)
+            mailbox.put_added(delivery)
         elif self.relay is not None:
             self.relay.take(target, delivery)
         else:
             raise NoResponder(target)
+
+    def begin(self) -> None:
+        """Begin to handle what was delivered."""
+        self.pool.begin()
 
     def publish(self, topic: str, payload: Any, source: str) -> None:
         """Send a payload to whoever subscribed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -99,17 +99,22 @@ class Peers:
         # Two processes that reach for each other at once make two links: the first one counts.
         self._by_name.setdefault(peer.name, peer)
 
-    def envelope_received(self, link: Link, envelope: Envelope) -> None:
+    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         """Take what a link brought. An envelope that cannot be answered ends its own link only."""
         peer = self._by_link.get(link)
         if peer is None:
             return
         self._poll.heard()
-        try:
-            self._takers[envelope.kind](peer, envelope)
-        except AgentbusError as error:
-            logger.warning("the link to %s is closed: %s", peer.name, error)
-            link.abort()
+        takers = self._takers
+        for envelope in envelopes:
+            try:
+                takers[envelope.kind](peer, envelope)
+            except AgentbusError as error:
+                logger.warning("the link to %s is closed: %s", peer.name, error)
+                link.abort()
+            if link.closing:
+                break
+        self._inbox.begin()
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         """End all that was under way on a link."""

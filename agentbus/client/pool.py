@@ -60,13 +60,14 @@ class _Worker:
 class WorkerPool:
     """Runs workloads in tasks of its own, one each at a time. Close it with `aclose`."""
 
-    __slots__ = ("_context", "_depth", "_done_in_a_row", "_idle", "_loop", "_tasks")
+    __slots__ = ("_added", "_context", "_depth", "_done_in_a_row", "_idle", "_loop", "_tasks")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._idle: list[_Worker] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._added: list[Workload] = []
         self._depth = 0
         self._done_in_a_row = 0
 
@@ -77,6 +78,17 @@ class WorkerPool:
             self._start(workload)
         elif worker.waiter is not None:
             worker.waiter.set_result(workload)
+
+    def add(self, workload: Workload) -> None:
+        """Have `begin` run `workload`."""
+        self._added.append(workload)
+
+    def begin(self) -> None:
+        """Run what was added, as `run_now`."""
+        while self._added:
+            added, self._added = self._added, []
+            for workload in added:
+                self.run_now(workload)
 
     def run_now(self, workload: Workload) -> None:
         """Drain `workload` up to where it first has to wait, and have a task go on from there."""
@@ -127,7 +139,7 @@ class WorkerPool:
             return None
         except asyncio.CancelledError:
             return None  # the task is cancelled, and ends by itself
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged there
             _log_defect()
             return None
         finally:
@@ -153,7 +165,7 @@ class WorkerPool:
                     await workload.drain(task)
                 elif worker.begun is not None:
                     await _finish(*worker.begun)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged there
                 _log_defect()
             if len(self._idle) >= _SPARE:
                 return
@@ -165,7 +177,7 @@ class WorkerPool:
         waiter = worker.waiter = self._loop.create_future()
         self._idle.append(worker)
         try:
-            return await waiter
+            workload: Workload | None = await waiter
         except asyncio.CancelledError:
             if worker.begun is None:
                 raise
@@ -176,6 +188,7 @@ class WorkerPool:
             return None
         finally:
             worker.waiter = None
+        return workload
 
     async def aclose(self) -> None:
         """Cancel what is being handled, again and again until it has ended."""

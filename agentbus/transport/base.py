@@ -7,6 +7,7 @@ owner's business. All calls of one link happen in the event loop that made it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 from ..errors import AgentbusError
@@ -35,6 +36,11 @@ class Link(Protocol):
     @property
     def paused(self) -> bool:
         """Whether so much waits for the peer that a sender who can wait should `drain`."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is sent or delivered."""
         ...
 
     @property
@@ -88,8 +94,11 @@ class LinkOwner(Protocol):
         """Both sides said HELLO. Comes before anything else of this link."""
         ...
 
-    def envelope_received(self, link: Link, envelope: Envelope) -> None:
-        """The peer sent an envelope. Never HELLO, GOODBYE or an ERROR of id 0."""
+    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        """The peer sent envelopes, in this order. Never HELLO, GOODBYE or an ERROR of id 0.
+
+        Once the link is closing, those that follow are to be passed over.
+        """
         ...
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:

@@ -58,7 +58,7 @@ class StreamLink(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._peer: Hello | None = None
         """Set when the owner was told that the link opened."""
-        self._closing = False
+        self.closing = False
         """Nothing more is sent or delivered."""
         self._ended = False
         """The owner was told that the link is over, or the opener that it never was."""
@@ -89,7 +89,7 @@ class StreamLink(asyncio.Protocol):
 
     def send(self, envelope: Envelope) -> int:
         transport = self._transport
-        if self._closing or transport is None:
+        if self.closing or transport is None:
             raise Closed("link")
         if self._ended_loans:  # a reply that lets the peer send again is not to come first
             self._release()
@@ -119,7 +119,7 @@ class StreamLink(asyncio.Protocol):
     def _release(self) -> None:
         """Tell the peer that nothing here views what it placed. Not bound by the write limit: what
         the peer can place bounds it."""
-        while self._ended_loans and not self._closing:
+        while self._ended_loans and not self.closing:
             buffers = self._session.send(Envelope(Kind.RELEASE, self._ended_loans.popleft()))
             self._enqueue(buffers, sum(map(len, buffers)))
 
@@ -139,16 +139,16 @@ class StreamLink(asyncio.Protocol):
 
     async def drain(self) -> None:
         await self._writable.wait()
-        if self._closing:
+        if self.closing:
             raise Closed("link")
 
     async def aclose(self) -> None:
-        if not self._closing:
+        if not self.closing:
             self._say_last(self._session.closing())
         await self._gone.wait()
 
     def abort(self) -> None:
-        self._closing = True
+        self.closing = True
         self._queue.clear()
         self._queued = 0
         if self._transport is not None:
@@ -158,7 +158,7 @@ class StreamLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
-        if self._closing:
+        if self.closing:
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -177,18 +177,21 @@ class StreamLink(asyncio.Protocol):
             return
         if self._peer is None:
             self._open()
-        if session.pong_due and not self._closing and not self.paused:
+        if session.pong_due and not self.closing and not self.paused:
             pong = session.pong()
             self._enqueue([pong], len(pong))
-        for envelope in envelopes:
-            if self._closing:
-                break
-            self._owner.envelope_received(self, envelope)
+        if envelopes and not self.closing:
+            # Answers to several at once are joined, like all that is sent within a turn.
+            begins = len(envelopes) > 1 and not self._turn
+            self._turn |= begins
+            self._owner.received(self, envelopes)
+            if begins:
+                self._turn_ended()
         if session.state is not _OPEN:
             self._finish()
 
     def pause_writing(self) -> None:
-        if not self._closing:
+        if not self.closing:
             self.paused = True
             self._writable.clear()
 
@@ -200,8 +203,8 @@ class StreamLink(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         peer = self._peer.peer if self._peer is not None else ""
-        error = None if self._closing else PeerLost(peer)
-        self._closing = True
+        error = None if self.closing else PeerLost(peer)
+        self.closing = True
         self._queue.clear()
         self._queued = 0
         self._end(error)
@@ -213,7 +216,7 @@ class StreamLink(asyncio.Protocol):
 
     def _open(self) -> None:
         peer = self._session.peer
-        if peer is not None and not self._closing:
+        if peer is not None and not self.closing:
             self._peer = peer
             self._settled(None)
             self._owner.link_opened(self)
@@ -224,12 +227,12 @@ class StreamLink(asyncio.Protocol):
         if error is not None:
             self._fail(error)
         elif self._session.state is State.CLOSED:
-            if not self._closing:
+            if not self.closing:
                 self._say_last(self._session.closing())
             self._hang_up(None)
 
     def _fail(self, error: AgentbusError) -> None:
-        if self._closing:
+        if self.closing:
             self._hang_up(None)
             return
         refused = self._session.state is State.REFUSED
@@ -238,7 +241,7 @@ class StreamLink(asyncio.Protocol):
 
     def _say_last(self, last: bytes) -> None:
         """Send what stands in the queue and `last`; from here the link must end in time."""
-        self._closing = True
+        self.closing = True
         if last:
             self._enqueue([last], len(last))
         self.flush()

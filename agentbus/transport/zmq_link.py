@@ -46,7 +46,7 @@ class TcpLink(StreamLink):
 
     def _ping(self) -> None:
         """Ask for a sign of life, unless HELLO or GOODBYE is waited for, under other timeouts."""
-        if self._peer is not None and not self._closing and not self.paused:
+        if self._peer is not None and not self.closing and not self.paused:
             ping = self._session.ping()
             self._enqueue([ping], len(ping))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -149,7 +149,7 @@ async def test_a_home_that_says_nothing_ends_in_the_deadline(socket_dir: Path) -
         def link_opened(self, link: Link) -> None:
             pass
 
-        def envelope_received(self, link: Link, envelope: Envelope) -> None:
+        def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
             pass
 
         def link_lost(self, link: Link, error: AgentbusError | None) -> None:
@@ -193,7 +193,7 @@ async def test_a_second_link_under_one_name_does_not_unseat_the_first(socket_dir
             def link_opened(self, link: Link) -> None:
                 opened.set()
 
-            def envelope_received(self, link: Link, envelope: Envelope) -> None:
+            def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
                 pass
 
             def link_lost(self, link: Link, error: AgentbusError | None) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -130,11 +130,12 @@ class Flooder:
     def link_opened(self, link: Link) -> None:
         pass
 
-    def envelope_received(self, link: Link, envelope: Envelope) -> None:
-        if envelope.credit:
-            self._answer(link, envelope)
-        elif envelope.kind is Kind.REQUEST:
-            link.send(failure_envelope(envelope.id, NoResponder(envelope.target)))
+    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            if envelope.credit:
+                self._answer(link, envelope)
+            elif envelope.kind is Kind.REQUEST:
+                link.send(failure_envelope(envelope.id, NoResponder(envelope.target)))
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         pass

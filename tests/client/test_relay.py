@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -268,9 +268,10 @@ class Hostile:
     def link_opened(self, link: Link) -> None:
         pass
 
-    def envelope_received(self, link: Link, envelope: Envelope) -> None:
-        if envelope.kind is Kind.REQUEST:
-            link.send(replace(self._answer, id=envelope.id))
+    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            if envelope.kind is Kind.REQUEST:
+                link.send(replace(self._answer, id=envelope.id))
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.links: list[Link] = []
-        self.received: list[Envelope] = []
+        self.envelopes: list[Envelope] = []
         self.lost: list[AgentbusError | None] = []
         self.events: list[str] = []
         self.on_envelope: Callable[[Link, Envelope], None] | None = None
@@ -51,11 +51,14 @@ class Recorder:
         self.links.append(link)
         self._note("opened")
 
-    def envelope_received(self, link: Link, envelope: Envelope) -> None:
-        self.received.append(envelope)
-        self._note("envelope")
-        if self.on_envelope is not None:
-            self.on_envelope(link, envelope)
+    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            if link.closing:
+                break
+            self.envelopes.append(envelope)
+            self._note("envelope")
+            if self.on_envelope is not None:
+                self.on_envelope(link, envelope)
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         self.lost.append(error)
@@ -76,7 +79,7 @@ class Recorder:
         await self.until(lambda: len(self.links) >= count)
 
     async def until_received(self, count: int) -> None:
-        await self.until(lambda: len(self.received) >= count)
+        await self.until(lambda: len(self.envelopes) >= count)
 
     async def until_lost(self, count: int = 1) -> None:
         await self.until(lambda: len(self.lost) >= count)

@@ -28,7 +28,7 @@ async def test_envelopes_arrive_whole_and_in_order_both_ways(pair: Pair) -> None
         pair.link_b.send(other)
     await pair.b.until_received(500)
     await pair.a.until_received(500)
-    assert (pair.b.received, pair.a.received) == (there, back)
+    assert (pair.b.envelopes, pair.a.envelopes) == (there, back)
 
 
 async def test_every_byte_is_counted(pair: Pair) -> None:
@@ -45,7 +45,7 @@ async def test_large_payloads_go_between_small_ones(pair: Pair) -> None:
     for envelope in sent:
         pair.link_a.send(envelope)
     await pair.b.until_received(len(sent))
-    assert pair.b.received == sent
+    assert pair.b.envelopes == sent
 
 
 @pytest.mark.parametrize("limits", [Limits(write_buffer=1_000_000)])
@@ -61,7 +61,7 @@ async def test_a_full_link_refuses_and_goes_on_when_it_is_read(pair: Pair) -> No
     await pair.b.until_received(sent)
     pair.link_a.send(request(sent + 2))
     await pair.b.until_received(sent + 1)
-    assert [envelope.id for envelope in pair.b.received] == [*range(1, sent + 1), sent + 2]
+    assert [envelope.id for envelope in pair.b.envelopes] == [*range(1, sent + 1), sent + 2]
 
 
 async def test_a_link_pauses_who_can_wait(pair: Pair) -> None:
@@ -164,7 +164,7 @@ async def test_an_owner_may_answer_while_it_is_called(pair: Pair) -> None:
     for number in range(1, 6):
         pair.link_a.send(request(number))
     await pair.a.until_received(5)
-    assert [envelope.id for envelope in pair.a.received] == [1, 2, 3, 4, 5]
+    assert [envelope.id for envelope in pair.a.envelopes] == [1, 2, 3, 4, 5]
 
 
 async def test_a_request_id_that_does_not_rise_ends_the_link_with_the_reason(pair: Pair) -> None:

@@ -62,18 +62,18 @@ async def until_heard(pair: Pair) -> None:
     """Wait until what B had to say so far has come to A, releases included."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    count = len(pair.a.received)
+    count = len(pair.a.envelopes)
     pair.link_b.send(Envelope(Kind.PUBLISH, target="x"))
     await pair.a.until_received(count + 1)
 
 
 def take(recorder: Recorder) -> Any:
-    return recorder.received.pop().payloads[0]
+    return recorder.envelopes.pop().payloads[0]
 
 
 async def deliver(pair: Pair, number: int, body: Any) -> Any:
     """Send a payload from A to B; returns what B got."""
-    count = len(pair.b.received)
+    count = len(pair.b.envelopes)
     pair.link_a.send(request(number, body))
     await pair.b.until_received(count + 1)
     return take(pair.b)
@@ -127,9 +127,9 @@ async def test_payloads_under_the_threshold_and_several_in_one_message(path: str
         bodies = (b"a" * (64 * KIB), b"b" * (64 * KIB - 1), b"", b"c" * (200 * KIB))
         pair.link_a.send(Envelope(Kind.REQUEST, 1, payloads=bodies))
         await pair.b.until_received(1)
-        assert pair.b.received[0].payloads == bodies
+        assert pair.b.envelopes[0].payloads == bodies
         assert lent(pair.link_a) == 2
-        pair.b.received.clear()
+        pair.b.envelopes.clear()
         await until_heard(pair)
         assert lent(pair.link_a) == 0
 
@@ -177,13 +177,13 @@ async def test_what_is_written_to_a_tensor_stays_here_and_is_forgotten(path: str
             frames = kind.encode(torch.full((100_000,), value))
             pair.link_a.send(Envelope(Kind.REQUEST, number, payloads=frames))
             await pair.b.until_received(1)
-            tensor = kind.decode(pair.b.received.pop().payloads)
+            tensor = kind.decode(pair.b.envelopes.pop().payloads)
             assert tensor.unique().tolist() == [value]
             tensor += 10
             assert tensor.unique().tolist() == [value + 10]
             del tensor, frames
             await until_heard(pair)
-            pair.a.received.clear()
+            pair.a.envelopes.clear()
             assert lent(pair.link_a) == 0
 
 
@@ -260,7 +260,7 @@ async def ends_with(path: str, kind: type[Exception], *envelopes: Envelope) -> l
         *_, farewell = await peer.read_to_end()
     assert type(b.lost[0]) is kind
     assert type(read_failure(farewell)) is kind
-    return b.received
+    return b.envelopes
 
 
 def referring(number: int, *fields: Any) -> Envelope:
@@ -274,7 +274,7 @@ async def test_an_honest_reference_is_accepted(path: str) -> None:
             peer.hello()
             peer.writer.writelines(encode(referring(1, name, 0, 6, 1), LIMITS))
             await b.until_received(1)
-            assert b.received.pop().payloads == (b"secret",)
+            assert b.envelopes.pop().payloads == (b"secret",)
             peer.writer.close()
             await b.until_lost()
 

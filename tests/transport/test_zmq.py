@@ -271,7 +271,7 @@ async def test_an_identity_is_not_taken_over_while_its_owner_lives() -> None:
                 await third.aclose()
                 say(first, encoded(request(1)))
                 await b.until_received(1)
-    assert [envelope.id for envelope in b.received] == [1]
+    assert [envelope.id for envelope in b.envelopes] == [1]
 
 
 async def test_an_identity_is_not_taken_over_once_its_owner_is_gone(
@@ -307,7 +307,7 @@ async def test_ten_thousand_small_messages_in_order_both_ways() -> None:
         await b.until_received(10_000)
         await a.until_received(10_000)
     for owner in (a, b):
-        assert [envelope.id for envelope in owner.received] == [*range(1, 10_001)]
+        assert [envelope.id for envelope in owner.envelopes] == [*range(1, 10_001)]
 
 
 @pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 16])
@@ -318,7 +318,7 @@ async def test_messages_around_the_size_of_a_piece(size: int) -> None:
         for number in (1, 2, 3):
             link_a.send(request(number, payload))
         await b.until_received(3)
-    assert b.received == [request(number, payload) for number in (1, 2, 3)]
+    assert b.envelopes == [request(number, payload) for number in (1, 2, 3)]
 
 
 @pytest.mark.promise("flow.slow", "slim-1669")
