@@ -131,7 +131,7 @@ async def run_tail(join: Join, pattern: str, *, json: bool) -> None:
                     missed = messages.dropped
                     print(f"(missed so far, since they came too fast: {missed})", file=sys.stderr)
                 if json:
-                    print_json(dataclasses.asdict(message))
+                    print_json(message._asdict())
                 else:
                     value = orjson.dumps(message.value, default=str).decode()
                     source = f" ({message.source})" if message.source else ""

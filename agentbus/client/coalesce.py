@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ..wire import Buffer, Frames
-from .payload import PayloadType, join_batch, payload_type
+from ..wire import Buffer, Frames, join_batch
+from .payload import PayloadType, payload_type
 
 __all__ = ["Coalescer"]
 

@@ -15,7 +15,7 @@ import enum
 import types
 import typing
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,10 +26,10 @@ import pydantic
 import pydantic_core
 from blake3 import blake3
 
-from ..errors import InvalidMessage, MalformedFrame
+from ..errors import InvalidMessage
 from ..wire import Frames, copy_buffers, is_buffer_type, pack, unpack_frames
 
-__all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "count_batch", "join_batch", "payload_type"]
+__all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type"]
 
 Copy = Callable[[Any], Any]
 
@@ -361,39 +361,6 @@ class PayloadType:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InvalidMessage(self.name, f"cannot be copied: {error}") from error
         return self.decode(copy_buffers(payload_type(type(value)).encode(value)))
-
-
-def join_batch(frames: Sequence[bytes | memoryview]) -> bytes:
-    """Return one frame that holds the values of several frames, as an array.
-
-    Values with buffers are not joined: they go alone, and so have more than one frame.
-    """
-    count = len(frames)
-    if count < 16:
-        head = bytes((0x90 | count,))
-    elif count < 1 << 16:
-        head = b"\xdc" + count.to_bytes(2, "big")
-    else:
-        head = b"\xdd" + count.to_bytes(4, "big")
-    return head + b"".join(frames)
-
-
-def count_batch(frames: Frames) -> int:
-    """Return how many parts `decode_batch` would find, without reading them.
-
-    Raises:
-        MalformedFrame: the frames are no parts.
-    """
-    if len(frames) > 1:
-        return 1
-    head = bytes(frames[0][:5]) if frames else b""
-    if head and 0x90 <= head[0] <= 0x9F:
-        return head[0] & 0x0F
-    sizes = {0xDC: 3, 0xDD: 5}
-    end = sizes.get(head[0], 0) if head else 0
-    if not end or len(head) < end:
-        raise MalformedFrame("a batch of parts is an array")
-    return int.from_bytes(head[1:end], "big")
 
 
 def _plain(value: Any) -> Any:

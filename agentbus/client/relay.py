@@ -14,12 +14,11 @@ from typing import Protocol
 from ..context import Context
 from ..errors import AgentbusError, MalformedFrame, NoResponder, PeerLost
 from ..messages import Envelope, Kind
-from ..wire import Frames
+from ..wire import Frames, count_batch
 from .flow import MAX_CREDIT
 from .inbox import Inbox
 from .mailbox import Delivery
 from .offer import Offer, refusal
-from .payload import count_batch
 from .peers import Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..errors import AgentbusError, Closed
 
 __all__ = ["Published", "Subscription"]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """One message on a topic. `source` is the publishing agent; empty for a program."""
 
     topic: str
@@ -78,11 +76,12 @@ class Subscription:
                 self._waiter = None
         return self._queue.popleft()
 
-    def deliver(self, message: Published) -> None:
-        """Queue a message; drops the oldest one if the queue is full."""
-        if len(self._queue) == self._queue.maxlen:
-            self.dropped += 1
-        self._queue.append(message)
+    def deliver(self, messages: Sequence[Published]) -> None:
+        """Queue messages; drops the oldest ones if the queue is full."""
+        queue = self._queue
+        before = len(queue)
+        queue.extend(messages)
+        self.dropped += before + len(messages) - len(queue)
         self._wake()
 
     def close(self, error: AgentbusError | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from ..config import BusSettings
@@ -18,7 +19,7 @@ from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import SubscriptionTable
 from ..telemetry import Metrics
-from ..wire import Frames, copy_buffers
+from ..wire import copy_buffers, count_batch, join_batch
 from .delayed import Delayed
 from .mailbox import Delivery
 from .payload import payload_type
@@ -32,6 +33,7 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
+_PUBLISH = Kind.PUBLISH  # an enum's members are slow to look up
 _MAX_PATTERNS = 4096
 """Patterns that one process that joined this one may subscribe to."""
 
@@ -106,20 +108,24 @@ class Topics:
 
     def publish(self, topic: str, payload: Any, source: str) -> None:
         """Hand a payload to this process's subscribers and, by way of the home, to all others."""
-        check_topic(topic)
+        subscribers = self._subscribers(topic)
         kind = payload_type(type(payload))
         self._metrics.published += 1
         envelope = None
-        for subscriber in [*self._table.match(topic), *self._routes.homes()]:
+        for subscriber in (*subscribers, *self._routes.homes()):
             if isinstance(subscriber, Subscription):
-                subscriber.deliver(Published(topic, kind.receive(payload), source))
+                subscriber.deliver((Published(topic, kind.receive(payload), source),))
                 continue
             if envelope is None:
                 frames = kind.encode(payload)
-                envelope = Envelope(
-                    Kind.PUBLISH, source=source, target=topic, schema=kind.schema, payloads=frames
-                )
+                if len(frames) == 1:
+                    frames = (join_batch(frames),)
+                envelope = Envelope(_PUBLISH, 0, source, topic, kind.schema, payloads=frames)
             self._forward(subscriber, envelope)
+
+    def _subscribers(self, topic: str) -> tuple[Subscription | Peer, ...]:
+        found = self._table.matched(topic)
+        return self._table.match(check_topic(topic)) if found is None else found
 
     def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
         """As `publish`, after `delay` seconds.
@@ -149,29 +155,42 @@ class Topics:
         """Hand on a message that a link brought, to all but the link that brought it."""
         if not envelope.payloads:
             raise MalformedFrame("a published message has a payload")
-        topic = check_topic(envelope.target)
-        frames, is_taken = envelope.payloads, False
-        for subscriber in self._table.match(topic):
+        topic, source = envelope.target, envelope.source
+        values: Sequence[Any] | None = None
+        for subscriber in self._subscribers(topic):
             if isinstance(subscriber, Subscription):
-                # What one may write to, as to a tensor, no other views.
-                own = copy_buffers(frames) if is_taken else frames
-                self._publish_here(subscriber, envelope, own)
-                is_taken = True
+                values = self._read(envelope, values)
+                subscriber.deliver([Published(topic, value, source) for value in values])
             elif subscriber is not peer:
                 self._forward(subscriber, envelope)
 
-    def _publish_here(self, subscriber: Subscription, envelope: Envelope, frames: Frames) -> None:
+    def _read(self, envelope: Envelope, taken: Sequence[Any] | None) -> Sequence[Any]:
+        """Return the values of an envelope for one subscriber, those that another has `taken` for
+        the next; none, and says so, if they are not what they should be."""
+        frames = envelope.payloads
         try:
-            value = self._types.find(envelope.schema).decode(frames)
+            kind = self._types.find(envelope.schema)
+            if taken is None:
+                return kind.decode_batch(frames)
+            if len(frames) > 1:  # to what one may write to, as to a tensor, no other views
+                return kind.decode_batch(copy_buffers(frames))
+            return [kind.receive(value) for value in taken]
         except InvalidMessage as error:
-            self._metrics.dropped += 1
+            self._metrics.dropped += _count(envelope)
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
-            return
-        subscriber.deliver(Published(envelope.target, value, envelope.source))
+            return ()
 
     def _forward(self, peer: Peer, envelope: Envelope) -> None:
         try:
             peer.link.send(envelope)
         except AgentbusError as error:
-            self._metrics.dropped += 1
+            self._metrics.dropped += _count(envelope)
             logger.warning("a message on %s was dropped: %s", envelope.target, error)
+
+
+def _count(envelope: Envelope) -> int:
+    """Return how many messages an envelope holds."""
+    try:
+        return count_batch(envelope.payloads)
+    except MalformedFrame:
+        return 1

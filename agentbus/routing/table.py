@@ -19,6 +19,10 @@ class _Node(Generic[S]):
         self.rest: dict[S, int] = {}
 
 
+_REMEMBERED = 4096
+"""Topics whose subscribers are remembered."""
+
+
 class SubscriptionTable(Generic[S]):
     """Subscribers by pattern. Patterns and topics are checked by `names` before they come here.
 
@@ -26,19 +30,23 @@ class SubscriptionTable(Generic[S]):
     once. Order is that of subscribing, pattern by pattern.
     """
 
-    __slots__ = ("_root",)
+    __slots__ = ("_matches", "_root")
 
     def __init__(self) -> None:
         self._root: _Node[S] = _Node()
+        self._matches: dict[str, tuple[S, ...]] = {}
+        """What `match` found since something last changed."""
 
     def add(self, pattern: str, subscriber: S) -> bool:
         """Subscribe. Returns whether the pattern is new to this subscriber."""
+        self._matches.clear()
         holders = self._holders(pattern.split("."))
         holders[subscriber] = holders.get(subscriber, 0) + 1
         return holders[subscriber] == 1
 
     def remove(self, pattern: str, subscriber: S) -> bool:
         """Unsubscribe once. Returns whether the subscriber let go of the pattern altogether."""
+        self._matches.clear()
         holders = self._holders(pattern.split("."))
         count = holders.get(subscriber, 0)
         if count > 1:
@@ -50,13 +58,24 @@ class SubscriptionTable(Generic[S]):
 
     def remove_all(self, subscriber: S) -> None:
         """Unsubscribe from everything."""
+        self._matches.clear()
         for node in _walk(self._root):
             node.subscribers.pop(subscriber, None)
             node.rest.pop(subscriber, None)
         _prune(self._root)
 
-    def match(self, topic: str) -> list[S]:
+    def matched(self, topic: str) -> tuple[S, ...] | None:
+        """Return what `match` found for this topic, if nothing has changed since."""
+        return self._matches.get(topic)
+
+    def match(self, topic: str) -> tuple[S, ...]:
         """Return each subscriber with a pattern that matches `topic`, once."""
+        if len(self._matches) >= _REMEMBERED:
+            self._matches.clear()
+        matches = self._matches[topic] = tuple(self._find(topic))
+        return matches
+
+    def _find(self, topic: str) -> dict[S, None]:
         found: dict[S, None] = {}
         nodes = [self._root]
         for token in topic.split("."):
@@ -67,7 +86,7 @@ class SubscriptionTable(Generic[S]):
             nodes = following
         for node in nodes:
             found.update(dict.fromkeys(node.subscribers))
-        return list(found)
+        return found
 
     def patterns(self, subscriber: S) -> set[str]:
         """Return the patterns that a subscriber holds."""

@@ -17,7 +17,7 @@ from typing import cast
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
-from ..wire import Buffer, Hello, Session, State
+from ..wire import Buffer, Hello, Joined, Session, State
 from .base import LinkOwner
 from .shm import LinkMemory
 
@@ -32,7 +32,9 @@ _JOINED = 8 * 1024
 3 µs, more than encoding a message of 1 KiB; but with much more in one, the peer would stand idle
 until all of it was made."""
 
-_OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
+# Looked up for every message, and an enum's members are slow to look up.
+_OPEN = State.OPEN
+_PUBLISH = Kind.PUBLISH
 
 Settled = Callable[[AgentbusError | None], None]
 """Told once, before anything else, that a link opened (None) or why it never did."""
@@ -66,6 +68,7 @@ class StreamLink(asyncio.Protocol):
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._joined = Joined()
         self._queue: list[Buffer] = []
         self._queued = 0
         self._bytes_sent = 0
@@ -93,11 +96,34 @@ class StreamLink(asyncio.Protocol):
             raise Closed("link")
         if self._ended_loans:  # a reply that lets the peer send again is not to come first
             self._release()
+        if (envelope.kind is _PUBLISH or self._joined.size) and (kept := self._join(envelope)):
+            return kept
         share_from = self._memory.share_from
         for body in envelope.payloads:
             if len(body) >= share_from:
                 return self._share(transport, envelope)
         return self._write(transport, self._session.send(envelope))
+
+    def _join(self, envelope: Envelope) -> int:
+        """Keep a published message for those that follow it within the turn; returns its bytes,
+        0 if it cannot be kept. What was kept before goes before it then."""
+        joined = self._joined
+        if not (self._turn and joined.takes(envelope)):
+            self._send_joined()
+            return 0
+        size = len(envelope.payloads[0])
+        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._queued + waiting + joined.size + size > self._write_limit:
+            raise LinkFull(self.peer.peer, self._write_limit)
+        if not joined.add(envelope):
+            self._send_joined()
+        return size
+
+    def _send_joined(self) -> None:
+        envelope = self._joined.take()
+        if envelope is not None and not self.closing:
+            buffers = self._session.send(envelope)
+            self._enqueue(buffers, sum(map(len, buffers)))
 
     def _share(self, transport: asyncio.WriteTransport, envelope: Envelope) -> int:
         """Send an envelope whose large payloads are in shared memory, as far as that has room."""
@@ -144,6 +170,7 @@ class StreamLink(asyncio.Protocol):
 
     async def aclose(self) -> None:
         if not self.closing:
+            self._send_joined()
             self._say_last(self._session.closing())
         await self._gone.wait()
 
@@ -228,6 +255,7 @@ class StreamLink(asyncio.Protocol):
             self._fail(error)
         elif self._session.state is State.CLOSED:
             if not self.closing:
+                self._send_joined()
                 self._say_last(self._session.closing())
             self._hang_up(None)
 
@@ -281,6 +309,8 @@ class StreamLink(asyncio.Protocol):
 
     def _turn_ended(self) -> None:
         self._turn = False
+        if self._joined.size:
+            self._send_joined()
         self.flush()
 
     def flush(self) -> None:

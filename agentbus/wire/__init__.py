@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batches import Joined, count_batch, join_batch
 from .buffers import (
     Frames,
     buffer_type,
@@ -36,6 +37,7 @@ __all__ = [
     "Encoder",
     "Frames",
     "Hello",
+    "Joined",
     "Liveness",
     "Loan",
     "Reference",
@@ -46,9 +48,11 @@ __all__ = [
     "buffer_type",
     "check_loan",
     "copy_buffers",
+    "count_batch",
     "encode",
     "failure_envelope",
     "is_buffer_type",
+    "join_batch",
     "pack",
     "read_failure",
     "unpack_frames",

@@ -11,11 +11,11 @@ import pytest
 from agentbus import Bus, BusSettings
 from agentbus.client.coalesce import Coalescer
 from agentbus.client.flow import MAX_CREDIT, Inflow, Outflow
-from agentbus.client.payload import PayloadType, join_batch, payload_type
+from agentbus.client.payload import PayloadType, payload_type
 from agentbus.errors import AgentbusError, MalformedFrame, NoResponder, PeerLost, RequestCancelled
 from agentbus.messages import Envelope, Kind
 from agentbus.transport import Link, listen_unix
-from agentbus.wire import Frames, Hello, failure_envelope
+from agentbus.wire import Frames, Hello, failure_envelope, join_batch
 
 from .agents import Count
 
