@@ -29,7 +29,7 @@ class Kind(IntEnum):
     CANCEL = 6
     """The caller no longer wants a reply to request `id`."""
     PUBLISH = 7
-    """For whoever subscribed to the topic in `target`."""
+    """Values for whoever subscribed to the topic in `target`, as an array like those of PART."""
     WANT = 8
     """The receiver of request or reply `id` lacks the context it refers to."""
     HAVE = 9

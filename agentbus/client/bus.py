@@ -385,6 +385,10 @@ class Bus(Requester):
     def _sender(self) -> Node:
         return self._node or self._entered()
 
+    @property
+    def _name_as_source(self) -> str:
+        return ""
+
     def _origin(self, deadline: float | None) -> Origin:
         return (self._node or self._entered()).program_origin(deadline)
 

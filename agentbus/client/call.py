@@ -209,6 +209,10 @@ class Call(Requester):
     def _sender(self) -> Handling:
         return self._node
 
+    @property
+    def _name_as_source(self) -> str:
+        return self.agent
+
     def _origin(self, deadline: float | None) -> Origin:
         origin = self._delivery.origin
         until = origin.deadline_at

@@ -28,6 +28,7 @@ from blake3 import blake3
 
 from ..errors import InvalidMessage
 from ..wire import Frames, copy_buffers, is_buffer_type, pack, unpack_frames
+from .flat import flat_dump
 
 __all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type"]
 
@@ -281,7 +282,7 @@ class PayloadType:
             raise InvalidMessage(self.name, problem) from error
         self.schema = f"{self.name}{_fingerprint(kind, adapter)}"
         """The name on the wire: it tells types of one name, and versions of one type, apart."""
-        self._dump: Callable[[Any], Any] = adapter.serializer.to_python
+        self._dump = flat_dump(adapter, adapter.serializer.to_python)
         self._validate: Callable[[Any], Any] = adapter.validator.validate_python
         self._pack: Callable[[Any], bytes] = msgpack.Packer(
             default=_plain, buf_size=_SCRATCH_BYTES

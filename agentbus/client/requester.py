@@ -63,6 +63,11 @@ class Requester:
     def _sender(self) -> Sender:
         raise NotImplementedError
 
+    @property
+    def _name_as_source(self) -> str:
+        """The asking agent's name; empty for a program."""
+        raise NotImplementedError
+
     def _origin(self, deadline: float | None) -> Origin:
         raise NotImplementedError
 
@@ -191,10 +196,10 @@ class Requester:
             MailboxFull: too many wait for their time already.
         """
         if delay:
-            self._sender.publish_later(topic, payload, self._origin(None).source, delay)
+            self._sender.publish_later(topic, payload, self._name_as_source, delay)
         else:
-            self.publish_nowait(topic, payload)
+            self._sender.publish(topic, payload, self._name_as_source)
 
     def publish_nowait(self, topic: str, payload: Any) -> None:
         """As `publish`, for who cannot await."""
-        self._sender.publish(topic, payload, self._origin(None).source)
+        self._sender.publish(topic, payload, self._name_as_source)

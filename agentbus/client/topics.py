@@ -15,11 +15,11 @@ from ..errors import (
     MailboxFull,
     MalformedFrame,
 )
-from ..messages import Envelope, Kind
+from ..messages import Envelope
 from ..names import check_pattern, check_topic
 from ..routing import SubscriptionTable
 from ..telemetry import Metrics
-from ..wire import copy_buffers, count_batch, join_batch
+from ..wire import Frames, copy_buffers, count_batch
 from .delayed import Delayed
 from .mailbox import Delivery
 from .payload import payload_type
@@ -33,7 +33,6 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
-_PUBLISH = Kind.PUBLISH  # an enum's members are slow to look up
 _MAX_PATTERNS = 4096
 """Patterns that one process that joined this one may subscribe to."""
 
@@ -111,17 +110,16 @@ class Topics:
         subscribers = self._subscribers(topic)
         kind = payload_type(type(payload))
         self._metrics.published += 1
-        envelope = None
+        frames: Frames = ()
         for subscriber in (*subscribers, *self._routes.homes()):
             if isinstance(subscriber, Subscription):
                 subscriber.deliver((Published(topic, kind.receive(payload), source),))
                 continue
-            if envelope is None:
-                frames = kind.encode(payload)
-                if len(frames) == 1:
-                    frames = (join_batch(frames),)
-                envelope = Envelope(_PUBLISH, 0, source, topic, kind.schema, payloads=frames)
-            self._forward(subscriber, envelope)
+            frames = frames or kind.encode(payload)
+            try:
+                subscriber.link.publish(source, topic, kind.schema, frames)
+            except AgentbusError as error:
+                self._note_dropped(1, topic, error)
 
     def _subscribers(self, topic: str) -> tuple[Subscription | Peer, ...]:
         found = self._table.matched(topic)
@@ -176,16 +174,18 @@ class Topics:
                 return kind.decode_batch(copy_buffers(frames))
             return [kind.receive(value) for value in taken]
         except InvalidMessage as error:
-            self._metrics.dropped += _count(envelope)
-            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+            self._note_dropped(_count(envelope), envelope.target, error)
             return ()
 
     def _forward(self, peer: Peer, envelope: Envelope) -> None:
         try:
             peer.link.send(envelope)
         except AgentbusError as error:
-            self._metrics.dropped += _count(envelope)
-            logger.warning("a message on %s was dropped: %s", envelope.target, error)
+            self._note_dropped(_count(envelope), envelope.target, error)
+
+    def _note_dropped(self, count: int, topic: str, error: AgentbusError) -> None:
+        self._metrics.dropped += count
+        logger.warning("%d messages on %s were dropped: %s", count, topic, error)
 
 
 def _count(envelope: Envelope) -> int:

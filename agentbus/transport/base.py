@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from ..errors import AgentbusError
 from ..messages import Envelope
-from ..wire import Hello
+from ..wire import Frames, Hello
 
 __all__ = ["TCP_SCHEME", "Link", "LinkOwner", "Listener"]
 
@@ -63,6 +63,17 @@ class Link(Protocol):
             Closed: the link was closed or lost.
             LinkFull: the peer reads too slowly, or holds too much; nothing was sent.
             TooLarge, InvalidName, InvalidMessage: see `wire.Encoder.encode`; nothing was sent.
+        """
+        ...
+
+    def publish(self, source: str, target: str, schema: str, frames: Frames) -> int:
+        """Queue one published value, to leave with others of its kind; as `send`.
+
+        Args:
+            source: who publishes.
+            target: the topic.
+            schema: the name of the value's type.
+            frames: the packed value.
         """
         ...
 

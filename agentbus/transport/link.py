@@ -17,7 +17,17 @@ from typing import cast
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
-from ..wire import Buffer, Hello, Joined, Session, State
+from ..wire import (
+    Buffer,
+    Frames,
+    Hello,
+    Joined,
+    Session,
+    State,
+    is_small,
+    join_batch,
+    published,
+)
 from .base import LinkOwner
 from .shm import LinkMemory
 
@@ -32,9 +42,7 @@ _JOINED = 8 * 1024
 3 µs, more than encoding a message of 1 KiB; but with much more in one, the peer would stand idle
 until all of it was made."""
 
-# Looked up for every message, and an enum's members are slow to look up.
-_OPEN = State.OPEN
-_PUBLISH = Kind.PUBLISH
+_OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
 
 Settled = Callable[[AgentbusError | None], None]
 """Told once, before anything else, that a link opened (None) or why it never did."""
@@ -96,33 +104,32 @@ class StreamLink(asyncio.Protocol):
             raise Closed("link")
         if self._ended_loans:  # a reply that lets the peer send again is not to come first
             self._release()
-        if (envelope.kind is _PUBLISH or self._joined.size) and (kept := self._join(envelope)):
-            return kept
+        if self._joined.size:  # what was published before goes before it
+            self._send_joined()
         share_from = self._memory.share_from
         for body in envelope.payloads:
             if len(body) >= share_from:
                 return self._share(transport, envelope)
         return self._write(transport, self._session.send(envelope))
 
-    def _join(self, envelope: Envelope) -> int:
-        """Keep a published message for those that follow it within the turn; returns its bytes,
-        0 if it cannot be kept. What was kept before goes before it then."""
+    def publish(self, source: str, target: str, schema: str, frames: Frames) -> int:
         joined = self._joined
-        if not (self._turn and joined.takes(envelope)):
+        if not (self._turn and is_small(frames)):
+            return self.send(published(source, target, schema, _batch(frames)))
+        if not joined.fits(source, target, schema):
             self._send_joined()
-            return 0
-        size = len(envelope.payloads[0])
-        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        if self._queued + waiting + joined.size + size > self._write_limit:
+        transport, size = self._transport, len(frames[0])
+        if self.closing or transport is None:
+            raise Closed("link")
+        if self._queued + transport.get_write_buffer_size() + joined.size > self._write_limit:
             raise LinkFull(self.peer.peer, self._write_limit)
-        if not joined.add(envelope):
+        if not joined.add(source, target, schema, frames[0]):
             self._send_joined()
         return size
 
     def _send_joined(self) -> None:
-        envelope = self._joined.take()
-        if envelope is not None and not self.closing:
-            buffers = self._session.send(envelope)
+        if self._joined.size and not self.closing:
+            buffers = self._session.send(self._joined.take())
             self._enqueue(buffers, sum(map(len, buffers)))
 
     def _share(self, transport: asyncio.WriteTransport, envelope: Envelope) -> int:
@@ -309,8 +316,7 @@ class StreamLink(asyncio.Protocol):
 
     def _turn_ended(self) -> None:
         self._turn = False
-        if self._joined.size:
-            self._send_joined()
+        self._send_joined()
         self.flush()
 
     def flush(self) -> None:
@@ -329,3 +335,8 @@ class StreamLink(asyncio.Protocol):
             transport.write(b"".join(queue))
         else:
             transport.writelines(queue)
+
+
+def _batch(frames: Frames) -> Frames:
+    """Return the payload of one published value."""
+    return (join_batch(frames),) if len(frames) == 1 else frames

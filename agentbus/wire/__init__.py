@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .batches import Joined, count_batch, join_batch
+from .batches import Joined, count_batch, is_small, join_batch, published
 from .buffers import (
     Frames,
     buffer_type,
@@ -52,8 +52,10 @@ __all__ = [
     "encode",
     "failure_envelope",
     "is_buffer_type",
+    "is_small",
     "join_batch",
     "pack",
+    "published",
     "read_failure",
     "unpack_frames",
 ]

@@ -12,19 +12,23 @@ from collections.abc import Sequence
 from ..errors import MalformedFrame
 from ..messages import Envelope, Kind
 
-__all__ = ["Joined", "count_batch", "join_batch"]
+__all__ = ["Joined", "count_batch", "is_small", "join_batch", "published"]
 
 _SMALL = 4096
-"""Bytes of a batch that is joined with others; larger ones gain little from it."""
-_FULL = 8192
-"""Bytes of values from which on joined batches are not kept any longer."""
+"""Bytes of a published value that is joined with others; larger ones gain little from it."""
+_FULL = 32 * 1024
+"""Bytes of values from which on they are not kept any longer."""
 _HEADS = {0xDC: 3, 0xDD: 5}
 """Bytes of an array's head by its first one, where the count is not within that."""
+_ONE = b"\x91"
+"""The head of an array of one."""
 _PUBLISH = Kind.PUBLISH
 
 
 def join_batch(values: Sequence[bytes | memoryview]) -> bytes:
     """Return one frame that holds so many packed values."""
+    if len(values) == 1:
+        return _ONE + values[0]
     return b"".join((_head(len(values)), *values))
 
 
@@ -57,59 +61,44 @@ def _read_head(frame: bytes | memoryview) -> tuple[int, int]:
 
 
 class Joined:
-    """Published batches that wait to leave one link together: of one topic, sender and type."""
+    """Published values that wait to leave one link together: of one topic, sender and type."""
 
-    __slots__ = ("_count", "_first", "_values", "size")
+    __slots__ = ("_schema", "_source", "_target", "_values", "size")
 
     def __init__(self) -> None:
-        self._first: Envelope | None = None
-        self._count = 0
+        self._source = self._target = self._schema = ""
         self._values: list[bytes | memoryview] = []
         self.size = 0
         """Bytes of values that wait."""
 
-    def takes(self, envelope: Envelope) -> bool:
-        """Tell whether this one may wait with those that do, or wait at all.
-
-        What another process made may not: nobody here has looked whether its array is one.
-        """
-        first, payloads = self._first, envelope.payloads
-        if envelope.kind is not _PUBLISH or envelope.size or len(payloads) != 1:
-            return False
-        if len(payloads[0]) > _SMALL:
-            return False
-        return first is None or (
-            first.target == envelope.target
-            and first.schema == envelope.schema
-            and first.source == envelope.source
+    def fits(self, source: str, target: str, schema: str) -> bool:
+        """Tell whether a value may wait with those that do."""
+        return not self._values or (
+            target == self._target and schema == self._schema and source == self._source
         )
 
-    def add(self, envelope: Envelope) -> bool:
-        """Keep what `takes` allows. Returns whether more should be kept.
-
-        Raises:
-            MalformedFrame: it is no batch.
-        """
-        (frame,) = envelope.payloads
-        count, start = _read_head(frame)
-        if self._first is None:
-            self._first = envelope
-        self._count += count
-        self._values.append(memoryview(frame)[start:])
-        self.size += len(frame)
+    def add(self, source: str, target: str, schema: str, value: bytes | memoryview) -> bool:
+        """Keep a value that `fits`. Returns whether more should be kept."""
+        if not self._values:
+            self._source, self._target, self._schema = source, target, schema
+        self._values.append(value)
+        self.size += len(value)
         return self.size < _FULL
 
-    def take(self) -> Envelope | None:
-        """Return all that waited as one envelope."""
-        first = self._first
-        if first is None:
-            return None
-        payload = b"".join((_head(self._count), *self._values))
-        self._first, self._count, self._values, self.size = None, 0, [], 0
-        return Envelope(
-            _PUBLISH,
-            source=first.source,
-            target=first.target,
-            schema=first.schema,
-            payloads=(payload,),
-        )
+    def take(self) -> Envelope:
+        """Return all that waited, as one envelope."""
+        frames = (join_batch(self._values),)
+        self._values, self.size = [], 0
+        return published(self._source, self._target, self._schema, frames)
+
+
+def is_small(frames: Sequence[bytes | memoryview]) -> bool:
+    """Tell whether a packed value is worth joining with others."""
+    return len(frames) == 1 and len(frames[0]) <= _SMALL
+
+
+def published(
+    source: str, target: str, schema: str, frames: tuple[bytes | memoryview, ...]
+) -> Envelope:
+    """Return the envelope of a batch, or of one value with its buffers."""
+    return Envelope(_PUBLISH, 0, source, target, schema, payloads=frames)
