@@ -278,10 +278,8 @@ class Mailbox:
                 finally:
                     delivery.task = None
                     delivery.done = True
-                if delivery.interrupted is not None:
-                    await _absorb_interrupt(task)
-                if error is not None or delivery.cost is not NO_COST:
-                    self._account(delivery, error)
+                if (error or delivery.interrupted) is not None or delivery.cost is not NO_COST:
+                    await self._settle(delivery, error, task)
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -337,7 +335,12 @@ class Mailbox:
         # Without an interrupt the handler awaited what somebody else had cancelled.
         return delivery.interrupted or RequestCancelled(self.name)
 
-    def _account(self, delivery: Delivery, error: AgentbusError | None) -> None:
+    async def _settle(
+        self, delivery: Delivery, error: AgentbusError | None, task: asyncio.Task[object]
+    ) -> None:
+        """Do what an ordinary reply needs not."""
+        if delivery.interrupted is not None:
+            await _absorb_interrupt(task)
         if delivery.cost is not NO_COST:
             self._metrics.charged(delivery.cost)
         if error is not None:

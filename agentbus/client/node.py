@@ -29,6 +29,7 @@ from ..telemetry import BusReport, LinkReport, Metrics
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
+from .feed import FeedReader
 from .flow import Inflow
 from .handoff import Handoff, Released
 from .hosting import Hosts
@@ -136,8 +137,7 @@ class Node:
             if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
-                if pending.window:
-                    delivery.open_feed()
+                delivery.feed = FeedReader() if pending.window else None
                 pending.source = origin.source
                 pending.sent_to(delivery)
                 mailbox.put_now(delivery)

@@ -328,7 +328,11 @@ class PayloadType:
         plain = self._unpack(frames)
         if type(plain) is not list:
             raise InvalidMessage(self.name, "a batch of parts is an array")
-        return [self._validated(value) for value in plain]
+        validate = self._validate
+        try:
+            return [validate(value) for value in plain]
+        except Exception:  # noqa: BLE001 - what is wrong is said below
+            return [self._validated(value) for value in plain]
 
     def _unpack(self, frames: Frames) -> Any:
         try:

@@ -60,13 +60,23 @@ class _Worker:
 class WorkerPool:
     """Runs workloads in tasks of its own, one each at a time. Close it with `aclose`."""
 
-    __slots__ = ("_added", "_context", "_depth", "_done_in_a_row", "_idle", "_loop", "_tasks")
+    __slots__ = (
+        "_added",
+        "_context",
+        "_depth",
+        "_done_in_a_row",
+        "_idle",
+        "_loop",
+        "_spare",
+        "_tasks",
+    )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._idle: list[_Worker] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._spare = _SPARE
         self._added: list[Workload] = []
         self._depth = 0
         self._done_in_a_row = 0
@@ -167,7 +177,7 @@ class WorkerPool:
                     await _finish(*worker.begun)
             except Exception:  # noqa: BLE001 - logged there
                 _log_defect()
-            if len(self._idle) >= _SPARE:
+            if len(self._idle) >= self._spare:
                 return
             worker.begun = None
             workload = await self._next(worker)
@@ -192,6 +202,7 @@ class WorkerPool:
 
     async def aclose(self) -> None:
         """Cancel what is being handled, again and again until it has ended."""
+        self._spare = 0
         own = asyncio.current_task()
         while tasks := [task for task in self._tasks if task is not own]:
             for task in tasks:

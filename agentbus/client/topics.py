@@ -33,6 +33,7 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
+_new = tuple.__new__
 _MAX_PATTERNS = 4096
 """Patterns that one process that joined this one may subscribe to."""
 
@@ -158,7 +159,9 @@ class Topics:
         for subscriber in self._subscribers(topic):
             if isinstance(subscriber, Subscription):
                 values = self._read(envelope, values)
-                subscriber.deliver([Published(topic, value, source) for value in values])
+                # Half the time of calling the class.
+                made = [_new(Published, (topic, value, source)) for value in values]
+                subscriber.deliver(made)
             elif subscriber is not peer:
                 self._forward(subscriber, envelope)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 
 import anyio
 import pytest
 
-from agentbus import Agent, Bus, Call, handler
+from agentbus import Agent, Bus, BusSettings, Call, handler
+from agentbus.errors import DeadlineExceeded
 
 from .agents import Echo, Hold, Ping
 
@@ -89,3 +91,166 @@ async def test_messages_that_come_while_an_agent_starts_wait_for_it() -> None:
     async with Bus.open() as bus, anyio.create_task_group() as group:
         await bus.spawn(slow, name="slow")
     assert slow.seen == [0, 1]
+
+
+def chain(bus: Bus, depth: int) -> list[Agent]:
+    """Agents each of which asks the next one at once."""
+
+    class Link(Agent):
+        def __init__(self, following: str) -> None:
+            self.following = following
+
+        @handler
+        async def ask(self, ping: Ping, call: Call) -> int:
+            if not self.following:
+                return 1
+            deeper: int = await call.request(self.following, ping, returns=int)
+            return deeper + 1
+
+    return [Link(f"link{n + 1}" if n + 1 < depth else "") for n in range(depth)]
+
+
+async def test_a_handler_that_awaits_nothing_is_done_at_once() -> None:
+    async with Bus.open() as bus:
+        await bus.spawn(Echo(), name="echo")
+        await bus.request("echo", Ping(number=0))
+        turned = False
+
+        def turn() -> None:
+            nonlocal turned
+            turned = True
+
+        asyncio.get_running_loop().call_soon(turn)
+        await bus.request("echo", Ping(number=1))
+        assert not turned
+
+
+async def test_other_tasks_get_their_turn_all_the_same() -> None:
+    async with Bus.open() as bus:
+        await bus.spawn(Echo(), name="echo")
+        others = asyncio.create_task(asyncio.sleep(0))
+        for number in range(200):
+            await bus.request("echo", Ping(number=number))
+        assert others.done()
+
+
+async def test_a_long_chain_does_not_fill_the_stack() -> None:
+    async with Bus.open() as bus:
+        for number, agent in enumerate(chain(bus, 60)):
+            await bus.spawn(agent, name=f"link{number}")
+        for _ in range(3):
+            assert await bus.request("link0", Ping(number=1), returns=int) == 60
+
+
+class Suspended(Agent):
+    """Looks around before and after it waits."""
+
+    def __init__(self) -> None:
+        self.tasks: list[object] = []
+        self.values: list[str] = []
+        self.reached = anyio.Event()
+        self.go = anyio.Event()
+        self.cancelled = anyio.Event()
+
+    @handler
+    async def look(self, ping: Ping, call: Call) -> str:
+        self.tasks.append(asyncio.current_task())
+        token = VARIABLE.set("mine")
+        try:
+            with anyio.move_on_after(60) as scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(anyio.sleep, 0)
+                    self.reached.set()
+                    await self.go.wait()
+            assert not scope.cancelled_caught
+            self.values.append(VARIABLE.get())
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            VARIABLE.reset(token)
+        self.tasks.append(asyncio.current_task())
+        return "done"
+
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="outer")
+
+
+async def warm(bus: Bus, agent: Suspended) -> None:
+    """Have the pool keep a task, so that the next handler begins at once."""
+    await bus.spawn(Echo(), name="warm")
+    await bus.request("warm", Ping(number=1))
+    await bus.spawn(agent, name="looks")
+
+
+async def test_a_handler_that_waits_goes_on_in_the_task_that_it_began_in() -> None:
+    agent = Suspended()
+    async with Bus.open() as bus:
+        await warm(bus, agent)
+        caller = asyncio.current_task()
+        async with anyio.create_task_group() as group:
+            group.start_soon(bus.request, "looks", Ping(number=1))
+            await agent.reached.wait()
+            assert asyncio.current_task() is caller
+            assert VARIABLE.get() == "outer"
+            agent.go.set()
+    before, after = agent.tasks
+    assert before is after
+    assert before is not caller
+    assert agent.values == ["mine"]
+
+
+async def test_a_handler_that_began_at_once_can_be_cancelled_where_it_waits() -> None:
+    agent = Suspended()
+    async with Bus.open() as bus:
+        await warm(bus, agent)
+        with anyio.fail_after(5):
+            with pytest.raises(DeadlineExceeded):
+                await bus.request("looks", Ping(number=1), deadline=0.05)
+            await agent.cancelled.wait()
+            agent.go.set()
+            assert await bus.request("looks", Ping(number=2)) == "done"
+
+
+async def test_a_handler_can_be_cancelled_before_its_task_took_it_over() -> None:
+    """In the very turn in which it began: the task that goes on with it has not woken up yet."""
+    agent = Suspended()
+    async with Bus.open() as bus:
+        await warm(bus, agent)
+        request = asyncio.ensure_future(bus.request("looks", Ping(number=1)))
+        await asyncio.sleep(0)
+        assert agent.reached.is_set()
+        request.cancel()
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await request
+        with anyio.fail_after(5):
+            await agent.cancelled.wait()
+            agent.go.set()
+            assert await bus.request("looks", Ping(number=2)) == "done"
+
+
+async def test_a_handler_that_ignores_its_end_holds_up_the_close_no_longer_than_allowed() -> None:
+    class Stubborn(Agent):
+        @handler
+        async def stay(self, hold: Hold, call: Call) -> None:
+            stays.append(asyncio.current_task())
+            while not over:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    pass
+
+    stays: list[asyncio.Task[object] | None] = []
+    over = False
+    settings = BusSettings(close_timeout=0.2)
+    try:
+        with anyio.fail_after(5):
+            async with Bus.open(settings=settings) as bus:
+                await bus.spawn(Stubborn(), name="stubborn")
+                with pytest.raises(DeadlineExceeded):
+                    await bus.request("stubborn", Hold(), deadline=0.01)
+    finally:
+        over = True
+        for task in filter(None, stays):
+            task.cancel()
+            await asyncio.wait([task])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from pydantic import BaseModel
 
 from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
@@ -13,8 +14,19 @@ from agentbus.errors import ConfigError, InvalidName, MailboxFull, PeerLost
 from agentbus.routing import PRESENCE, Presence
 
 from .agents import Echo, Ping
+from .conftest import Pair
 
 pytestmark = pytest.mark.anyio
+
+
+class Basket(BaseModel):
+    eggs: list[int]
+
+
+class Unknown(BaseModel):
+    """No handler takes it, and no subscriber names it."""
+
+    number: int
 
 
 async def test_wildcards_in_process() -> None:
@@ -152,3 +164,30 @@ async def test_agents_come_in_one_process() -> None:
     async with Bus.open() as bus, bus.subscribe(PRESENCE) as seen:
         await bus.spawn(Echo, name="one")
         assert (await anext(seen)).value == Presence("one", bus.name, present=True)
+
+
+async def test_subscribers_in_another_process_get_their_own_copies(pair: Pair) -> None:
+    async with pair.open() as (host, asker):
+        at_host = [host.subscribe("n", types=[Basket]) for _ in range(2)]
+        async with at_host[0] as one, at_host[1] as other:
+            for number in range(3):
+                await asker.publish("n", Basket(eggs=[number]))
+            with anyio.fail_after(5):
+                first = [(await anext(one)).value for _ in range(3)]
+                for basket in first:
+                    basket.eggs.append(7)
+                second = [(await anext(other)).value for _ in range(3)]
+    assert [basket.eggs for basket in first] == [[0, 7], [1, 7], [2, 7]]
+    assert [basket.eggs for basket in second] == [[0], [1], [2]]
+
+
+async def test_a_value_that_cannot_be_read_is_counted_and_harms_no_other(pair: Pair) -> None:
+    if pair.kind == "inproc":
+        return
+    async with pair.open() as (host, asker), host.subscribe("n", types=[Basket]) as messages:
+        for number in range(3):
+            await asker.publish("n", Unknown(number=number))
+        await asker.publish("n", Basket(eggs=[1]))
+        with anyio.fail_after(5):
+            assert (await anext(messages)).value == Basket(eggs=[1])
+        assert host.report().dropped == 3
