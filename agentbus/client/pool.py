@@ -112,10 +112,15 @@ class WorkerPool:
             self._start(workload)
             return
         self._depth += 1
+        caller = asyncio.current_task(self._loop)
+        if caller is not None:
+            _leave_task(self._loop, caller)
         try:
-            begun = self._begin(worker, workload)
+            begun = _begin(worker, workload, self._loop)
         finally:
             self._depth -= 1
+            if caller is not None:
+                _enter_task(self._loop, caller)
         if begun is None:
             self._idle.append(worker)
         else:
@@ -134,28 +139,6 @@ class WorkerPool:
         task = self._loop.create_task(self._work(context, workload), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _begin(self, worker: _Worker, workload: Workload) -> Begun | None:
-        """Drain as far as that goes at once; return what is left, None if all is done."""
-        loop, task = self._loop, worker.task
-        work = workload.drain(task)
-        caller = asyncio.current_task(loop)
-        if caller is not None:
-            _leave_task(loop, caller)
-        _enter_task(loop, task)
-        try:
-            return work, worker.context.run(work.send, None), False
-        except StopIteration:
-            return None
-        except asyncio.CancelledError:
-            return None  # the task is cancelled, and ends by itself
-        except Exception:  # noqa: BLE001 - logged there
-            _log_defect()
-            return None
-        finally:
-            _leave_task(loop, task)
-            if caller is not None:
-                _enter_task(loop, caller)
 
     def _go_on(self, worker: _Worker, begun: Begun) -> None:
         worker.begun = begun
@@ -208,6 +191,26 @@ class WorkerPool:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_CLOSE_EVERY)
+
+
+def _begin(
+    worker: _Worker, workload: Workload, loop: asyncio.AbstractEventLoop
+) -> Begun | None:
+    """Drain as far as that goes at once; return what is left, None if all is done."""
+    task = worker.task
+    work = workload.drain(task)
+    _enter_task(loop, task)
+    try:
+        return work, worker.context.run(work.send, None), False
+    except StopIteration:
+        return None
+    except asyncio.CancelledError:
+        return None  # the task is cancelled, and ends by itself
+    except Exception:  # noqa: BLE001 - logged there
+        _log_defect()
+        return None
+    finally:
+        _leave_task(loop, task)
 
 
 @coroutine
