@@ -37,10 +37,11 @@ CLOSE_TIMEOUT = 2.0
 """Seconds for the flush and the peer's GOODBYE before a closing link is aborted."""
 HIGH_WATER = 256 * 1024
 """Bytes waiting to be written from which on a link is paused."""
-_JOINED = 8 * 1024
-"""Messages of one turn of the loop are written together, so many bytes at a time. A write costs
-3 µs, more than encoding a message of 1 KiB; but with much more in one, the peer would stand idle
-until all of it was made."""
+_JOINED_BYTES = 8 * 1024
+_JOINED_BUFFERS = 8
+"""Messages of one turn of the loop are written together, at most so many at a time. A write costs
+3 µs, more than encoding a message of 1 KiB; but with many more in one, the peer would stand idle
+until all of them were made."""
 
 _OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
 
@@ -305,7 +306,7 @@ class StreamLink(asyncio.Protocol):
         self._queue += buffers
         self._queued += size
         self._bytes_sent += size
-        if self._queued >= _JOINED:
+        if self._queued >= _JOINED_BYTES or len(self._queue) >= _JOINED_BUFFERS:
             self.flush()
         elif not self._turn:
             self._begin_turn()
