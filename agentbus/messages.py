@@ -50,6 +50,11 @@ class Kind(IntEnum):
     HANDOFF = 17
     """From the callee: ask `target` to answer request `id` instead. Back, without a target: that
     one has accepted, and the callee is released; or it has not, with an error as in ERROR."""
+    REQUESTS = 18
+    """Several requests without context, from `id` on: all that they share stands in the header,
+    the first payload says what is each one's own, the others are their values."""
+    REPLIES = 19
+    """Several replies of one type without context, likewise."""
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..messages import Envelope
-from ..telemetry import HopAccount, Metrics, ModelCost
+from ..telemetry import NO_COST, HopAccount, Metrics, ModelCost
+from ..wire import Buffer
 from .cost import read_cost
 from .deadlines import DeadlineTimer
 from .feed import FeedSink, FeedWriter
@@ -100,6 +101,12 @@ class Awaiting(Protocol):
 
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """Take the reply; `context` is the one that came with it, or the request's own."""
+        ...
+
+    def replied_in_short(
+        self, schema: str, frame: Buffer, queue_s: float, handle_s: float, types: TypeTable
+    ) -> None:
+        """Take a reply that came together with others: one frame, no context, no model call."""
         ...
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
@@ -323,6 +330,13 @@ class Pending:
         account, *frames = envelope.payloads
         value = kind.decode(tuple(frames))
         self.take_reply(value, context, *read_cost(account))
+
+    def replied_in_short(
+        self, schema: str, frame: Buffer, queue_s: float, handle_s: float, types: TypeTable
+    ) -> None:
+        """As `replied`, for a reply that came together with others."""
+        value = (self.returns or types.find(schema)).decode((frame,))
+        self.take_reply(value, self.context, queue_s, handle_s, NO_COST)
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
         """Keep parts that came over a link.

@@ -15,6 +15,7 @@ from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import ModelCost
+from ..wire import Buffer
 from .exchange import Pending
 from .mailbox import Delivery
 from .offer import Offer
@@ -165,6 +166,12 @@ class _Offered:
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """Pass the reply to who waits for it now."""
         self._moved().replied(envelope, context, types)
+
+    def replied_in_short(
+        self, schema: str, frame: Buffer, queue_s: float, handle_s: float, types: TypeTable
+    ) -> None:
+        """Pass the reply to who waits for it now."""
+        self._moved().replied_in_short(schema, frame, queue_s, handle_s, types)
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
         """Pass parts to who waits for them now."""

@@ -193,9 +193,7 @@ class WorkerPool:
             await asyncio.wait(tasks, timeout=_CLOSE_EVERY)
 
 
-def _begin(
-    worker: _Worker, workload: Workload, loop: asyncio.AbstractEventLoop
-) -> Begun | None:
+def _begin(worker: _Worker, workload: Workload, loop: asyncio.AbstractEventLoop) -> Begun | None:
     """Drain as far as that goes at once; return what is left, None if all is done."""
     task = worker.task
     work = workload.drain(task)

@@ -14,7 +14,9 @@ from typing import Protocol
 from ..context import Context
 from ..errors import AgentbusError, MalformedFrame, NoResponder, PeerLost
 from ..messages import Envelope, Kind
-from ..wire import Frames, count_batch
+from ..telemetry import NO_COST
+from ..wire import Buffer, Frames, count_batch
+from .cost import pack_cost
 from .flow import MAX_CREDIT
 from .inbox import Inbox
 from .mailbox import Delivery
@@ -181,6 +183,14 @@ class _Leg:
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """Pass the reply on."""
         self._pass(lambda: self._replies.pass_reply(envelope.schema, envelope.payloads, context))
+        self._end()
+
+    def replied_in_short(
+        self, schema: str, frame: Buffer, queue_s: float, handle_s: float, types: TypeTable
+    ) -> None:
+        """Pass the reply on."""
+        frames = (pack_cost(queue_s, handle_s, NO_COST), frame)
+        self._pass(lambda: self._replies.pass_reply(schema, frames, self.context))
         self._end()
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:

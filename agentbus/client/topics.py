@@ -15,11 +15,12 @@ from ..errors import (
     MailboxFull,
     MalformedFrame,
 )
-from ..messages import Envelope
+from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import SubscriptionTable
 from ..telemetry import Metrics
-from ..wire import Frames, copy_buffers, count_batch
+from ..transport import Link
+from ..wire import Frames, copy_buffers, count_batch, is_small, published
 from .delayed import Delayed
 from .mailbox import Delivery
 from .payload import payload_type
@@ -33,6 +34,7 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
+_PUBLISH = Kind.PUBLISH  # an enum's members are slow to look up
 _new = tuple.__new__
 _MAX_PATTERNS = 4096
 """Patterns that one process that joined this one may subscribe to."""
@@ -118,7 +120,7 @@ class Topics:
                 continue
             frames = frames or kind.encode(payload)
             try:
-                subscriber.link.publish(source, topic, kind.schema, frames)
+                _send(subscriber.link, source, topic, kind.schema, frames)
             except AgentbusError as error:
                 self._note_dropped(1, topic, error)
 
@@ -189,6 +191,13 @@ class Topics:
     def _note_dropped(self, count: int, topic: str, error: AgentbusError) -> None:
         self._metrics.dropped += count
         logger.warning("%d messages on %s were dropped: %s", count, topic, error)
+
+
+def _send(link: Link, source: str, topic: str, schema: str, frames: Frames) -> None:
+    if link.joins and is_small(frames):
+        link.join((_PUBLISH, source, topic, schema, 0), 0, b"", frames[0])
+    else:
+        link.send(published(source, topic, schema, frames))
 
 
 def _count(envelope: Envelope) -> int:

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from ..errors import AgentbusError
 from ..messages import Envelope
-from ..wire import Frames, Hello
+from ..wire import Buffer, Hello, JoinKey
 
 __all__ = ["TCP_SCHEME", "Link", "LinkOwner", "Listener"]
 
@@ -36,6 +36,12 @@ class Link(Protocol):
     @property
     def paused(self) -> bool:
         """Whether so much waits for the peer that a sender who can wait should `drain`."""
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether something was sent in this turn of the loop already: what follows may be joined,
+        and leaves at its end."""
         ...
 
     @property
@@ -66,14 +72,16 @@ class Link(Protocol):
         """
         ...
 
-    def publish(self, source: str, target: str, schema: str, frames: Frames) -> int:
-        """Queue one published value, to leave with others of its kind; as `send`.
+    def join(self, key: JoinKey, number: int, head: bytes, value: Buffer) -> int:
+        """Queue a small message to leave with others in one envelope; as `send`.
+
+        Only while `joins`. It keeps its place in the order of all that is sent.
 
         Args:
-            source: who publishes.
-            target: the topic.
-            schema: the name of the value's type.
-            frames: the packed value.
+            key: what the messages of one envelope have in common.
+            number: a request's; 0 for anything else.
+            head: what is this one's own, see `wire.batches`.
+            value: its packed value.
         """
         ...
 

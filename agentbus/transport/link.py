@@ -17,17 +17,7 @@ from typing import cast
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
-from ..wire import (
-    Buffer,
-    Frames,
-    Hello,
-    Joined,
-    Session,
-    State,
-    is_small,
-    join_batch,
-    published,
-)
+from ..wire import Buffer, Hello, Joined, JoinKey, Session, State
 from .base import LinkOwner
 from .shm import LinkMemory
 
@@ -63,8 +53,7 @@ class StreamLink(asyncio.Protocol):
         self._shared_limit = limits.shared
         self._settled = settled
         self._loop = asyncio.get_running_loop()
-        self._turn = False
-        """Something went in this turn of the loop already: what follows is joined until its end."""
+        self.joins = False
         self._transport: asyncio.WriteTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._peer: Hello | None = None
@@ -113,20 +102,18 @@ class StreamLink(asyncio.Protocol):
                 return self._share(transport, envelope)
         return self._write(transport, self._session.send(envelope))
 
-    def publish(self, source: str, target: str, schema: str, frames: Frames) -> int:
+    def join(self, key: JoinKey, number: int, head: bytes, value: Buffer) -> int:
         joined = self._joined
-        if not (self._turn and is_small(frames)):
-            return self.send(published(source, target, schema, _batch(frames)))
-        if not joined.fits(source, target, schema):
+        if not joined.fits(key, number):
             self._send_joined()
-        transport, size = self._transport, len(frames[0])
+        transport = self._transport
         if self.closing or transport is None:
             raise Closed("link")
         if self._queued + transport.get_write_buffer_size() + joined.size > self._write_limit:
             raise LinkFull(self.peer.peer, self._write_limit)
-        if not joined.add(source, target, schema, frames[0]):
+        if not joined.add(key, number, head, value):
             self._send_joined()
-        return size
+        return len(head) + len(value)
 
     def _send_joined(self) -> None:
         if self._joined.size and not self.closing:
@@ -162,7 +149,7 @@ class StreamLink(asyncio.Protocol):
         size = len(buffers[0]) if alone else sum(map(len, buffers))
         if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
             raise LinkFull(self.peer.peer, self._write_limit)
-        if alone and not self._turn and not transport.is_closing():
+        if alone and not self.joins and not transport.is_closing():
             self._bytes_sent += size
             self._begin_turn()
             transport.write(buffers[0])
@@ -217,8 +204,8 @@ class StreamLink(asyncio.Protocol):
             self._enqueue([pong], len(pong))
         if envelopes and not self.closing:
             # Answers to several at once are joined, like all that is sent within a turn.
-            begins = len(envelopes) > 1 and not self._turn
-            self._turn |= begins
+            begins = len(envelopes) > 1 and not self.joins
+            self.joins |= begins
             self._owner.received(self, envelopes)
             if begins:
                 self._turn_ended()
@@ -308,15 +295,15 @@ class StreamLink(asyncio.Protocol):
         self._bytes_sent += size
         if self._queued >= _JOINED_BYTES or len(self._queue) >= _JOINED_BUFFERS:
             self.flush()
-        elif not self._turn:
+        elif not self.joins:
             self._begin_turn()
 
     def _begin_turn(self) -> None:
-        self._turn = True
+        self.joins = True
         self._loop.call_soon(self._turn_ended)
 
     def _turn_ended(self) -> None:
-        self._turn = False
+        self.joins = False
         self._send_joined()
         self.flush()
 
@@ -336,8 +323,3 @@ class StreamLink(asyncio.Protocol):
             transport.write(b"".join(queue))
         else:
             transport.writelines(queue)
-
-
-def _batch(frames: Frames) -> Frames:
-    """Return the payload of one published value."""
-    return (join_batch(frames),) if len(frames) == 1 else frames

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from .batches import Joined, count_batch, is_small, join_batch, published
+from .batches import (
+    TRACE_SIZE,
+    Joined,
+    JoinKey,
+    count_batch,
+    is_small,
+    join_batch,
+    pack_reply_head,
+    pack_request_head,
+    published,
+    read_reply_heads,
+    read_request_heads,
+)
 from .buffers import (
     Frames,
     buffer_type,
@@ -31,12 +43,14 @@ __all__ = [
     "MAX_TEXT",
     "NO_SHARING",
     "PROTOCOL_VERSION",
+    "TRACE_SIZE",
     "BlockTable",
     "Buffer",
     "Decoder",
     "Encoder",
     "Frames",
     "Hello",
+    "JoinKey",
     "Joined",
     "Liveness",
     "Loan",
@@ -55,7 +69,11 @@ __all__ = [
     "is_small",
     "join_batch",
     "pack",
+    "pack_reply_head",
+    "pack_request_head",
     "published",
     "read_failure",
+    "read_reply_heads",
+    "read_request_heads",
     "unpack_frames",
 ]

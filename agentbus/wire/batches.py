@@ -1,18 +1,32 @@
-"""Several values of one type in one payload frame: a msgpack array of them.
+"""Several small messages in one envelope, which costs little more than an envelope for one.
 
-Parts of a stream and published messages travel so: an envelope for many small values costs little
-more than an envelope for one. Values that refer to buffers are large; each goes alone, in several
-frames, and is no array.
+Parts of a stream and published values are a msgpack array in one payload frame; a value that refers
+to buffers is large, goes alone in several frames, and is no array. Requests and replies that leave
+within one turn of the loop share a header, and each keeps a frame of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ..errors import MalformedFrame
 from ..messages import Envelope, Kind
 
-__all__ = ["Joined", "count_batch", "is_small", "join_batch", "published"]
+__all__ = [
+    "TRACE_SIZE",
+    "JoinKey",
+    "Joined",
+    "count_batch",
+    "is_small",
+    "join_batch",
+    "pack_reply_head",
+    "pack_request_head",
+    "published",
+    "read_reply_heads",
+    "read_request_heads",
+]
 
 _SMALL = 4096
 """Bytes of a published value that is joined with others; larger ones gain little from it."""
@@ -23,6 +37,16 @@ _HEADS = {0xDC: 3, 0xDD: 5}
 _ONE = b"\x91"
 """The head of an array of one."""
 _PUBLISH = Kind.PUBLISH
+_MANY = 12
+"""Requests or replies that leave together: with many more the peer would stand idle meanwhile."""
+TRACE_SIZE = 24
+"""Bytes of a request's trace; one without a trace is not joined."""
+_REQUEST_HEAD = struct.Struct(f">Q{TRACE_SIZE}s")
+_REPLY_HEAD = struct.Struct(">Qdd")
+pack_request_head: Callable[[int, bytes], bytes] = _REQUEST_HEAD.pack
+"""Writes what `read_request_heads` reads of one request."""
+pack_reply_head: Callable[[int, float, float], bytes] = _REPLY_HEAD.pack
+"""Writes what `read_reply_heads` reads of one reply."""
 
 
 def join_batch(values: Sequence[bytes | memoryview]) -> bytes:
@@ -60,36 +84,58 @@ def _read_head(frame: bytes | memoryview) -> tuple[int, int]:
     return int.from_bytes(frame[1:end], "big"), end
 
 
-class Joined:
-    """Published values that wait to leave one link together: of one topic, sender and type."""
+JoinKey = tuple[Kind, str, str, str, int]
+"""What all messages that leave together have in common: kind, source, target, schema, hops left."""
+_NOTHING: JoinKey = (_PUBLISH, "", "", "", 0)
 
-    __slots__ = ("_schema", "_source", "_target", "_values", "size")
+
+class Joined:
+    """Messages that wait to leave one link together."""
+
+    __slots__ = ("_first", "_heads", "_key", "_values", "size")
 
     def __init__(self) -> None:
-        self._source = self._target = self._schema = ""
+        self._key: JoinKey | None = None
+        self._first = 0
+        self._heads: list[bytes] = []
         self._values: list[bytes | memoryview] = []
         self.size = 0
-        """Bytes of values that wait."""
+        """Bytes of what waits."""
 
-    def fits(self, source: str, target: str, schema: str) -> bool:
-        """Tell whether a value may wait with those that do."""
-        return not self._values or (
-            target == self._target and schema == self._schema and source == self._source
+    def fits(self, key: JoinKey, number: int) -> bool:
+        """Tell whether a message may wait with those that do.
+
+        Args:
+            key: what it has to have in common with them.
+            number: a request's, which is to follow theirs; 0 for what has none.
+        """
+        values = self._values
+        return not values or (
+            key == self._key and (not number or number == self._first + len(values))
         )
 
-    def add(self, source: str, target: str, schema: str, value: bytes | memoryview) -> bool:
-        """Keep a value that `fits`. Returns whether more should be kept."""
-        if not self._values:
-            self._source, self._target, self._schema = source, target, schema
-        self._values.append(value)
-        self.size += len(value)
-        return self.size < _FULL
+    def add(self, key: JoinKey, number: int, head: bytes, value: bytes | memoryview) -> bool:
+        """Keep a message that `fits`. Returns whether more should be kept."""
+        values = self._values
+        if not values:
+            self._key, self._first = key, number
+        self._heads.append(head)
+        values.append(value)
+        self.size += len(head) + len(value)
+        return self.size < _FULL and (key[0] is _PUBLISH or len(values) < _MANY)
 
     def take(self) -> Envelope:
-        """Return all that waited, as one envelope."""
-        frames = (join_batch(self._values),)
-        self._values, self.size = [], 0
-        return published(self._source, self._target, self._schema, frames)
+        """Return all that waited, of which there is some, as one envelope."""
+        kind, source, target, schema, hops_left = self._key or _NOTHING
+        values = self._values
+        if kind is _PUBLISH:
+            frames: tuple[bytes | memoryview, ...] = (join_batch(values),)
+        else:
+            frames = (b"".join(self._heads), *values)
+        self._values, self._heads, self.size = [], [], 0
+        return Envelope(
+            kind, self._first, source, target, schema, hops_left=hops_left, payloads=frames
+        )
 
 
 def is_small(frames: Sequence[bytes | memoryview]) -> bool:
@@ -100,5 +146,33 @@ def is_small(frames: Sequence[bytes | memoryview]) -> bool:
 def published(
     source: str, target: str, schema: str, frames: tuple[bytes | memoryview, ...]
 ) -> Envelope:
-    """Return the envelope of a batch, or of one value with its buffers."""
+    """Return the envelope of one published value."""
+    if len(frames) == 1:
+        frames = (join_batch(frames),)
     return Envelope(_PUBLISH, 0, source, target, schema, payloads=frames)
+
+
+def read_request_heads(frames: Sequence[bytes | memoryview]) -> Iterator[tuple[int, bytes]]:
+    """Return what is each one's own of joined requests: microseconds until its deadline, its trace.
+
+    Raises:
+        MalformedFrame: heads and values do not match.
+    """
+    return _heads(_REQUEST_HEAD, frames)
+
+
+def read_reply_heads(
+    frames: Sequence[bytes | memoryview],
+) -> Iterator[tuple[int, float, float]]:
+    """Return of joined replies each one's request, and its seconds in mailbox and handler.
+
+    Raises:
+        MalformedFrame: heads and values do not match.
+    """
+    return _heads(_REPLY_HEAD, frames)
+
+
+def _heads(head: struct.Struct, frames: Sequence[bytes | memoryview]) -> Iterator[Any]:
+    if len(frames) < 2 or len(frames[0]) != head.size * (len(frames) - 1):
+        raise MalformedFrame("joined messages are their heads and as many values")
+    return head.iter_unpack(frames[0])

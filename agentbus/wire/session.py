@@ -98,6 +98,7 @@ class State(StrEnum):
 # An enum's member costs 0.2 µs to look up on Python 3.11, and these are for every envelope.
 _HELLO = Kind.HELLO
 _REQUEST = Kind.REQUEST
+_REQUESTS = Kind.REQUESTS
 _REPLY = Kind.REPLY
 _ERROR = Kind.ERROR
 _GOODBYE = Kind.GOODBYE
@@ -214,10 +215,12 @@ class Session:
         if self.state is not _OPEN:
             self._open(envelope)
             return False
-        if kind is _REQUEST:
+        if kind is _REQUEST or kind is _REQUESTS:
             if envelope.id <= self._last:
                 raise MalformedFrame(f"request {envelope.id} came after request {self._last}")
-            self._last = envelope.id
+            # One payload of joined requests says what is each one's own.
+            more = len(envelope.payloads) - 2 if kind is _REQUESTS else 0
+            self._last = envelope.id + max(0, more)
             return True
         return kind not in _OF_THE_LINK or self._take(envelope)
 

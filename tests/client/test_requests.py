@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
@@ -652,3 +653,64 @@ async def test_one_stream_may_have_several_writers_and_one_reader(pair: Pair) ->
             stream.finish()
             with pytest.raises(StopAsyncIteration):
                 await waiting
+
+
+class Sorts(Agent):
+    """Answers some at once, some later, and fails others."""
+
+    concurrency = 8
+
+    @handler
+    async def ping(self, ping: Ping, call: Call) -> Pong:
+        if ping.number % 7 == 0:
+            await anyio.sleep(0)
+        if ping.number % 11 == 0:
+            raise ValueError(f"no {ping.number}")
+        return Pong(number=ping.number, by=ping.text[:3])
+
+    @handler
+    async def say(self, say: Say, call: Call) -> str:
+        assert call.context is not None
+        return say.text
+
+
+async def ask_sorts(bus: Bus, number: int, outcomes: dict[int, object]) -> None:
+    if number % 5 == 0:
+        context = bus.context().user(f"{number}")
+        reply = await bus.call("echo", Say(text=f"{number}"), context=context)
+    else:
+        text = "abc" * (3000 if number % 13 == 0 else 1)
+        try:
+            reply = await bus.call("echo", Ping(number=number, text=text))
+        except HandlerFailed as error:
+            outcomes[number] = error.text
+            return
+    assert reply.account.wall_s > reply.account.handle_s > 0
+    outcomes[number] = reply.value
+
+
+def sorted_out(number: int) -> object:
+    if number % 5 == 0:
+        return f"{number}"
+    return f"no {number}" if number % 11 == 0 else Pong(number=number, by="abc")
+
+
+async def test_many_requests_of_all_sorts_at_once_end_each_with_its_own(pair: Pair) -> None:
+    """What leaves together in one turn, and what cannot, goes back to who asked."""
+    outcomes: dict[int, object] = {}
+    async with pair.with_agent(Sorts()) as bus, anyio.create_task_group() as group:
+        for number in range(200):
+            group.start_soon(ask_sorts, bus, number, outcomes)
+    assert outcomes == {number: sorted_out(number) for number in range(200)}
+
+
+async def test_requests_that_left_together_can_be_cancelled_one_by_one(pair: Pair) -> None:
+    echo = Echo()
+    async with pair.with_agent(echo) as bus:
+        asked = [asyncio.ensure_future(bus.request("echo", Ping(number=n))) for n in range(20)]
+        await asyncio.sleep(0)
+        for request in asked[::2]:
+            request.cancel()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [outcome.number for outcome in outcomes[1::2]] == list(range(1, 20, 2))  # type: ignore[union-attr]
+        assert (await bus.request("echo", Ping(number=99))).number == 99

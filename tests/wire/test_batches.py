@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -7,7 +9,17 @@ from hypothesis import strategies as st
 
 from agentbus.errors import MalformedFrame
 from agentbus.messages import Kind
-from agentbus.wire import Joined, count_batch, is_small, join_batch, published
+from agentbus.wire import (
+    Joined,
+    JoinKey,
+    count_batch,
+    is_small,
+    join_batch,
+    pack_reply_head,
+    pack_request_head,
+    read_reply_heads,
+    read_request_heads,
+)
 
 
 @given(st.lists(st.integers() | st.text(), max_size=20))
@@ -37,29 +49,78 @@ def test_what_is_no_array_is_no_batch(frame: bytes) -> None:
         count_batch(())
 
 
+def key(kind: Kind, source: str = "a", target: str = "t", schema: str = "int") -> JoinKey:
+    return kind, source, target, schema, 5
+
+
 def test_values_of_one_topic_sender_and_type_leave_together() -> None:
     joined = Joined()
-    assert joined.fits("a", "topic", "int")
-    joined.add("a", "topic", "int", b"\x01")
-    assert joined.fits("a", "topic", "int")
-    for other in (("b", "topic", "int"), ("a", "other", "int"), ("a", "topic", "str")):
-        assert not joined.fits(*other)
-    joined.add("a", "topic", "int", b"\x02")
-    assert joined.take() == published("a", "topic", "int", (b"\x92\x01\x02",))
+    ours = key(Kind.PUBLISH)
+    assert joined.fits(ours, 0)
+    joined.add(ours, 0, b"", b"\x01")
+    assert joined.fits(ours, 0)
+    for other in (
+        key(Kind.PUBLISH, source="b"),
+        key(Kind.PUBLISH, target="u"),
+        key(Kind.PUBLISH, schema="str"),
+        key(Kind.REPLIES),
+    ):
+        assert not joined.fits(other, 0)
+    joined.add(ours, 0, b"", b"\x02")
+    taken = joined.take()
+    assert (taken.kind, taken.source, taken.target, taken.schema) == (Kind.PUBLISH, "a", "t", "int")
+    assert taken.payloads == (b"\x92\x01\x02",)
     assert joined.size == 0
-    assert joined.fits("b", "other", "str")
+    assert joined.fits(key(Kind.REPLIES), 0)
+
+
+def test_requests_that_follow_one_another_leave_together() -> None:
+    joined = Joined()
+    ours = key(Kind.REQUESTS)
+    traces = [bytes([n]) * 24 for n in range(3)]
+    for n, trace in enumerate(traces):
+        assert joined.fits(ours, 7 + n)
+        assert joined.add(ours, 7 + n, pack_request_head(1000 + n, trace), b"v%d" % n)
+    assert not joined.fits(ours, 11)
+    taken = joined.take()
+    assert (taken.kind, taken.id, taken.hops_left) == (Kind.REQUESTS, 7, 5)
+    assert taken.payloads[1:] == (b"v0", b"v1", b"v2")
+    assert list(read_request_heads(taken.payloads)) == [
+        (1000 + n, trace) for n, trace in enumerate(traces)
+    ]
+
+
+def test_replies_to_any_requests_leave_together() -> None:
+    joined = Joined()
+    for number in (9, 2, 2**63):
+        joined.add(key(Kind.REPLIES), 0, pack_reply_head(number, 0.5, 0.25), b"v")
+    heads = list(read_reply_heads(joined.take().payloads))
+    assert heads == [(9, 0.5, 0.25), (2, 0.5, 0.25), (2**63, 0.5, 0.25)]
+
+
+@pytest.mark.parametrize("read", [read_request_heads, read_reply_heads])
+@pytest.mark.parametrize(
+    "frames", [(), (b"",), (b"", b"v"), (b"x" * 31, b"v"), (b"x" * 96,), (b"x" * 96, b"v")]
+)
+def test_heads_without_as_many_values_are_malformed(
+    read: Callable[[tuple[bytes, ...]], object], frames: tuple[bytes, ...]
+) -> None:
+    with pytest.raises(MalformedFrame):
+        read(frames)
 
 
 def test_what_waits_is_bounded() -> None:
     joined = Joined()
     value = b"x" * 1024
     kept = 1
-    while joined.add("", "t", "bytes", value):
+    while joined.add(key(Kind.PUBLISH), 0, b"", value):
         kept += 1
     assert joined.size == kept * 1024 == 32 * 1024
-    envelope = joined.take()
-    assert envelope.kind is Kind.PUBLISH
-    assert count_batch(envelope.payloads) == kept
+    assert count_batch(joined.take().payloads) == kept
+    kept = 1
+    while joined.add(key(Kind.REPLIES), 0, b"head", b""):
+        kept += 1
+    assert kept == len(joined.take().payloads) - 1 == 12
 
 
 def test_only_small_single_frames_are_joined() -> None:

@@ -211,3 +211,23 @@ def test_a_ping_ends_here_and_is_answered_once() -> None:
     assert not here.pong_due
     assert there.receive(answer) == []
     assert not there.pong_due
+
+
+def joined(first: int, count: int) -> Envelope:
+    return Envelope(Kind.REQUESTS, id=first, payloads=(b"heads", *[b"v"] * count))
+
+
+def test_joined_requests_count_by_their_values() -> None:
+    here = opened()
+    good = [joined(1, 3), Envelope(Kind.REQUEST, id=4), joined(5, 2), joined(7, 1)]
+    assert here.receive(data(*good)) == good
+    with pytest.raises(MalformedFrame):
+        here.receive(data(Envelope(Kind.REQUEST, id=7)))
+
+
+@pytest.mark.parametrize("first", [2, 3])
+def test_joined_requests_may_not_repeat_ids(first: int) -> None:
+    here = opened()
+    assert here.receive(data(joined(1, 3)))
+    with pytest.raises(MalformedFrame):
+        here.receive(data(joined(first, 3)))

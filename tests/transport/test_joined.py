@@ -1,4 +1,4 @@
-"""Published values leave a link together, in order with all else, and none is lost."""
+"""Small messages leave a link together, in order with all else, and none is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from agentbus.config import Limits
 from agentbus.errors import Closed, LinkFull
 from agentbus.messages import Kind
+from agentbus.wire import is_small, pack_request_head, published
 
 from .helpers import Pair, request
 
@@ -23,7 +24,11 @@ def received(pair: Pair) -> list[object]:
 
 
 def publish(pair: Pair, value: object, *, target: str = "t", source: str = "s") -> int:
-    return pair.link_a.publish(source, target, "any", (msgpack.packb(value),))
+    """As `Topics` does it."""
+    frames = (msgpack.packb(value),)
+    if pair.link_a.joins and is_small(frames):
+        return pair.link_a.join((Kind.PUBLISH, source, target, "any", 0), 0, b"", frames[0])
+    return pair.link_a.send(published(source, target, "any", frames))
 
 
 async def test_values_of_one_turn_leave_in_few_envelopes_and_in_order(pair: Pair) -> None:
@@ -52,7 +57,7 @@ async def test_large_values_and_those_with_buffers_go_alone(pair: Pair) -> None:
     pair.link_a.send(request(1, b"x"))
     publish(pair, "small")
     publish(pair, "x" * 10_000)
-    pair.link_a.publish("s", "t", "any", (b"\x01", b"a buffer"))
+    pair.link_a.send(published("s", "t", "any", (b"\x01", b"a buffer")))
     await pair.b.until_received(4)
     small, large, buffers = pair.b.envelopes[1:]
     assert msgpack.unpackb(small.payloads[0]) == ["small"]
@@ -81,3 +86,19 @@ async def test_a_link_that_is_full_refuses_and_keeps_what_it_took(pair: Pair) ->
     await pair.b.until(lambda: sum(map(len, received(pair))) == taken)  # type: ignore[arg-type]
     numbers = [value[0] for batch in received(pair) for value in batch]  # type: ignore[attr-defined]
     assert numbers == list(range(taken))
+
+
+async def test_requests_and_replies_are_joined_in_their_place(pair: Pair) -> None:
+    key = (Kind.REQUESTS, "s", "echo", "any", 3)
+    pair.link_a.send(request(1, b"x"))
+    for number in (2, 3):
+        pair.link_a.join(key, number, pack_request_head(1000, b"t" * 24), b"v")
+    pair.link_a.send(request(4, b"x"))
+    pair.link_a.join(key, 5, pack_request_head(1000, b"t" * 24), b"v")
+    await pair.b.until_received(4)
+    assert [(e.kind, e.id, len(e.payloads)) for e in pair.b.envelopes] == [
+        (Kind.REQUEST, 1, 1),
+        (Kind.REQUESTS, 2, 3),
+        (Kind.REQUEST, 4, 1),
+        (Kind.REQUESTS, 5, 2),
+    ]
