@@ -7,8 +7,9 @@ any text form are made of reports.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .account import ModelCost
 
@@ -22,13 +23,14 @@ __all__ = [
     "Histogram",
     "LinkReport",
     "Metrics",
+    "TimeLog",
     "upper_bound",
 ]
 
 BUCKETS = 32
 """Buckets of a histogram. Bucket k holds times under 2**k microseconds, the last all the rest."""
-TIMES = 512
-"""Times that wait to be sorted into an agent's histograms; two a request."""
+TIMES = 384
+"""Entries that wait in a `TimeLog` before they are sorted in; three a request."""
 _MICROSECONDS = 1e6
 _LAST = BUCKETS - 1
 
@@ -76,22 +78,23 @@ class Histogram:
     __slots__ = ("counts", "total_s")
 
     def __init__(self) -> None:
-        # Times are far shorter than 2**64 µs: no bound to check for each. What is over the last
-        # bucket's bound is put there when a report is made.
-        self.counts = [0] * 65
+        self.counts: dict[int, int] = {}
+        """By bucket. An agent's times fall into few of them, and a process may have many agents."""
         self.total_s = 0.0
 
-    def observe(self, times: Sequence[float]) -> None:
-        """Count times, none of which is negative."""
-        counts = self.counts
-        for seconds in times:
-            counts[int(seconds * 1e6).bit_length()] += 1
-        self.total_s += sum(times)
+    def observe(self, seconds: float) -> None:
+        """Count a time, which is not negative."""
+        # No bound to check for each: what is over the last bucket's is put there by `report`.
+        bucket = int(seconds * 1e6).bit_length()
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.total_s += seconds
 
     def report(self) -> Distribution:
         """Return what it holds now."""
-        counts = (*self.counts[:_LAST], sum(self.counts[_LAST:]))
-        return Distribution(counts, self.total_s)
+        counts = [0] * BUCKETS
+        for bucket, count in self.counts.items():
+            counts[min(bucket, _LAST)] += count
+        return Distribution(tuple(counts), self.total_s)
 
 
 def _add(counts: dict[str, int], key: str) -> None:
@@ -109,7 +112,6 @@ class AgentMetrics:
         "_queue",
         "_reused",
         "_ttft",
-        "times",
     )
 
     def __init__(self) -> None:
@@ -118,18 +120,11 @@ class AgentMetrics:
         self._failures: dict[str, int] = {}
         self._reused = self._prefilled = self._decoded = 0
         self._ttft = Histogram()
-        self.times: list[float] = []
-        """For each request that ended with a reply, its seconds in the mailbox and in the handler.
 
-        The mailbox appends both and calls `sort_in` when `TIMES` wait: to sort each request into
-        two histograms as it ends would make a request within the process 4 % slower."""
-
-    def sort_in(self) -> None:
-        """Move what waits in `times` into the histograms."""
-        times = self.times
-        self._queue.observe(times[::2])
-        self._handle.observe(times[1::2])
-        times.clear()
+    def replied(self, queue_s: float, handle_s: float) -> None:
+        """Count a request that ended with a reply: its seconds in the mailbox and in the handler."""
+        self._queue.observe(queue_s)
+        self._handle.observe(handle_s)
 
     def failed(self, code: str) -> None:
         """Count a request that was refused or ended with an error."""
@@ -141,11 +136,10 @@ class AgentMetrics:
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
         if cost.calls == 1:  # the times of several are only known as their sum
-            self._ttft.observe((cost.ttft_s,))
+            self._ttft.observe(cost.ttft_s)
 
     def report(self, name: str, waiting: int) -> AgentReport:
         """Return what was counted for the agent `name`, in whose mailbox so many wait now."""
-        self.sort_in()
         return AgentReport(
             name=name,
             waiting=waiting,
@@ -157,6 +151,28 @@ class AgentMetrics:
             decoded_tokens=self._decoded,
             ttft=self._ttft.report(),
         )
+
+
+class TimeLog:
+    """Times of a process's requests that wait to be sorted into the histograms of their agents.
+
+    Sorting each in as it ends would make a request within the process slower: by 4 % where there
+    are a few agents, by more where there are many, whose histograms are in cold memory.
+    """
+
+    __slots__ = ("times",)
+
+    def __init__(self) -> None:
+        self.times: list[Any] = []
+        """For each request that ended with a reply, the `AgentMetrics` of its agent, its seconds in
+        the mailbox and in the handler. Who appends them calls `sort_in` when `TIMES` wait."""
+
+    def sort_in(self) -> None:
+        """Move what waits into the histograms."""
+        times = self.times
+        for metrics, queue_s, handle_s in zip(times[::3], times[1::3], times[2::3], strict=True):
+            metrics.replied(queue_s, handle_s)
+        times.clear()
 
 
 class Metrics:
