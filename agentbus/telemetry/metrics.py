@@ -29,7 +29,7 @@ __all__ = [
 
 BUCKETS = 32
 """Buckets of a histogram. Bucket k holds times under 2**k microseconds, the last all the rest."""
-TIMES = 384
+TIMES = 768
 """Entries that wait in a `TimeLog` before they are sorted in; three a request."""
 _MICROSECONDS = 1e6
 _LAST = BUCKETS - 1
@@ -78,23 +78,18 @@ class Histogram:
     __slots__ = ("counts", "total_s")
 
     def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
-        """By bucket. An agent's times fall into few of them, and a process may have many agents."""
+        self.counts = [0] * BUCKETS
         self.total_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count a time, which is not negative."""
-        # No bound to check for each: what is over the last bucket's is put there by `report`.
         bucket = int(seconds * 1e6).bit_length()
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.counts[min(_LAST, bucket)] += 1
         self.total_s += seconds
 
     def report(self) -> Distribution:
         """Return what it holds now."""
-        counts = [0] * BUCKETS
-        for bucket, count in self.counts.items():
-            counts[min(bucket, _LAST)] += count
-        return Distribution(tuple(counts), self.total_s)
+        return Distribution(tuple(self.counts), self.total_s)
 
 
 def _add(counts: dict[str, int], key: str) -> None:
@@ -102,29 +97,41 @@ def _add(counts: dict[str, int], key: str) -> None:
 
 
 class AgentMetrics:
-    """What one agent's mailbox counts."""
+    """What one agent's mailbox counts.
+
+    A process may have very many: the buckets of both times of a request lie side by side, which
+    spares each request half of the memory that it would touch in two histograms.
+    """
 
     __slots__ = (
+        "_counts",
         "_decoded",
         "_failures",
-        "_handle",
+        "_handle_s",
         "_prefilled",
-        "_queue",
+        "_queue_s",
         "_reused",
         "_ttft",
     )
 
     def __init__(self) -> None:
-        self._queue = Histogram()
-        self._handle = Histogram()
+        self._counts = [0] * (2 * BUCKETS)
+        """By bucket, of times in the mailbox at even places and of times in the handler at odd."""
+        self._queue_s = self._handle_s = 0.0
         self._failures: dict[str, int] = {}
         self._reused = self._prefilled = self._decoded = 0
-        self._ttft = Histogram()
+        self._ttft: Histogram | None = None
+        """There once a model was called."""
 
     def replied(self, queue_s: float, handle_s: float) -> None:
         """Count a request that ended with a reply: its seconds in the mailbox and in the handler."""
-        self._queue.observe(queue_s)
-        self._handle.observe(handle_s)
+        counts = self._counts
+        bucket = int(queue_s * 1e6).bit_length()
+        counts[2 * (min(_LAST, bucket))] += 1
+        bucket = int(handle_s * 1e6).bit_length()
+        counts[2 * (min(_LAST, bucket)) + 1] += 1
+        self._queue_s += queue_s
+        self._handle_s += handle_s
 
     def failed(self, code: str) -> None:
         """Count a request that was refused or ended with an error."""
@@ -136,6 +143,7 @@ class AgentMetrics:
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
         if cost.calls == 1:  # the times of several are only known as their sum
+            self._ttft = self._ttft or Histogram()
             self._ttft.observe(cost.ttft_s)
 
     def report(self, name: str, waiting: int) -> AgentReport:
@@ -144,12 +152,12 @@ class AgentMetrics:
             name=name,
             waiting=waiting,
             failures=dict(self._failures),
-            queue=self._queue.report(),
-            handle=self._handle.report(),
+            queue=Distribution(tuple(self._counts[::2]), self._queue_s),
+            handle=Distribution(tuple(self._counts[1::2]), self._handle_s),
             reused_tokens=self._reused,
             prefilled_tokens=self._prefilled,
             decoded_tokens=self._decoded,
-            ttft=self._ttft.report(),
+            ttft=(self._ttft or Histogram()).report(),
         )
 
 

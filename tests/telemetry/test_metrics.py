@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from agentbus.telemetry import AgentMetrics, Histogram, ModelCost, TimeLog, upper_bound
 from agentbus.telemetry.metrics import BUCKETS
 
+TIME = st.floats(min_value=0, max_value=1e6)
+
 
 def observed(times: Iterable[float]) -> Histogram:
     histogram = Histogram()
@@ -25,7 +27,7 @@ def test_a_time_is_under_the_bound_of_its_bucket() -> None:
     assert report.total_s == pytest.approx(1.0000049)
 
 
-@given(st.lists(st.floats(min_value=0, max_value=1e6), max_size=50))
+@given(st.lists(TIME, max_size=50))
 def test_nothing_is_lost_however_long_it_took(times: list[float]) -> None:
     report = observed(times).report()
     assert len(report.counts) == BUCKETS
@@ -69,6 +71,16 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     assert (report.reused_tokens, report.prefilled_tokens, report.decoded_tokens) == (6, 4, 14)
     assert (report.ttft.count, report.ttft.total_s) == (1, 0.5)
     assert metrics.report("adder", 0).replies == 2
+
+
+@given(st.lists(st.tuples(TIME, TIME), max_size=50))
+def test_an_agent_sorts_its_times_as_histograms_do(times: list[tuple[float, float]]) -> None:
+    metrics = AgentMetrics()
+    for queue_s, handle_s in times:
+        metrics.replied(queue_s, handle_s)
+    report = metrics.report("a", 0)
+    assert report.queue == observed(queue_s for queue_s, _ in times).report()
+    assert report.handle == observed(handle_s for _, handle_s in times).report()
 
 
 def test_a_log_gives_each_agent_its_times() -> None:
