@@ -221,15 +221,13 @@ class Mailbox:
             self._blueprint.pool.add(self)
 
     def _put(self, delivery: Delivery) -> None:
-        blueprint, queue = self._blueprint, self._queue
+        blueprint = self._blueprint
         spec = blueprint.handlers.get(delivery.schema) or self._spec_by_name(delivery)
         accepts = spec.accepts
         if spec.streams and delivery.feed is None:
             self._metrics.failed(AnswersInParts.code)
             raise AnswersInParts(self.name, accepts.name)
-        if queue is None:
-            queue = self._queue = deque()
-        elif len(queue) >= blueprint.limit:
+        if self._queue is not None and len(self._queue) >= blueprint.limit:
             self._metrics.failed(MailboxFull.code)
             raise MailboxFull(self.name, blueprint.limit)
         take = accepts.decode if delivery.peer else accepts.receive
@@ -239,7 +237,9 @@ class Mailbox:
             self._metrics.failed(error.code)
             raise
         delivery.arrived = perf_counter()
-        queue.append((delivery, spec))
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((delivery, spec))
 
     def _spec_by_name(self, delivery: Delivery) -> HandlerSpec:
         """Return the handler for another version of the type, or of a caller in this process."""
