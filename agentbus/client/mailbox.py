@@ -332,8 +332,9 @@ class Mailbox:
         queue_s, handle_s = started - delivery.arrived, perf_counter() - started
         delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
         log = self._blueprint.log
-        log.times += (self._metrics, queue_s, handle_s)
-        if len(log.times) >= TIMES:
+        times = log.times
+        times += (self._metrics, queue_s, handle_s)
+        if len(times) >= TIMES:
             log.sort_in()
 
     def _cancelled(self, delivery: Delivery, task: asyncio.Task[object]) -> AgentbusError:
