@@ -52,6 +52,8 @@ class HandlerSpec:
     """One handler of an agent class."""
 
     method: str
+    function: Callable[..., Any]
+    """The method as the class has it: takes the agent, the message and the call."""
     accepts: PayloadType
     returns: tuple[PayloadType, ...]
     """Types of the reply, or of the streamed parts; empty where they are not annotated."""
@@ -100,7 +102,8 @@ def _specs(kind: type[Agent], name: str, method: Callable[..., Any]) -> list[Han
         raise ConfigError(where, "annotate the message with a type that its module can see")
     returned = _returned_types(method, streams)
     return [
-        HandlerSpec(name, payload_type(one), returned, streams) for one in _alternatives(accepts)
+        HandlerSpec(name, method, payload_type(one), returned, streams)
+        for one in _alternatives(accepts)
     ]
 
 

@@ -124,8 +124,8 @@ class Bus(Requester):
         node.closed = True
         node.topics.end(None)
         await self._briefly(node.routes.aclose)
-        for living in node.hosts.living():
-            living.mailbox.close()
+        for mailbox in node.hosts.living():
+            mailbox.close()
         await self._briefly(node.pool.aclose)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
@@ -265,9 +265,9 @@ class Bus(Requester):
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
         async with anyio.create_task_group() as group:
-            for living in node.hosts.living():
-                if type(living.agent).stopped is not Agent.stopped:
-                    group.start_soon(self._stop, living.agent)
+            for mailbox in node.hosts.living():
+                if type(mailbox.agent).stopped is not Agent.stopped:
+                    group.start_soon(self._stop, mailbox.agent)
 
     async def _stop(self, agent: Agent) -> None:
         try:

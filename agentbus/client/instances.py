@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,23 +18,14 @@ from ..errors import AgentbusError, HandlerFailed, MailboxFull, text_of
 from ..names import Address
 from ..telemetry import AgentMetrics, AgentReport
 from .agent import Agent
-from .mailbox import Mailbox
-from .pool import WorkerPool
+from .mailbox import Blueprint, Mailbox
 
-__all__ = ["Instances", "Living"]
+__all__ = ["Instances"]
 
 logger = logging.getLogger("agentbus")
 
 _LOOKS = 64
 """Instances that are looked at, the longest unused first, for one that may be stopped."""
-
-
-@dataclass(slots=True)
-class Living:
-    """An agent and the mailbox before it."""
-
-    agent: Agent
-    mailbox: Mailbox
 
 
 class Instances:
@@ -44,23 +35,20 @@ class Instances:
         self,
         name: str,
         kind: type[Agent],
-        role: str,
-        make_mailbox: Callable[[Agent, AgentMetrics], Mailbox],
-        pool: WorkerPool,
+        blueprint: Blueprint,
         limit: int,
     ) -> None:
         self.name = name
-        self.role = role
+        self.role = blueprint.role
         self.kind = kind
-        self._make_mailbox = make_mailbox
-        """Called with an agent that has its address for a name."""
-        self._pool = pool
+        self._blueprint = blueprint
+        self._pool = blueprint.pool
         self._limit = limit
         self._metrics = AgentMetrics()
-        self._living: OrderedDict[str, Living] = OrderedDict()
+        self._living: OrderedDict[str, Mailbox] = OrderedDict()
         self._stopping: dict[str, asyncio.Event] = {}
 
-    def __iter__(self) -> Iterator[Living]:
+    def __iter__(self) -> Iterator[Mailbox]:
         return iter(self._living.values())
 
     def __len__(self) -> int:
@@ -79,14 +67,15 @@ class Instances:
             found = self._make(address)
         else:
             self._living.move_to_end(address)
-        return found.mailbox
+        return found
 
     def report(self) -> AgentReport:
         """Return what all instances have counted together."""
-        waiting = sum(living.mailbox.waiting for living in self)
+        self._blueprint.log.sort_in()
+        waiting = sum(mailbox.waiting for mailbox in self)
         return self._metrics.report(self.name, waiting)
 
-    def _make(self, address: str) -> Living:
+    def _make(self, address: str) -> Mailbox:
         Address.parse(address)
         if len(self._living) >= self._limit:
             self._make_room()
@@ -96,27 +85,26 @@ class Instances:
             logger.exception("an instance of %s could not be made", self.kind.__name__)
             raise HandlerFailed(address, type(error).__name__, text_of(error)) from error
         agent.name = address
-        living = Living(agent, self._make_mailbox(agent, self._metrics))
-        self._living[address] = living
-        self._pool.run(_Start(self, living, self._stopping.get(address)))
-        return living
+        mailbox = self._living[address] = Mailbox(agent, self._blueprint, self._metrics)
+        self._pool.run(_Start(self, mailbox, self._stopping.get(address)))
+        return mailbox
 
     def _make_room(self) -> None:
         if len(self._stopping) >= self._limit + _LOOKS:
             raise MailboxFull(self.name, self._limit)
-        for address, living in islice(self._living.items(), _LOOKS):
-            if living.mailbox.is_idle:
+        for address, mailbox in islice(self._living.items(), _LOOKS):
+            if mailbox.is_idle:
                 del self._living[address]
                 self._stopping[address] = asyncio.Event()
-                self._pool.run(_Stop(self, living.agent))
+                self._pool.run(_Stop(self, mailbox.agent))
                 return
         raise MailboxFull(self.name, self._limit)
 
-    def failed(self, living: Living, error: AgentbusError) -> None:
+    def failed(self, mailbox: Mailbox, error: AgentbusError) -> None:
         """An instance could not start: what waits for it fails, and the next message tries again."""
-        if self._living.get(living.agent.name) is living:
-            del self._living[living.agent.name]
-        living.mailbox.close(error)
+        if self._living.get(mailbox.name) is mailbox:
+            del self._living[mailbox.name]
+        mailbox.close(error)
 
     def stopped(self, address: str) -> None:
         """An instance has stopped: one that is to follow it may start."""
@@ -128,11 +116,11 @@ class _Start:
     """Starts an instance, after the one before it under its address has stopped."""
 
     instances: Instances
-    living: Living
+    mailbox: Mailbox
     before: asyncio.Event | None
 
     async def drain(self, task: asyncio.Task[object]) -> None:
-        agent = self.living.agent
+        agent = self.mailbox.agent
         try:
             if self.before is not None:
                 await self.before.wait()
@@ -141,9 +129,9 @@ class _Start:
             logger.error("agent %r failed to start", agent.name, exc_info=error)
             own = error if isinstance(error, AgentbusError) else None
             reason = own or HandlerFailed(agent.name, type(error).__name__, text_of(error))
-            self.instances.failed(self.living, reason)
+            self.instances.failed(self.mailbox, reason)
         else:
-            self.living.mailbox.open(agent.concurrency)
+            self.mailbox.open(agent.concurrency)
 
 
 @dataclass(slots=True)

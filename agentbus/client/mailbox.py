@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ from ..errors import (
     RequestCancelled,
     text_of,
 )
-from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport
-from .agent import Agent, HandlerSpec, handlers_of
+from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport, TimeLog
+from .agent import Agent, HandlerSpec
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
 from .origin import Origin
@@ -37,7 +38,7 @@ from .pool import WorkerPool
 if TYPE_CHECKING:
     from .call import Call
 
-__all__ = ["Delivery", "Mailbox"]
+__all__ = ["Blueprint", "Delivery", "Mailbox"]
 
 logger = logging.getLogger("agentbus")
 
@@ -47,9 +48,6 @@ _TRACE_ID = 16
 """Bytes of a trace that name it; the rest is the span's."""
 _ERROR_TEXT = 500
 """Characters of a handler's exception that are passed on."""
-
-
-Handler = tuple[HandlerSpec, Callable[..., Any]]
 
 
 class Delivery:
@@ -141,55 +139,54 @@ class Delivery:
         self.replies.reply(None, self.context, 0.0, 0.0, NO_COST)
 
 
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What the mailboxes of all agents of one class with one model share.
+
+    A message to one of many agents finds here, where the last one to any of them left it in the
+    processor's cache, what would lie in cold memory if each agent had its own.
+    """
+
+    handlers: Mapping[str, HandlerSpec]
+    """By the schema of what each accepts."""
+    model: str
+    role: str
+    make_call: Callable[[str, str, str, Delivery], Call]
+    """Makes a handler's call from the agent's name, its model, its role, and the message."""
+    pool: WorkerPool
+    limit: int
+    """Messages that may wait in one mailbox."""
+    log: TimeLog
+
+
 class Mailbox:
-    """The queue of one agent and its handlers. Implements `Workload` for the pool."""
+    """The queue of one agent. Implements `Workload` for the pool.
 
-    __slots__ = (
-        "_busy",
-        "_concurrency",
-        "_handlers",
-        "_limit",
-        "_make_call",
-        "_metrics",
-        "_pool",
-        "_queue",
-        "_times",
-        "name",
-    )
+    A process may have very many: what can be shared is in the blueprint, and there is a queue only
+    while messages wait.
+    """
 
-    def __init__(
-        self,
-        agent: Agent,
-        name: str,
-        make_call: Callable[[Delivery], Call],
-        pool: WorkerPool,
-        limit: int,
-        metrics: AgentMetrics,
-    ) -> None:
-        self.name = name
-        self._make_call = make_call
-        self._limit = limit
-        self._pool = pool
+    __slots__ = ("_blueprint", "_busy", "_concurrency", "_metrics", "_queue", "agent", "name")
+
+    def __init__(self, agent: Agent, blueprint: Blueprint, metrics: AgentMetrics) -> None:
+        self.agent = agent
+        self.name = agent.name
+        self._metrics = metrics
+        self._blueprint = blueprint
         self._concurrency = 0
         """Tasks that may handle messages at once; none before `open`."""
         self._busy = 0
-        self._metrics = metrics
-        self._times = metrics.times
-        self._handlers: dict[str, Handler] = {
-            spec.accepts.schema: (spec, getattr(agent, spec.method))
-            for spec in handlers_of(type(agent)).values()
-        }
-        self._queue: deque[tuple[Delivery, Handler]] = deque()
+        self._queue: deque[tuple[Delivery, HandlerSpec]] | None = None
 
     def open(self, concurrency: int) -> None:
         """Begin to handle messages, so many at once."""
         self._concurrency = concurrency
-        for _ in range(min(concurrency, len(self._queue))):
+        for _ in range(min(concurrency, self.waiting)):
             self._engage()
 
     def _engage(self) -> None:
         self._busy += 1
-        self._pool.run(self)
+        self._blueprint.pool.run(self)
 
     def put_now(self, delivery: Delivery) -> None:
         """Take a message, and begin to handle it at once if the agent is idle; as `put_nowait`.
@@ -199,7 +196,7 @@ class Mailbox:
         self._put(delivery)
         if self._busy < self._concurrency:
             self._busy += 1
-            self._pool.run_now(self)
+            self._blueprint.pool.run_now(self)
 
     def put_nowait(self, delivery: Delivery) -> None:
         """Queue a message, to be handled in a later turn of the loop.
@@ -221,17 +218,18 @@ class Mailbox:
         self._put(delivery)
         if self._busy < self._concurrency:
             self._busy += 1
-            self._pool.add(self)
+            self._blueprint.pool.add(self)
 
     def _put(self, delivery: Delivery) -> None:
-        handler = self._handlers.get(delivery.schema) or self._handler_by_name(delivery)
-        if handler[0].streams and delivery.feed is None:
+        blueprint = self._blueprint
+        spec = blueprint.handlers.get(delivery.schema) or self._spec_by_name(delivery)
+        accepts = spec.accepts
+        if spec.streams and delivery.feed is None:
             self._metrics.failed(AnswersInParts.code)
-            raise AnswersInParts(self.name, handler[0].accepts.name)
-        if len(self._queue) >= self._limit:
+            raise AnswersInParts(self.name, accepts.name)
+        if self._queue is not None and len(self._queue) >= blueprint.limit:
             self._metrics.failed(MailboxFull.code)
-            raise MailboxFull(self.name, self._limit)
-        accepts = handler[0].accepts
+            raise MailboxFull(self.name, blueprint.limit)
         take = accepts.decode if delivery.peer else accepts.receive
         try:
             delivery.payload = take(delivery.payload)
@@ -239,14 +237,16 @@ class Mailbox:
             self._metrics.failed(error.code)
             raise
         delivery.arrived = perf_counter()
-        self._queue.append((delivery, handler))
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((delivery, spec))
 
-    def _handler_by_name(self, delivery: Delivery) -> Handler:
+    def _spec_by_name(self, delivery: Delivery) -> HandlerSpec:
         """Return the handler for another version of the type, or of a caller in this process."""
         name = delivery.schema.partition(SCHEMA_MARK)[0]
-        for accepted, handler in self._handlers.items():
+        for accepted, spec in self._blueprint.handlers.items():
             if accepted.partition(SCHEMA_MARK)[0] == name:
-                return handler
+                return spec
         if not delivery.peer:
             payload_type(type(delivery.payload))
         self._metrics.failed(NoHandler.code)
@@ -255,21 +255,22 @@ class Mailbox:
     async def drain(self, task: asyncio.Task[object]) -> None:
         """Handle messages until none is left."""
         handled = 0
+        blueprint = self._blueprint
         try:
-            while self._queue:
-                delivery, (spec, method) = self._queue.popleft()
+            while queue := self._queue:
+                delivery, spec = queue.popleft()
                 if delivery.done:
                     continue
                 delivery.task = task
                 error: AgentbusError | None = None
                 try:
                     started = perf_counter()
-                    call = self._make_call(delivery)
+                    call = blueprint.make_call(self.name, blueprint.model, blueprint.role, delivery)
                     value = None
                     if spec.streams:
-                        await _stream(method(delivery.payload, call), delivery)
+                        await _stream(spec.function(self.agent, delivery.payload, call), delivery)
                     else:
-                        value = await method(delivery.payload, call)
+                        value = await spec.function(self.agent, delivery.payload, call)
                     self._answer(delivery, value, call, started)
                 except asyncio.CancelledError:
                     error = self._cancelled(delivery, task)
@@ -283,21 +284,33 @@ class Mailbox:
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
+            self._queue = None
         finally:
             self._busy -= 1
 
+    @property
+    def model(self) -> str:
+        """The model behind the agent's calls; empty if it has none."""
+        return self._blueprint.model
+
+    @property
+    def role(self) -> str:
+        """The agent's standing instructions."""
+        return self._blueprint.role
+
     def specs(self) -> tuple[HandlerSpec, ...]:
         """Return the agent's handlers."""
-        return tuple(spec for spec, _ in self._handlers.values())
+        return tuple(self._blueprint.handlers.values())
 
     def report(self) -> AgentReport:
         """Return what this agent has counted so far."""
+        self._blueprint.log.sort_in()
         return self._metrics.report(self.name, self.waiting)
 
     @property
     def waiting(self) -> int:
         """How many messages wait."""
-        return len(self._queue)
+        return len(self._queue or ())
 
     @property
     def is_idle(self) -> bool:
@@ -307,8 +320,8 @@ class Mailbox:
     def close(self, reason: AgentbusError | None = None) -> None:
         """Refuse what waits: each request ends with `reason`, or with `RequestCancelled`."""
         self._concurrency = 0
-        while self._queue:
-            delivery, _ = self._queue.popleft()
+        while queue := self._queue:
+            delivery, _ = queue.popleft()
             if not delivery.done:
                 delivery.done = True
                 delivery.replies.fail(reason or RequestCancelled(self.name))
@@ -318,10 +331,11 @@ class Mailbox:
         delivery.payload = None
         queue_s, handle_s = started - delivery.arrived, perf_counter() - started
         delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
-        times = self._times
-        times += (queue_s, handle_s)
+        log = self._blueprint.log
+        times = log.times
+        times += (self._metrics, queue_s, handle_s)
         if len(times) >= TIMES:
-            self._metrics.sort_in()
+            log.sort_in()
 
     def _cancelled(self, delivery: Delivery, task: asyncio.Task[object]) -> AgentbusError:
         """Return the caller's error for a handler that was cancelled.

@@ -132,8 +132,7 @@ class Node:
         if origin.deadline_at <= self.timer.time():
             raise DeadlineExceeded(target)
         try:
-            hosted = self._agents.get(target)
-            mailbox = self.hosts.instance(target) if hosted is None else hosted.mailbox
+            mailbox = self._agents.get(target) or self.hosts.instance(target)
             if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)

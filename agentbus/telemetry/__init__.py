@@ -10,6 +10,7 @@ from .metrics import (
     Histogram,
     LinkReport,
     Metrics,
+    TimeLog,
     upper_bound,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "LinkReport",
     "Metrics",
     "ModelCost",
+    "TimeLog",
     "upper_bound",
 ]

@@ -26,7 +26,8 @@ def key(name: str, labels: Mapping[str, str]) -> tuple[str, frozenset[tuple[str,
 
 def test_prometheus_reads_what_was_counted() -> None:
     metrics = AgentMetrics()
-    metrics.times += (1e-6, 3e-6, 1e-6, 90e-6)
+    metrics.replied(1e-6, 3e-6)
+    metrics.replied(1e-6, 90e-6)
     metrics.failed("mailbox_full")
     metrics.charged(ModelCost(1, 0, 0, 30, 20, 10, 5, 0, 0, 0, 0.25))
     report = BusReport(

@@ -15,9 +15,10 @@ def process(name: str, uptime_s: float, *agents: AgentReport) -> ProcessReport:
 
 def test_an_interval() -> None:
     metrics = AgentMetrics()
-    metrics.times += (0.0, 1.0)
+    metrics.replied(0.0, 1.0)
     before = process("p", 10.0, metrics.report("b", 0))
-    metrics.times += (0.0, 5e-6) * 3
+    for _ in range(3):
+        metrics.replied(0.0, 5e-6)
     metrics.failed("mailbox_full")
     after = process("p", 12.0, metrics.report("b", 7))
     (row,) = rates([before], [after])
