@@ -159,6 +159,9 @@ class Blueprint:
     log: TimeLog
 
 
+Waiting = tuple[Delivery, HandlerSpec]
+
+
 class Mailbox:
     """The queue of one agent. Implements `Workload` for the pool.
 
@@ -166,7 +169,16 @@ class Mailbox:
     while messages wait.
     """
 
-    __slots__ = ("_blueprint", "_busy", "_concurrency", "_metrics", "_queue", "agent", "name")
+    __slots__ = (
+        "_blueprint",
+        "_busy",
+        "_concurrency",
+        "_first",
+        "_metrics",
+        "_queue",
+        "agent",
+        "name",
+    )
 
     def __init__(self, agent: Agent, blueprint: Blueprint, metrics: AgentMetrics) -> None:
         self.agent = agent
@@ -176,7 +188,9 @@ class Mailbox:
         self._concurrency = 0
         """Tasks that may handle messages at once; none before `open`."""
         self._busy = 0
-        self._queue: deque[tuple[Delivery, HandlerSpec]] | None = None
+        self._first: Waiting | None = None
+        """The message that waits alone, or before those in the queue."""
+        self._queue: deque[Waiting] | None = None
 
     def open(self, concurrency: int) -> None:
         """Begin to handle messages, so many at once."""
@@ -227,7 +241,7 @@ class Mailbox:
         if spec.streams and delivery.feed is None:
             self._metrics.failed(AnswersInParts.code)
             raise AnswersInParts(self.name, accepts.name)
-        if self._queue is not None and len(self._queue) >= blueprint.limit:
+        if (self._first or self._queue) is not None and self.waiting >= blueprint.limit:
             self._metrics.failed(MailboxFull.code)
             raise MailboxFull(self.name, blueprint.limit)
         take = accepts.decode if delivery.peer else accepts.receive
@@ -237,9 +251,25 @@ class Mailbox:
             self._metrics.failed(error.code)
             raise
         delivery.arrived = perf_counter()
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append((delivery, spec))
+        if self._queue is not None:
+            self._queue.append((delivery, spec))
+        elif self._first is None:
+            self._first = delivery, spec
+        else:
+            self._queue = deque(((delivery, spec),))
+
+    def _following(self) -> Waiting | None:
+        """Take the message that is to be handled next."""
+        first, queue = self._first, self._queue
+        if queue is None:
+            self._first = None
+        elif first is None:
+            first = queue.popleft()
+        else:
+            self._first = None
+        if queue is not None and not queue:
+            self._queue = None
+        return first
 
     def _spec_by_name(self, delivery: Delivery) -> HandlerSpec:
         """Return the handler for another version of the type, or of a caller in this process."""
@@ -257,8 +287,8 @@ class Mailbox:
         handled = 0
         blueprint = self._blueprint
         try:
-            while queue := self._queue:
-                delivery, spec = queue.popleft()
+            while (following := self._following()) is not None:
+                delivery, spec = following
                 if delivery.done:
                     continue
                 delivery.task = task
@@ -284,7 +314,6 @@ class Mailbox:
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
-            self._queue = None
         finally:
             self._busy -= 1
 
@@ -310,18 +339,18 @@ class Mailbox:
     @property
     def waiting(self) -> int:
         """How many messages wait."""
-        return len(self._queue or ())
+        return (self._first is not None) + len(self._queue or ())
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is being handled."""
-        return self._concurrency > 0 and not self._queue and not self._busy
+        return self._concurrency > 0 and not self.waiting and not self._busy
 
     def close(self, reason: AgentbusError | None = None) -> None:
         """Refuse what waits: each request ends with `reason`, or with `RequestCancelled`."""
         self._concurrency = 0
-        while queue := self._queue:
-            delivery, _ = queue.popleft()
+        while (following := self._following()) is not None:
+            delivery, _ = following
             if not delivery.done:
                 delivery.done = True
                 delivery.replies.fail(reason or RequestCancelled(self.name))

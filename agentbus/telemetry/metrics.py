@@ -126,10 +126,11 @@ class AgentMetrics:
     def replied(self, queue_s: float, handle_s: float) -> None:
         """Count a request that ended with a reply: its seconds in the mailbox and in the handler."""
         counts = self._counts
-        bucket = int(queue_s * 1e6).bit_length()
-        counts[2 * (min(_LAST, bucket))] += 1
-        bucket = int(handle_s * 1e6).bit_length()
-        counts[2 * (min(_LAST, bucket)) + 1] += 1
+        queue, handle = int(queue_s * 1e6).bit_length(), int(handle_s * 1e6).bit_length()
+        if queue > _LAST or handle > _LAST:
+            queue, handle = min(_LAST, queue), min(_LAST, handle)
+        counts[2 * queue] += 1
+        counts[2 * handle + 1] += 1
         self._queue_s += queue_s
         self._handle_s += handle_s
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, handler
-from agentbus.errors import DeadlineExceeded
+from agentbus.errors import DeadlineExceeded, MailboxFull
 
 from .agents import Echo, Hold, Ping
 
@@ -254,3 +254,32 @@ async def test_a_handler_that_ignores_its_end_holds_up_the_close_no_longer_than_
         for task in filter(None, stays):
             task.cancel()
             await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+async def test_a_mailbox_holds_what_it_may_and_keeps_the_order(limit: int) -> None:
+    echo = Echo()
+    async with Bus.open(settings=BusSettings(mailbox=limit)) as bus:
+        await bus.spawn(echo, name="echo")
+        holding = asyncio.ensure_future(bus.request("echo", Hold()))
+        await echo.held.wait()
+        for turn in range(2):
+            asked = [
+                asyncio.ensure_future(bus.request("echo", Ping(number=n))) for n in range(limit + 2)
+            ]
+            await asyncio.sleep(0)
+            assert bus.report().agents[0].waiting == limit
+            if turn == 0:
+                for request in asked:
+                    request.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+                echo.release.set()
+                await holding
+                echo.release = anyio.Event()
+                echo.held = anyio.Event()
+                holding = asyncio.ensure_future(bus.request("echo", Hold()))
+                await echo.held.wait()
+        echo.release.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes[limit:]] == [MailboxFull] * 2
+    assert echo.seen == list(range(limit))
