@@ -14,6 +14,7 @@ from ..errors import (
     AgentbusError,
     DeadlineExceeded,
     Draining,
+    GrantRefused,
     MalformedFrame,
     NoResponder,
     PeerLost,
@@ -27,6 +28,7 @@ from .busy_poll import BusyPoll
 from .contexts import REPLY_WAITS, ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
+from .gate import Gate
 from .handovers import take_accept, take_handoff
 from .inbox import Inbox
 from .mailbox import Delivery
@@ -66,6 +68,7 @@ class Peers:
         self._contexts = ContextExchange(settings, tenant)
         self._by_link: dict[Link, Peer] = {}
         self._by_name: dict[str, Peer] = {}
+        self._gate: Gate | None = None
         # By the number of the kind: hashing an enum's member is a call in Python.
         self._takers: dict[int, Callable[[Peer, Envelope], None]] = {
             Kind.REQUEST.value: self._take_request,
@@ -225,6 +228,21 @@ class Peers:
         peer.link.send(found)
         return None
 
+    def guard(self, gate: Gate | None) -> None:
+        """Have a gate decide which requests are taken; None takes all."""
+        self._gate = gate
+        take = self._take_request if gate is None else self._take_guarded
+        self._takers[Kind.REQUEST.value] = take
+
+    def _take_guarded(self, peer: Peer, envelope: Envelope) -> None:
+        try:
+            if self._gate is not None:
+                self._gate.check_request(peer, envelope.source, envelope.target)
+        except AgentbusError as error:
+            peer.link.send(failure_envelope(envelope.id, error))
+        else:
+            self._take_request(peer, envelope)
+
     def _take_request(self, peer: Peer, envelope: Envelope) -> None:
         number, context = envelope.id, None
         try:
@@ -276,7 +294,7 @@ class Peers:
             pending.received_bytes += envelope.size
             try:
                 failure = read_failure(envelope)
-                if isinstance(failure, Draining | NoResponder):
+                if isinstance(failure, Draining | NoResponder | GrantRefused):
                     self._inbox.draining_elsewhere(failure.target)
                 pending.fail(failure)
             except AgentbusError as error:
