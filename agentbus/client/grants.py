@@ -110,11 +110,6 @@ class Grants:
 
         self._set(edge, _RENEW_AFTER * seconds, due)
 
-    def forget(self, target: str) -> None:
-        """Show another grant before an agent is asked again."""
-        for edge in [edge for edge in self._shown if edge[2] == target]:
-            self._forget(edge)
-
     def forget_peer(self, peer: Peer) -> None:
         """A link is gone."""
         for edge in [edge for edge in self._shown if edge[0] is peer]:

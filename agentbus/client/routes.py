@@ -259,9 +259,7 @@ class Routes:
 
     def forget_agent(self, name: str) -> None:
         """Drop the route to an agent: the next request asks the home where it is."""
-        name = name.partition("/")[0]
-        self._by_agent.pop(name, None)
-        self._grants.forget(name)
+        self._by_agent.pop(name.partition("/")[0], None)
 
     def forget(self, peer: Peer, *, closed: bool) -> None:
         """Drop all routes over a link that is gone; `closed` if that was done in order."""

@@ -55,6 +55,8 @@ def test_a_name_is_its_first_links() -> None:
         known.enter("ann-1", "link x", "key:ann", "A" * 40)
     known.enter("ann-1", "link a", "key:eve", "")
     assert known.principal("ann-1", "") == ("key:ann",)
+    with pytest.raises(NotAuthorised, match="own name"):
+        known.enter("bus", "link x", "key:ann", "")
     free = access(None)
     free.enter("ann-1", "link x", "key:eve", "")
     assert free.principal("ann-1", "") == ("key:eve",)
@@ -94,6 +96,7 @@ def test_grants_are_bound_to_process_key_edge_and_policy() -> None:
     assert known.grant("bob-1", "", at, 100.0) == b""
     known.renew(OPEN, TOKENS)
     assert known.joined("bob-1", 0.0).key != key
+    assert known.joined("bob-1", 0.0).epoch == 2
     known.renew(None, TOKENS)
     assert known.grant("ann-1", "", at, 100.0) == b""
     assert not known.joined("bob-1", 0.0).guarded

@@ -202,6 +202,13 @@ async def test_topics_are_published_and_read_by_whom_the_policy_says(
                         await anyio.lowlevel.checkpoint()
                 with pytest.raises(PermissionDenied, match=r"token:eve may not publish 'news.sea'"):
                     await eve.publish("news.sea", 3)
+                # Who goes on all the same is not told again, nor is the log filled.
+                (home,) = eve._sender.routes.homes()
+                frames = payload_type(int).encode(3)
+                home.link.send(
+                    Envelope(Kind.PUBLISH, target="news.sea", schema="int", payloads=frames)
+                )
+                await eve.agents()
                 await ann.publish("news.sea", 4)
                 with anyio.fail_after(5):
                     assert (await anext(messages)).value == 4
@@ -336,6 +343,17 @@ async def test_a_token_that_is_not_good_lets_nobody_in(
             assert token_of(name) not in str(refused.value) + repr(refused.value) + caplog.text
 
 
+async def test_what_was_denied_is_decided_anew_with_a_token(socket_dir: Path) -> None:
+    async with broker(socket_dir, *ALL) as (url, _):
+        async with joined(url, "bob") as bob, Bus.open(url) as late:
+            await bob.spawn(Echo(), name="jobs", group=True)
+            late._sender.routes._by_agent["jobs"] = late._sender.routes.homes()[0]
+            with pytest.raises(PermissionDenied):
+                await late.request("jobs", Ping(number=1))
+            await late.request(BROKER, Join(token_of("ann")), returns=Joined)
+            assert (await late.request("jobs", Ping(number=1), returns=Pong)).by == "jobs"
+
+
 async def test_a_link_ends_with_its_token(socket_dir: Path) -> None:
     path = f"{socket_dir}/run/bus.sock"
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
@@ -390,6 +408,16 @@ async def test_a_grant_is_for_its_process_and_for_once(socket_dir: Path) -> None
             with pytest.raises(GrantRefused, match="shown before"):
                 await ann._sender.tell(from_ann, stolen, ann._origin(None))
             assert route.grant.hex() not in repr(route) + repr(stolen)
+
+
+@pytest.mark.promise("peer.grant")
+async def test_where_no_grant_can_be_given_the_broker_carries_on(socket_dir: Path) -> None:
+    async with broker(socket_dir, *ALL) as (url, guard):
+        async with joined(url, "bob") as bob, joined(url, "ann") as ann:
+            await bob.spawn(Echo(), name="echo")
+            guard._access._processes[bob.name].secret = b""
+            assert (await ann.request("echo", Ping(number=1), returns=Pong)).by == "echo"
+            assert ann._sender.routes.known("echo") is ann._sender.routes.home
 
 
 @pytest.mark.promise("peer.grant")

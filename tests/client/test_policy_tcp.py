@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -76,6 +77,20 @@ async def test_where_a_key_is_not_let_in_the_broker_carries_on() -> None:
         async with Bus.open(url, keys=ANN) as ann:
             assert (await ann.request("echo", Ping(number=1), returns=Pong)).by == "echo"
             assert ann._sender.routes.known("echo") is ann._sender.routes.home
+
+
+async def test_processes_of_one_host_need_no_keys_where_a_worker_listens_over_tcp(
+    socket_dir: Path,
+) -> None:
+    """Joined over a Unix socket: without keys, or with others, the broker carries on."""
+    path = f"{socket_dir}/run/bus.sock"
+    for rules in ((), (allow("*", "*"),)):
+        async with Bus.open(listen=path, name="broker") as home:
+            await start_broker(home, policy=policy(*rules) if rules else None)
+            async with echoing(f"unix://{path}"):
+                for keys in (None, new_keys(SERVER.public), ANN):
+                    async with Bus.open(f"unix://{path}", keys=keys) as ann:
+                        assert (await ann.request("echo", Ping(number=1), returns=Pong)).number == 1
 
 
 # --- who is refused: no key, a wrong one, one that has expired, a grant that was shown before
