@@ -111,6 +111,8 @@ class BrokerAgent(Agent):
     async def unregister(self, what: Unregister, call: Call) -> None:
         """Let go of a name."""
         self._asker(call)
+        if not self._directory.holds(what.name, call.peer):
+            return
         for request in self._directory.unregister(what.name, call.peer):
             self._relay.refuse(request)
         _tell(call, Presence(what.name, call.peer, present=False))

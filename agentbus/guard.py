@@ -68,6 +68,8 @@ class Guard:
         for peer in self._bus.peers():
             if self._access.knows(peer.name, peer):
                 self._bus.tell_peer(peer, self._access.joined(peer.name, now))
+        for peer, error in self._bus.recheck():
+            self._bus.tell_peer(peer, Refused(error.principal, SUBSCRIBE, "", error.subject))
 
     def now(self) -> float:
         """The clock that grants end by."""
@@ -107,8 +109,8 @@ class Guard:
             except PermissionDenied as error:
                 peer.allowed[what] = 0.0
                 logger.info("denied: %s", error)
-                if operation == PUBLISH:
-                    self._bus.tell_peer(peer, Refused(error.principal, source, subject))
+                if operation == PUBLISH:  # it has no answer
+                    self._bus.tell_peer(peer, Refused(error.principal, operation, source, subject))
                 raise
         peer.allowed[what] = inf
 

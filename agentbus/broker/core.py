@@ -58,6 +58,13 @@ class Directory:
         self._agents[name] = location
         return []
 
+    def holds(self, name: str, peer: str) -> bool:
+        """Tell whether a process has an agent of that name, or is a member of that group."""
+        present = self._agents.get(name)
+        is_group = name in self._groups
+        is_own = not is_group and present is not None and present.peer == peer
+        return is_own or (name, peer) in self._members
+
     def unregister(self, name: str, peer: str) -> list[object]:
         """Forget an agent, if it is that process's; returns requests that nobody will take."""
         group = self._groups.get(name)

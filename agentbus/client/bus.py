@@ -14,7 +14,7 @@ import anyio
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, Closed, ConfigError
+from ..errors import AgentbusError, Closed, ConfigError, PermissionDenied
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
@@ -360,6 +360,10 @@ class Bus(Requester):
     def guard(self, gate: Gate | None) -> None:
         """Have a gate decide what this process takes of others."""
         self._sender.guard(gate)
+
+    def recheck(self) -> list[tuple[Peer, PermissionDenied]]:
+        """Drop what peers have subscribed to and may no longer; returns what that was."""
+        return self._sender.topics.recheck()
 
     def tell_peer(self, peer: Peer, said: object) -> None:
         """Say something to the process of a peer itself, soon."""

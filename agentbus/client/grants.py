@@ -116,9 +116,12 @@ class Grants:
             self._forget(edge)
 
     def forget_all(self) -> None:
-        """Another policy holds, or the bus is closed."""
-        for edge in tuple(self._shown):
-            self._forget(edge)
+        """Another policy holds, or none, or the bus is closed."""
+        for timer in self._shown.values():
+            timer.cancel()
+        for peer in {edge[0] for edge in self._shown}:
+            peer.granted = None
+        self._shown.clear()
 
     def _set(self, edge: Edge, seconds: float, action: Callable[[], None]) -> None:
         former = self._shown.get(edge)

@@ -6,7 +6,7 @@ import logging
 from typing import Any, Protocol
 
 from ..errors import InvalidMessage, PermissionDenied
-from ..routing import PUBLISH, Joined, Refused, ShowGrant
+from ..routing import Joined, Refused, ShowGrant
 from .gate import Gate
 from .grants import GrantGate
 from .mailbox import Delivery
@@ -62,8 +62,8 @@ class LinkControl:
         elif isinstance(said, Joined):
             self._node.joined(peer, said)
         else:
-            error = PermissionDenied(said.principal, PUBLISH, said.topic)
-            logger.warning("a message was not passed on: %s", error)
+            error = PermissionDenied(said.principal, said.operation, said.subject)
+            logger.warning("the broker passes nothing on: %s", error)
             self._node.topics.refuse(said.source, error)
         delivery.acknowledge()
 

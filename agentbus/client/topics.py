@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..messages import Envelope
 from ..names import check_pattern, check_topic
-from ..routing import PUBLISH, SubscriptionTable
+from ..routing import PUBLISH, SUBSCRIBE, SubscriptionTable
 from ..telemetry import Metrics
 from ..wire import Frames, copy_buffers, count_batch
 from .delayed import Delayed
@@ -117,8 +117,30 @@ class Topics:
         self._table.remove_all(peer)
         self._patterns.pop(peer, None)
 
+    def recheck(self) -> list[tuple[Peer, PermissionDenied]]:
+        """Drop what peers have subscribed to and may no longer; returns what that was."""
+        dropped = []
+        for peer in self._patterns:
+            for pattern in self._table.patterns(peer):
+                try:
+                    if self.gate is not None:
+                        self.gate.check_subscribe(peer, pattern)
+                except PermissionDenied as error:
+                    while not self._table.remove(pattern, peer):
+                        pass  # once for each time that it subscribed
+                    dropped.append((peer, error))
+        return dropped
+
     def refuse(self, source: str, error: PermissionDenied) -> None:
-        """Raise an error from now on where an agent publishes on the topic that it is about."""
+        """The broker does not let this process publish there, or have what is published.
+
+        Publishing there raises the error from now on; subscriptions end with it.
+        """
+        if error.operation == SUBSCRIBE:
+            for subscription in self._subscriptions:
+                if subscription.pattern == error.subject:
+                    subscription.close(error)
+            return
         if len(self._refused) >= MAX_DECISIONS:
             self._refused.clear()
         self._refused[source, error.subject] = error.principal

@@ -67,11 +67,13 @@ class ShowGrant:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Said to a process whose message on a topic was not passed on."""
+    """Said to a process whose message on a topic was not passed on, or that gets none any more."""
 
     principal: str
+    operation: str
     source: str
-    topic: str
+    """The agent that published; empty for a program, and for subscriptions."""
+    subject: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,8 +228,11 @@ async def test_the_buses_own_topics_and_names_are_its_own(
             async with bus.subscribe(PRESENCE, types=(Presence,)) as seen:
                 await eve.publish(PRESENCE, Presence("bank", "nowhere", present=True))
                 await eve.spawn(Echo(), name="real")
+                # Nor is it said that an agent has gone, by who does not have it.
+                await bus.request(BROKER, Unregister("real"), returns=type(None))
+                await eve.spawn(Echo(), name="also")
                 with anyio.fail_after(5):
-                    assert (await anext(seen)).value.name == "real"
+                    assert [(await anext(seen)).value.name for _ in range(2)] == ["real", "also"]
             for name in ("$broker2", "$bus", "$process.other-1"):
                 with pytest.raises(InvalidName):
                     await eve.request(BROKER, Register(name, "", ""), returns=type(None))
@@ -385,7 +388,11 @@ async def test_a_direct_link_without_a_grant_carries_nothing(socket_dir: Path) -
                 for said in ("+>", ShowGrant(b"made up"), ShowGrant(b"\0" * 3000)):
                     with pytest.raises(GrantRefused):
                         await eve._sender.tell(to_bob, said, origin)
-                for wrong in (Joined(guarded=False), Refused("key:a", "", "news.sea"), 7):
+                for wrong in (
+                    Joined(guarded=False),
+                    Refused("key:a", "publish", "", "news.sea"),
+                    7,
+                ):
                     with pytest.raises(InvalidMessage):
                         await eve._sender.tell(to_bob, wrong, origin)
                 assert not messages._queue
@@ -486,6 +493,40 @@ async def test_another_policy_holds_at_once(socket_dir: Path) -> None:
                     await anyio.lowlevel.checkpoint()
             assert bob._sender.gate is None
             assert 2 not in echo.seen
+
+
+async def test_subscriptions_end_that_another_policy_does_not_allow(socket_dir: Path) -> None:
+    before = (allow("token:ann", "*"), allow("token:bob", "subscribe"))
+    after = (allow("token:ann", "*"), allow("token:bob", "subscribe", "weather.*"))
+    async with broker(socket_dir, *before) as (url, guard):
+        async with joined(url, "ann") as ann, joined(url, "bob") as bob:
+            async with (
+                bob.subscribe("news.*") as one,
+                bob.subscribe("news.*") as other,
+                bob.subscribe("weather.*") as kept,
+            ):
+                guard.renew(policy(*after), tokens("ann", "bob"))
+                await ann.publish("news.sea", 1)
+                await ann.publish("weather.sea", 2)
+                with anyio.fail_after(5):
+                    for ended in (one, other):
+                        with pytest.raises(PermissionDenied, match=r"may not subscribe 'news\.\*'"):
+                            await anext(ended)
+                    assert (await anext(kept)).value == 2
+
+
+async def test_without_a_policy_any_more_requests_go_at_once(socket_dir: Path) -> None:
+    async with broker(socket_dir, *ALL) as (url, guard):
+        async with joined(url, "bob") as bob, joined(url, "ann") as ann:
+            await bob.spawn(Echo(), name="echo")
+            await ann.request("echo", Ping(number=1))
+            guard.renew(None, tokens())
+            with anyio.fail_after(5):
+                while ann._sender.gate is not None or bob._sender.gate is not None:
+                    await anyio.lowlevel.checkpoint()
+            await ann.request("echo", Ping(number=2))
+            assert ann._sender.routes.ready("echo", "") is not None
+            assert ann._sender.routes.ready("echo", "anyone") is not None
 
 
 async def test_a_second_link_under_a_name_is_nobody(socket_dir: Path) -> None:
