@@ -59,7 +59,7 @@ class BrokerAgent(Agent):
         self._access = access
         self._guard = guard
         self._keys: dict[str, str] = {}
-        """Public keys of the processes that accept links over tcp."""
+        """Public keys of processes that came over a Unix socket and accept links over tcp."""
 
     def left(self, process: str) -> None:
         """Forget a process that went away."""
@@ -123,7 +123,8 @@ class BrokerAgent(Agent):
         self._access.check_asking(call.peer, what.source, what.name)
         location = self._directory.locate(what.name)
         grant = self._access.grant(call.peer, what.source, location, self._guard.now())
-        return Route(location, self._keys.get(location.peer, ""), grant, GRANT_SECONDS)
+        key = self._access.key_of(location.peer) or self._keys.get(location.peer, "")
+        return Route(location, key, grant, GRANT_SECONDS)
 
     @handler
     async def list_agents(self, what: ListAgents, call: Call) -> AgentList:
@@ -156,7 +157,7 @@ async def start_broker(
     """
     directory = Directory(Location(BROKER, bus.name, bus.listens_at, ""))
     access = Access(bus.name, policy, tokens or Tokens(), secrets.token_bytes)
-    guard = Guard(bus, access)
+    guard = Guard(bus.links(), access)
     relay = bus.relay(directory)
     for agent in bus.local_agents():
         directory.register(agent)

@@ -8,8 +8,8 @@ import time
 from math import inf
 
 from .broker import Access, asking
-from .client import Bus
 from .client.gate import MAX_DECISIONS
+from .client.links import Links
 from .client.remote import Peer
 from .errors import NotAuthorised, PermissionDenied
 from .routing import BROKER, BUS, PUBLISH, REQUEST, SUBSCRIBE, Joined, Policy, Refused, Tokens
@@ -26,8 +26,8 @@ class Guard:
     one look into a table.
     """
 
-    def __init__(self, bus: Bus, access: Access) -> None:
-        self._bus = bus
+    def __init__(self, links: Links, access: Access) -> None:
+        self._links = links
         self._access = access
         self._expiries: dict[Peer, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
@@ -65,11 +65,11 @@ class Guard:
         self._access.renew(policy, tokens)
         self._close_gate_if_needed()
         now = self._loop.time()
-        for peer in self._bus.peers():
+        for peer in self._links.peers():
             if self._access.knows(peer.name, peer):
-                self._bus.tell_peer(peer, self._access.joined(peer.name, now))
-        for peer, error in self._bus.recheck():
-            self._bus.tell_peer(peer, Refused(error.principal, SUBSCRIBE, "", error.subject))
+                self._links.tell(peer, self._access.joined(peer.name, now))
+        for peer, error in self._links.recheck():
+            self._links.tell(peer, Refused(error.principal, SUBSCRIBE, "", error.subject))
 
     def now(self) -> float:
         """The clock that grants end by."""
@@ -98,6 +98,7 @@ class Guard:
         if operation == REQUEST:
             operation, subject = asking(subject)
         if what in peer.allowed:
+            self._links.failed(PermissionDenied.code)
             principal = "+".join(self._access.principal(peer.name, source))
             raise PermissionDenied(principal, operation, subject)
         self._enter(peer)
@@ -108,9 +109,10 @@ class Guard:
                 self._access.check(peer.name, source, operation, subject)
             except PermissionDenied as error:
                 peer.allowed[what] = 0.0
+                self._links.failed(error.code)
                 logger.info("denied: %s", error)
                 if operation == PUBLISH:  # it has no answer
-                    self._bus.tell_peer(peer, Refused(error.principal, operation, source, subject))
+                    self._links.tell(peer, Refused(error.principal, operation, source, subject))
                 raise
         peer.allowed[what] = inf
 
@@ -123,7 +125,7 @@ class Guard:
             raise
 
     def _close_gate_if_needed(self) -> None:
-        self._bus.guard(None if self._access.policy is None else self)
+        self._links.guard(None if self._access.policy is None else self)
 
     def _expire(self, peer: Peer) -> None:
         logger.warning("the link to %s is closed: its token has expired", peer.name)

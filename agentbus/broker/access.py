@@ -141,6 +141,11 @@ class Access:
         agent = (f"agent:{name}",) if name in known.names else ()
         return (known.user, *token, *agent)
 
+    def key_of(self, process: str) -> str:
+        """Return the public key that a process came with over tcp; empty if it did not."""
+        known = self._processes.get(process)
+        return "" if known is None else known.key
+
     def check(self, process: str, source: str, operation: str, subject: str) -> None:
         """Let a process do something, or not; the broker's own, without a name, may do all.
 

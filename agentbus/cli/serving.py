@@ -89,6 +89,8 @@ async def run_up(
     """
     where = _listen_at(settings.listen)
     policy, tokens = rules()
+    if policy is None and where.startswith(TCP_SCHEME):
+        logger.warning("there is no [acl]: who has an authorised key may do everything")
     if keys is not None and not keys.authorized:
         raise ConfigError("keys", "nobody could join: name a folder of public keys, --authorized")
     async with (

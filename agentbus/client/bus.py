@@ -6,7 +6,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +13,7 @@ import anyio
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, Closed, ConfigError, PermissionDenied
+from ..errors import AgentbusError, Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
@@ -29,15 +28,13 @@ from ..routing import (
 from ..telemetry import BusReport
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
-from .gate import Gate
-from .job import Job
+from .links import Links
 from .models import ModelAgent, model_agent_name
 from .node import Node
 from .origin import Origin
 from .payload import payload_type
 from .pool import WorkerPool
 from .relay import Relay, Router
-from .remote import Peer
 from .requester import Requester
 from .subscription import Subscription
 
@@ -357,23 +354,9 @@ class Bus(Requester):
         node.topics.is_broker = True
         return node.relay
 
-    def guard(self, gate: Gate | None) -> None:
-        """Have a gate decide what this process takes of others."""
-        self._sender.guard(gate)
-
-    def recheck(self) -> list[tuple[Peer, PermissionDenied]]:
-        """Drop what peers have subscribed to and may no longer; returns what that was."""
-        return self._sender.topics.recheck()
-
-    def tell_peer(self, peer: Peer, said: object) -> None:
-        """Say something to the process of a peer itself, soon."""
-        node = self._sender
-        tell = partial(node.tell, peer, said, self._origin(None))
-        node.pool.run(Job(f"{peer.name} was not told {type(said).__name__}", tell))
-
-    def peers(self) -> tuple[Peer, ...]:
-        """Return the processes that this one has links to."""
-        return tuple(self._sender.peers)
+    def links(self) -> Links:
+        """Return this process's links, for who decides what is taken over them."""
+        return Links(self._sender)
 
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""

@@ -184,6 +184,8 @@ class Routes:
         route = await self._ask(Locate(name, origin.source), Route, origin)
         # One link serves both directions: each side then knows what the other holds.
         peer = self._peers.named(route.location.peer)
+        if peer is not None and peer.link.key not in ("", route.key):
+            peer = None  # it calls itself so, with another key
         if self._guarded and not route.grant:
             return home
         if peer is None:

@@ -121,7 +121,7 @@ class Route:
 
     location: Location
     key: str = ""
-    """The public key of its process, if the way there is tcp."""
+    """The public key of its process; empty if it has none."""
     grant: bytes = field(default=b"", repr=False)
     """To be shown there before anything is asked; empty if there is no policy."""
     seconds: float = 0.0

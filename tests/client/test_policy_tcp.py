@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from agentbus import Bus, Keys
 from agentbus.daemon import start_broker
 from agentbus.errors import ConfigError, GrantRefused, NotAuthorised, PermissionDenied
 from agentbus.routing import BROKER, Locate, Route, ShowGrant
+from agentbus.wire import Hello
 
 from .agents import Echo, Ping, Pong
 from .policies import allow, policy
@@ -127,12 +129,33 @@ async def test_with_an_expired_key_nobody_joins(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.promise("peer.known")
-async def test_a_link_ends_with_its_key() -> None:
-    soon = replace(LISTENING, expires={"ann": time.time() + 0.5})
+async def test_a_link_ends_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    clock = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr("agentbus.transport.zmq_listen.time", clock)
+    soon = replace(LISTENING, expires={"ann": now + 1})
     async with broker(soon) as url, Bus.open(url, keys=ANN) as ann:
-        await ann.agents()
-        with anyio.fail_after(5):
+        with anyio.fail_after(10):
             await ann.home_lost()
+
+
+@pytest.mark.promise("peer.grant")
+async def test_who_calls_itself_as_another_process_gets_none_of_its_requests() -> None:
+    at_ann = replace(ANN, authorized=USERS)
+    async with broker() as url, echoing(url) as (bob, echo):
+        async with (
+            Bus.open(url, listen=LOOPBACK, keys=at_ann) as ann,
+            Bus.open(url, keys=EVE) as eve,
+        ):
+            stolen = Echo()
+            eve._sender.hosts.host(stolen, "echo", "")
+            eve._sender.routes._hello = Hello(bob.name)
+            await eve._sender.routes._connect(ann.listens_at, ANN.public)
+            with anyio.fail_after(5):
+                while ann._sender.peers.named(bob.name) is None:
+                    await anyio.lowlevel.checkpoint()
+            assert (await ann.request("echo", Ping(number=1), returns=Pong)).by == "echo"
+            assert (echo.seen, stolen.seen) == ([1], [])
 
 
 @pytest.mark.promise("peer.grant")

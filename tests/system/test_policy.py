@@ -78,7 +78,7 @@ async def test_a_policy_holds_and_is_read_anew(socket_dir: Path, tmp_path: Path)
     assert "the policy stays as it was" in said
     assert "acl.rules: input should be a valid array" in said
     for file in (host, user):
-        assert Path(file).read_text().strip() not in said
+        assert (await anyio.Path(file).read_text()).strip() not in said
 
 
 async def test_workers_meet_over_tcp_under_a_policy(tmp_path: Path) -> None:
