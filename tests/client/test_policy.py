@@ -41,7 +41,7 @@ from agentbus.routing import (
     Unregister,
 )
 from agentbus.transport import connect_unix
-from agentbus.wire import Hello
+from agentbus.wire import Hello, join_batch
 
 from .agents import Echo, Ping, Pong, Relay
 from .policies import allow, broker, deny, policy, token_of, tokens
@@ -207,7 +207,7 @@ async def test_topics_are_published_and_read_by_whom_the_policy_says(
                     await eve.publish("news.sea", 3)
                 # Who goes on all the same is not told again, nor is the log filled.
                 (home,) = eve._sender.routes.homes()
-                frames = payload_type(int).encode(3)
+                frames = (join_batch(payload_type(int).encode(3)),)
                 home.link.send(
                     Envelope(Kind.PUBLISH, target="news.sea", schema="int", payloads=frames)
                 )
@@ -389,7 +389,7 @@ async def test_a_direct_link_without_a_grant_carries_nothing(socket_dir: Path) -
                 to_bob = routes._by_agent["echo"] = await routes._connect(bob.listens_at)
                 with pytest.raises(GrantRefused, match="granted no such request"):
                     await eve.request("echo", Ping(number=1))
-                frames = payload_type(int).encode(1)
+                frames = (join_batch(payload_type(int).encode(1)),)
                 forged = Envelope(Kind.PUBLISH, target="news.sea", schema="int", payloads=frames)
                 to_bob.link.send(forged)
                 for said in ("+>", ShowGrant(b"made up"), ShowGrant(b"\0" * 3000)):
