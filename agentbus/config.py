@@ -5,11 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Literal
 
 from .errors import ConfigError
 
-__all__ = ["BusSettings", "DaemonSettings", "EngineSettings", "Keys", "Limits", "LogSettings"]
+__all__ = [
+    "AclSettings",
+    "BusSettings",
+    "DaemonSettings",
+    "EngineSettings",
+    "Keys",
+    "Limits",
+    "LogSettings",
+    "Operation",
+    "RuleSettings",
+    "TokenSettings",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -108,6 +120,8 @@ class Keys:
     """Public key of the process to connect to; empty if this one only listens."""
     authorized: Mapping[str, str] = field(default_factory=dict)
     """Public keys that may connect to this process, by their users' names."""
+    expires: Mapping[str, float] = field(default_factory=dict)
+    """When users' keys end, in seconds since 1970, by their names; the others' do not."""
 
     def __post_init__(self) -> None:
         given = {"public key": self.public, "secret key": self.secret}
@@ -131,6 +145,44 @@ class LogSettings:
     level: Literal["debug", "info", "warning", "error"] = "warning"
 
 
+Operation = Literal["request", "publish", "subscribe", "register", "list", "admin", "*"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSettings:
+    """One rule of the access policy, as the settings file has it."""
+
+    __pydantic_config__ = _STRICT
+
+    who: tuple[str, ...]
+    """Principals: `key:NAME`, `token:NAME`, `uid:NUMBER`, `agent:NAME`, with `*` and `>` as in
+    topics; several joined by `+` must all hold; `*` is anyone."""
+    allow: tuple[Operation, ...] = ()
+    deny: tuple[Operation, ...] = ()
+    on: tuple[str, ...]
+    """Patterns of agents' names or topics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AclSettings:
+    """Who may do what. What no rule allows is denied; a rule that denies wins."""
+
+    __pydantic_config__ = _STRICT
+
+    rules: tuple[RuleSettings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSettings:
+    """One bearer token that a process may join with."""
+
+    __pydantic_config__ = _STRICT
+
+    hash: str
+    """BLAKE3 of the token, in hexadecimal."""
+    expires: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSettings:
     """How a broker or a worker runs. Times in seconds."""
@@ -145,6 +197,10 @@ class DaemonSettings:
     """How long a worker that is told to end goes on with what it has begun."""
     bus: BusSettings = field(default_factory=BusSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    acl: AclSettings | None = None
+    """None lets everyone who can join do all."""
+    tokens: Mapping[str, TokenSettings] = field(default_factory=dict)
+    """By the names that rules give their holders."""
 
     def __post_init__(self) -> None:
         _require_positive(self, or_zero=("drain_timeout",))

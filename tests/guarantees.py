@@ -30,6 +30,9 @@ PROMISES = {
     "handoff.watch": "After a hand-over the caller depends on the new agent alone.",
     "peer.hostile": "Bytes that break the protocol end in a declared error on that link alone.",
     "peer.known": "Over tcp only authorised keys join, and nothing is sent in the clear.",
+    "peer.may": "A process does only what the policy lets it.",
+    "peer.grant": "A direct link carries only what the broker granted to that process, and not for longer.",
+    "peer.secret": "No key, token or grant is written to a log, an error or a listing.",
     "drain.finish": "A worker that is told to end finishes what it has begun.",
 }
 

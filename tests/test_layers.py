@@ -26,6 +26,7 @@ LAYERS = {
     "client": 3,
     "broker": 3,
     "ops": 3.5,
+    "guard": 3.5,
     "daemon": 4,
     "patterns": 4,
     "workers": 4,

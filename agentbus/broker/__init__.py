@@ -1,5 +1,6 @@
 """The broker's rules, as a pure core. `agentbus.daemon` puts them on a bus."""
 
+from .access import Access, asking
 from .core import Directory
 
-__all__ = ["Directory"]
+__all__ = ["Access", "Directory", "asking"]

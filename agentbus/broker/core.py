@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import NameTaken, NoResponder
+from collections import Counter
+
+from ..errors import NameTaken, NoResponder, TooLarge
 from ..routing import Location
 from .groups import Group
 
@@ -10,12 +12,14 @@ __all__ = ["Directory"]
 
 _WAITING = 10_000
 """Requests that wait for one group; more are refused with `MailboxFull`."""
+MAX_NAMES = 10_000
+"""Names that one process may have."""
 
 
 class Directory:
     """Agents by name. A name belongs to one process, or to the members of one group."""
 
-    __slots__ = ("_agents", "_groups", "_home", "_members", "_waiting")
+    __slots__ = ("_agents", "_counts", "_groups", "_home", "_members", "_waiting")
 
     def __init__(self, home: Location, waiting: int = _WAITING) -> None:
         self._home = home
@@ -24,6 +28,8 @@ class Directory:
         self._groups: dict[str, Group] = {}
         self._members: dict[tuple[str, str], Location] = {}
         self._waiting = waiting
+        self._counts: Counter[str] = Counter()
+        """Names by process."""
 
     def register(self, location: Location, slots: int = 0) -> list[tuple[object, str]]:
         """Note where an agent is; with `slots`, that it is a member of the group of its name.
@@ -33,21 +39,31 @@ class Directory:
         Raises:
             NameTaken: another process has an agent of that name, or it is a group and this one no
                 member, or the other way about.
+            TooLarge: the process has too many names.
         """
-        name = location.name
+        name, peer = location.name, location.peer
         present = self._agents.get(name)
         group = self._groups.get(name)
         if slots:
             if present is not None and group is None:
                 raise NameTaken(name)
+            self._count(peer, is_new=(name, peer) not in self._members)
             group = self._groups.setdefault(name, Group(name, self._waiting))
             self._agents[name] = Location(name, self._home.peer, self._home.path, location.role)
-            self._members[name, location.peer] = location
-            return group.join(location.peer, slots)
-        if group is not None or (present is not None and present.peer != location.peer):
+            self._members[name, peer] = location
+            return group.join(peer, slots)
+        if group is not None or (present is not None and present.peer != peer):
             raise NameTaken(name)
+        self._count(peer, is_new=present is None)
         self._agents[name] = location
         return []
+
+    def holds(self, name: str, peer: str) -> bool:
+        """Tell whether a process has an agent of that name, or is a member of that group."""
+        present = self._agents.get(name)
+        is_group = name in self._groups
+        is_own = not is_group and present is not None and present.peer == peer
+        return is_own or (name, peer) in self._members
 
     def unregister(self, name: str, peer: str) -> list[object]:
         """Forget an agent, if it is that process's; returns requests that nobody will take."""
@@ -57,6 +73,7 @@ class Directory:
         present = self._agents.get(name)
         if present is not None and present.peer == peer:
             del self._agents[name]
+            self._counts[peer] -= 1
         return []
 
     def locate(self, name: str) -> Location:
@@ -103,14 +120,22 @@ class Directory:
             if peer in group:
                 lost.append(self._members[name, peer])
                 orphans += self._leave(name, group, peer)
+        self._counts.pop(peer, None)
         return lost, orphans
 
     def agents(self) -> tuple[Location, ...]:
         """Return all agents by name."""
         return tuple(self._agents[name] for name in sorted(self._agents))
 
+    def _count(self, peer: str, *, is_new: bool) -> None:
+        count = self._counts[peer] + is_new
+        if count > MAX_NAMES:
+            raise TooLarge(f"the number of names of {peer}", count, MAX_NAMES)
+        self._counts[peer] = count
+
     def _leave(self, name: str, group: Group, peer: str) -> list[object]:
-        self._members.pop((name, peer), None)
+        if self._members.pop((name, peer), None) is not None:
+            self._counts[peer] -= 1
         orphans = group.leave(peer)
         if not group:
             del self._groups[name], self._agents[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,11 @@ import anyio
 import typer
 
 from ..config import EngineSettings
-from .keys import Authorized, KeyFile, ServerKey, joining, keys, load
+from .acl import acl
+from .keys import Authorized, KeyFile, ServerKey, TokenFile, joining, keys, load, read_token
 from .logs import configure_logging
 from .runtime import default_url, run, serve
-from .settings import find_settings_file, load_settings, override
+from .settings import find_settings_file, load_rules, load_settings, override
 
 __all__ = ["app", "main"]
 
@@ -26,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys, name="keys")
+app.add_typer(acl, name="acl")
 
 BusUrl = Annotated[
     str,
@@ -89,7 +92,8 @@ def up(
             return
         configure_logging(settings.log)
         keys = load(key_file, authorized=authorized)
-        await run_up(settings, stop, keys=keys, until_eof=until_eof, json=json)
+        rules = partial(load_rules, find_settings_file(config))
+        await run_up(settings, stop, rules, keys=keys, until_eof=until_eof, json=json)
 
     serve(job, json=json)
 
@@ -120,6 +124,14 @@ def worker(
     log_level: LogLevel | None = None,
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            help="Where other workers reach this one directly: ab://HOST:PORT, as they see it."
+        ),
+    ] = "",
+    authorized: Authorized = None,
     until_eof: UntilEof = False,
     json: Json = False,
 ) -> None:
@@ -145,7 +157,9 @@ def worker(
             model=model,
             serve=serves or [],
             engine_settings=EngineSettings(dtype=dtype, threads=threads, token_log=token_log),
-            keys=load(key_file, server=server_key),
+            keys=load(key_file, server=server_key, authorized=authorized),
+            token=read_token(token),
+            listen=listen,
             until_eof=until_eof,
             json=json,
         )
@@ -160,12 +174,13 @@ def ps(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """List the agents on a bus."""
     from .watching import run_ps
 
-    run(lambda: run_ps(joining(_url(bus), key_file, server_key), json=json), json=json)
+    run(lambda: run_ps(joining(_url(bus), key_file, server_key, token), json=json), json=json)
 
 
 @app.command()
@@ -183,6 +198,7 @@ def call(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Ask an agent and print its answer."""
@@ -190,7 +206,7 @@ def call(
 
     async def job() -> None:
         await run_call(
-            joining(_url(bus), key_file, server_key),
+            joining(_url(bus), key_file, server_key, token),
             name,
             value,
             kind=kind,
@@ -211,12 +227,16 @@ def tail(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Print what is published, until stopped."""
     from .watching import run_tail
 
-    run(lambda: run_tail(joining(_url(bus), key_file, server_key), pattern, json=json), json=json)
+    run(
+        lambda: run_tail(joining(_url(bus), key_file, server_key, token), pattern, json=json),
+        json=json,
+    )
 
 
 @app.command()
@@ -225,12 +245,16 @@ def top(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Show what the agents on a bus do: rates, times, queues, errors, tokens."""
     from .watching import run_top
 
-    run(lambda: run_top(joining(_url(bus), key_file, server_key), once=once, json=json), json=json)
+    run(
+        lambda: run_top(joining(_url(bus), key_file, server_key, token), once=once, json=json),
+        json=json,
+    )
 
 
 @app.command()
@@ -238,6 +262,7 @@ def doctor(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """Check this machine and the bus; say what to do about what is wrong."""
@@ -247,7 +272,7 @@ def doctor(
 
     async def job() -> None:
         healthy.append(
-            await run_doctor(_url(bus), joining(_url(bus), key_file, server_key), json=json)
+            await run_doctor(_url(bus), joining(_url(bus), key_file, server_key, token), json=json)
         )
 
     run(job, json=json)

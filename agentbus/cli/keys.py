@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +14,26 @@ import typer
 
 from ..client import Bus
 from ..config import Keys
-from ..errors import ConfigError
+from ..errors import ConfigError, UnreadableFile
+from ..names import check_agent_name
+from ..routing import TOKEN_PREFIX, hash_token
 from .runtime import print_json, run
 
-__all__ = ["Authorized", "Join", "KeyFile", "ServerKey", "joining", "keys", "load"]
+__all__ = [
+    "Authorized",
+    "Join",
+    "KeyFile",
+    "ServerKey",
+    "TokenFile",
+    "joining",
+    "keys",
+    "load",
+    "read_token",
+]
 
-keys = typer.Typer(help="Make and show the keys that encrypt tcp.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Make and show the keys that encrypt tcp, and tokens to join with.", no_args_is_help=True
+)
 
 Folder = Annotated[Path | None, typer.Option("--folder", help="Where the key files are.")]
 KeyFile = Annotated[
@@ -28,6 +45,13 @@ ServerKey = Annotated[
 Authorized = Annotated[
     Path | None,
     typer.Option("--authorized", help="The folder with the public keys that may join over tcp."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token", help="The file of a token to join with; else AGENTBUS_TOKEN holds it."),
+]
+Expires = Annotated[
+    str, typer.Option("--expires", help="How long it is good for: 90d, 12h, 30m; else for ever.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -56,11 +80,46 @@ Join = Callable[[str], Bus]
 """Joins the bus that a command is about, under the name of the command."""
 
 
-def joining(url: str, secret: Path | None, server: Path | None) -> Join:
-    """Return how a command joins a bus, with the keys that its options name, if any."""
+_SPAN = re.compile(r"([1-9]\d{0,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_MAX_TOKEN_FILE = 4096
+
+
+def _moment(span: str) -> datetime | None:
+    """Return when something ends that is good for a time as `--expires` has it."""
+    if not span:
+        return None
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise ConfigError("expires", f"{span!r} is not of the form 90d, 12h or 30m")
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def read_token(path: Path | None) -> str:
+    """Return the token in a file, or `AGENTBUS_TOKEN`'s; empty if there is none.
+
+    Raises:
+        UnreadableFile: the file cannot be read, or is no token's.
+        ConfigError: other users can read it.
+    """
+    from ..transport.zmq_keys import check_private
+
+    if path is None:
+        return os.environ.get("AGENTBUS_TOKEN", "")
+    check_private(path)
+    with path.open("rb") as file:
+        token = file.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
+    if not token.startswith(TOKEN_PREFIX):
+        raise UnreadableFile(str(path), "it holds no token of agentbus")
+    return token
+
+
+def joining(url: str, secret: Path | None, server: Path | None, token: Path | None = None) -> Join:
+    """Return how a command joins a bus, with the keys and token that its options name, if any."""
 
     def join(name: str) -> Bus:
-        return Bus.open(url, name=name, keys=load(secret, server=server))
+        keys = load(secret, server=server)
+        return Bus.open(url, name=name, keys=keys, token=read_token(token))
 
     return join
 
@@ -69,13 +128,14 @@ def joining(url: str, secret: Path | None, server: Path | None) -> Join:
 def new(
     name: Annotated[str, typer.Argument(help="Whose keys they are.")],
     folder: Folder = None,
+    expires: Expires = "",
     json: Json = False,
 ) -> None:
     """Make a key pair: NAME.key to hand out, NAME.key_secret to keep."""
     from ..transport.zmq_keys import create_keys
 
     async def job() -> None:
-        public = create_keys(_folder(folder), name)
+        public = create_keys(_folder(folder), name, _moment(expires))
         secret = public.with_suffix(".key_secret")
         if json:
             print_json({"public": str(public), "secret": str(secret)})
@@ -99,3 +159,44 @@ def show(folder: Folder = None, json: Json = False) -> None:
             print(f"{key}  {name}")
 
     run(job, json=json)
+
+
+@keys.command()
+def token(
+    name: Annotated[str, typer.Argument(help="As whom its holder joins.")],
+    file: Annotated[
+        Path, typer.Option("--file", help="Where the token is put, for this user alone.")
+    ],
+    expires: Expires = "",
+    json: Json = False,
+) -> None:
+    """Make a token to join with, and print what the broker's agentbus.toml is to say of it."""
+
+    async def job() -> None:
+        check_agent_name(name)
+        until = _moment(expires)
+        made = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        _write_new(file, made + "\n")
+        digest = hash_token(made)
+        moment = "" if until is None else until.isoformat().replace("+00:00", "Z")
+        if json:
+            print_json({"name": name, "file": str(file), "hash": digest, "expires": moment})
+            return
+        print(f'[tokens.{_quoted(name)}]\nhash = "{digest}"')
+        if moment:
+            print(f"expires = {moment}")
+
+    run(job, json=json)
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError("token", f"cannot make {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+import logging
+import signal
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anyio
 import orjson
+from anyio.abc import TaskStatus
 
 from ..client import Bus
 from ..config import DaemonSettings, EngineSettings, Keys
 from ..daemon import start_broker
-from ..errors import ConfigError
+from ..errors import AgentbusError, ConfigError
+from ..guard import Guard
 from ..ops import OFF, operate, parse_address
+from ..routing import Policy, Tokens
 from ..transport import TCP_SCHEME
 from ..workers import parse_target, run_worker
 from .runtime import print_json, until_end_of_input
 
 __all__ = ["check_up", "run_up", "start_worker"]
+
+logger = logging.getLogger("agentbus")
+
+Rules = Callable[[], tuple[Policy | None, Tokens]]
+"""Reads the policy and the tokens."""
 
 
 def _listen_at(url: str) -> str:
@@ -55,20 +65,32 @@ def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in table.items():
         name = f"{above}{key}"
-        found += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+        if isinstance(value, tuple) and value and isinstance(value[0], dict):
+            value = {str(at): inner for at, inner in enumerate(value)}
+        if isinstance(value, dict):
+            found += _flat(value, f"{name}.")
+        elif value is not None:
+            found.append((name, value))
     return found
 
 
 async def run_up(
     settings: DaemonSettings,
     stop: anyio.Event,
+    rules: Rules,
     *,
     keys: Keys | None,
     until_eof: bool,
     json: bool,
 ) -> None:
-    """Be the broker until `stop` is set. Its workers are told when the bus closes."""
+    """Be the broker until `stop` is set. Its workers are told when the bus closes.
+
+    `rules` reads policy and tokens, at first and whenever the process gets SIGHUP.
+    """
     where = _listen_at(settings.listen)
+    policy, tokens = rules()
+    if policy is None and where.startswith(TCP_SCHEME):
+        logger.warning("there is no [acl]: who has an authorised key may do everything")
     if keys is not None and not keys.authorized:
         raise ConfigError("keys", "nobody could join: name a folder of public keys, --authorized")
     async with (
@@ -76,7 +98,8 @@ async def run_up(
         operate(broker, settings.metrics) as metrics,
         anyio.create_task_group() as group,
     ):
-        await start_broker(broker)
+        guard = await start_broker(broker, policy=policy, tokens=tokens)
+        await group.start(_renew_on_hangup, guard, rules)
         # With port 0 the system has chosen one.
         url = broker.listens_at if where.startswith(TCP_SCHEME) else settings.listen
         if json:
@@ -101,6 +124,8 @@ async def start_worker(
     serve: Sequence[str],
     engine_settings: EngineSettings,
     keys: Keys | None,
+    token: str,
+    listen: str,
     until_eof: bool,
     json: bool,
 ) -> None:
@@ -121,6 +146,8 @@ async def start_worker(
         ),
         stop=stop,
         keys=keys,
+        token=token,
+        listen=listen,
     )
 
 
@@ -139,6 +166,21 @@ async def _announced(
             group.start_soon(_set_at_end_of_input, stop)
         yield
         group.cancel_scope.cancel()
+
+
+async def _renew_on_hangup(
+    guard: Guard, rules: Rules, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Read policy and tokens anew when told so; with an error in them, the old ones hold on."""
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                guard.renew(*rules())
+            except AgentbusError as error:
+                logger.error("the policy stays as it was: %s", error)
+            else:
+                logger.warning("the policy was read anew")
 
 
 async def _set_at_end_of_input(stop: anyio.Event) -> None:

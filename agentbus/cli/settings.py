@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from pydantic_core import ErrorDetails
 
 from ..config import DaemonSettings
 from ..errors import ConfigError, UnreadableFile
+from ..routing import Policy, Tokens
 
-__all__ = ["find_settings_file", "load_settings", "override"]
+__all__ = ["find_settings_file", "load_rules", "load_settings", "override"]
 
 DEFAULT_FILE = "agentbus.toml"
 MAX_FILE = 1024 * 1024
 """Bytes of a settings file."""
+_HOLDERS = (tuple, Mapping)
+"""Types of keys that hold several tables."""
 _UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
@@ -43,8 +46,20 @@ def load_settings(path: Path | None) -> DaemonSettings:
         UnreadableFile: the file cannot be read.
         ConfigError: it is not TOML, or a key or a value in it is not one of ours.
     """
+    return _load(path)[0]
+
+
+def load_rules(path: Path | None) -> tuple[Policy | None, Tokens]:
+    """Read the access policy, each rule with its place, and the tokens. Raises as `load_settings`.
+
+    Without a file, or without `[acl]` in it, there is no policy.
+    """
+    return _load(path)[1:]
+
+
+def _load(path: Path | None) -> tuple[DaemonSettings, Policy | None, Tokens]:
     if path is None:
-        return DaemonSettings()
+        return DaemonSettings(), None, Tokens()
     text = _read(path)
     try:
         data = tomllib.loads(text)
@@ -52,13 +67,23 @@ def load_settings(path: Path | None) -> DaemonSettings:
         raise ConfigError(str(path), f"this is not TOML: {error}") from error
     try:
         # As JSON, since strict validation takes a dataclass's fields from JSON alone.
-        return pydantic.TypeAdapter(DaemonSettings).validate_json(orjson.dumps(data))
+        settings = pydantic.TypeAdapter(DaemonSettings).validate_json(orjson.dumps(data))
+        return settings, *_rules(path, text, settings)
     except orjson.JSONEncodeError as error:
         raise ConfigError(str(path), f"a value is out of range: {error}") from error
     except pydantic.ValidationError as error:
         raise _first_problem(path, text, error.errors(include_url=False)[0]) from error
     except ConfigError as error:
         raise _out_of_range(path, text, error) from error
+
+
+def _rules(path: Path, text: str, settings: DaemonSettings) -> tuple[Policy | None, Tokens]:
+    def place(at: int) -> str:
+        line = _line_of(text, ["acl", "rules", str(at)])
+        return f"{path}, line {line}" if line else str(path)
+
+    policy = None if settings.acl is None else Policy.of(settings.acl, place)
+    return policy, Tokens(settings.tokens)
 
 
 def override(settings: DaemonSettings, **given: Any) -> DaemonSettings:
@@ -95,7 +120,9 @@ def _first_problem(path: Path, text: str, problem: ErrorDetails) -> ConfigError:
 
 
 def _out_of_range(path: Path, text: str, error: ConfigError) -> ConfigError:
-    """Place an error that names its key alone, as settings objects raise it."""
+    """Place an error that names its key alone, as settings objects raise it, or with its tables."""
+    if "." in error.setting:
+        return _error(path, text, error.setting.split("."), error.problem)
     places = [keys for keys in _all_keys() if keys[-1] == error.setting]
     found = [keys for keys in places if _line_of(text, keys)]
     return _error(path, text, (found or places)[0], error.problem)
@@ -119,7 +146,20 @@ def _tables(kind: type, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], li
 
 
 def _keys_at(table: Sequence[str]) -> list[str]:
-    return _tables(DaemonSettings).get(tuple(table), [])
+    """Return the keys that a table of the file may have, also one in an array or under a name."""
+    kind: Any = DaemonSettings
+    for key in table:
+        # What is in an array or stands under a name is the one class that its type tells of.
+        hint = typing.get_type_hints(kind).get(key) if dataclasses.is_dataclass(kind) else kind
+        arrayed = typing.get_origin(hint) in _HOLDERS and dataclasses.is_dataclass(kind)
+        kind = hint if arrayed else _class_in(hint)
+    return [field.name for field in dataclasses.fields(kind)] if kind else []
+
+
+def _class_in(hint: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
 
 
 def _all_keys() -> list[tuple[str, ...]]:
@@ -127,13 +167,24 @@ def _all_keys() -> list[tuple[str, ...]]:
 
 
 def _line_of(text: str, keys: Sequence[str]) -> int:
-    """Return the line that a key stands in, or its table's; 0 where it is written otherwise."""
+    """Return the line that a key stands in, or its table's; 0 where it is written otherwise.
+
+    A key of a table that is written in one line stands where that table does.
+    """
     table: list[str] = []
+    counts: dict[str, int] = {}
+    best = depth = 0
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([\w.-]+)\s*\]", line)
+        header = re.match(r"\s*(\[\[?)\s*([\w.-]+)\s*\]", line)
         if header:
-            table = header[1].split(".")
+            table = header[2].split(".")
+            if header[1] == "[[":
+                at = counts[header[2]] = counts.get(header[2], -1) + 1
+                table = [*table, str(at)]
         entry = re.match(r"\s*([\w.-]+)\s*=", line)
-        if [*table, *(entry[1].split(".") if entry else [])] == list(keys):
+        here = [*table, *(entry[1].split(".") if entry else [])]
+        if here == list(keys):
             return number
-    return 0
+        if depth < len(here) and here == list(keys[: len(here)]) and (entry or header):
+            best, depth = number, len(here)
+    return best

@@ -28,6 +28,7 @@ from ..routing import (
 from ..telemetry import BusReport
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
+from .links import Links
 from .models import ModelAgent, model_agent_name
 from .node import Node
 from .origin import Origin
@@ -57,16 +58,24 @@ class Bus(Requester):
         "_node",
         "_settings",
         "_tenant",
+        "_token",
     )
 
     def __init__(
-        self, connect: str, listen: str, name: str, settings: BusSettings, keys: Keys | None
+        self,
+        connect: str,
+        listen: str,
+        name: str,
+        settings: BusSettings,
+        keys: Keys | None,
+        token: str,
     ) -> None:
         self._connect = connect
         self._listen = listen
         self._name = f"{name or 'bus'}-{secrets.token_hex(4)}"
         self._settings = settings
         self._keys = keys
+        self._token = token
         self._tenant = TenantKey()
         self._node: Node | None = None
 
@@ -78,6 +87,7 @@ class Bus(Requester):
         name: str = "",
         settings: BusSettings | None = None,
         keys: Keys | None = None,
+        token: str = "",
     ) -> Bus:
         """Return a bus to enter with `async with`.
 
@@ -89,6 +99,7 @@ class Bus(Requester):
             name: how this process is called in logs and errors.
             settings: bounds and times.
             keys: with which `ab://` is encrypted, and who is let in; it is not used without them.
+            token: as whose holder to join a broker; see `agentbus keys token`.
 
         Raises:
             ConfigError: the url or path cannot be used, or lacks keys.
@@ -99,11 +110,13 @@ class Bus(Requester):
         if url and (not url.startswith((_SCHEME, TCP_SCHEME)) or url == _SCHEME):
             problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
             raise ConfigError("url", problem)
-        return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys)
+        return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys, token)
 
     async def __aenter__(self) -> Self:
         pool = WorkerPool()
-        node = self._node = Node(self._settings, self._tenant, self._name, self._keys, pool)
+        node = self._node = Node(
+            self._settings, self._tenant, self._name, self._keys, pool, self._token
+        )
         try:
             if self._listen:
                 await node.routes.listen(self._listen)
@@ -126,6 +139,7 @@ class Bus(Requester):
         await self._briefly(node.routes.aclose)
         for mailbox in node.hosts.living():
             mailbox.close()
+        node.grants.forget_all()
         await self._briefly(node.pool.aclose)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
@@ -257,10 +271,9 @@ class Bus(Requester):
         if not node.routes.home_is_broker:
             return
         await node.routes.listen_beside_home(self._connect, self._name)
-        role = node.hosts.roles()[name]
-        await self.request(
-            BROKER, Register(name, node.routes.listens_at, role, slots), returns=type(None)
-        )
+        role, path = node.hosts.roles()[name], node.routes.listens_at
+        key = self._keys.public if self._keys and path.startswith(TCP_SCHEME) else ""
+        await self.request(BROKER, Register(name, path, role, slots, key), returns=type(None))
 
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
@@ -338,7 +351,12 @@ class Bus(Requester):
         """Have this process carry on what other processes ask of agents that it does not host."""
         node = self._sender
         node.relay = Relay(node.peers, router)
+        node.topics.is_broker = True
         return node.relay
+
+    def links(self) -> Links:
+        """Return this process's links, for who decides what is taken over them."""
+        return Links(self._sender)
 
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""

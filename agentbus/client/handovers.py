@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import AgentbusError, MalformedFrame
+from ..errors import AgentbusError, InvalidName, MalformedFrame
 from ..messages import Envelope, Kind
+from ..routing import BROKER, BUS
 from ..wire import read_failure
 from .inbox import Inbox
 from .offer import Offer, refusal
@@ -43,6 +44,9 @@ def take_handoff(peer: Peer, envelope: Envelope, inbox: Inbox) -> None:
     if pending is None:
         return
     try:
+        # What the bus's own addresses are told is this process's word, not one of its peers'.
+        if envelope.target.startswith((BROKER, BUS)):
+            raise InvalidName(envelope.target, "a request cannot be handed over to the bus itself")
         pending.hand_over(peer, _offered(peer, envelope), inbox)
     except AgentbusError as error:
         peer.link.send(refusal(envelope.id, error))

@@ -24,15 +24,18 @@ from ..errors import (
     PeerLost,
 )
 from ..messages import Envelope
-from ..routing import BUS
+from ..routing import BUS, Joined
 from ..telemetry import BusReport, LinkReport, Metrics
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
+from .gate import Gate
+from .grants import GrantGate, Grants
 from .handoff import Handoff, Released
 from .hosting import Hosts
+from .link_control import LinkControl
 from .mailbox import Delivery
 from .models import ModelClient
 from .offer import Offer, refusal
@@ -62,6 +65,7 @@ class Node:
         name: str,
         keys: Keys | None,
         pool: WorkerPool,
+        token: str = "",
     ) -> None:
         self.pool = pool
         self.settings = settings
@@ -74,10 +78,13 @@ class Node:
         self.hosts = Hosts(partial(Call, self), pool, settings)
         self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
-        self.routes = Routes(self.peers, self, name, settings, keys)
+        self.grants = Grants(self.loop, pool)
+        self.routes = Routes(self.peers, self, name, settings, keys, self.grants, token)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
+        self.gate: Gate | None = None
+        self._control = LinkControl(self)
         self.relay: Relay | None = None
         """In a broker: carries on what is not for an agent here."""
         self.closed = False
@@ -144,8 +151,8 @@ class Node:
                     pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
                 return True
             pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
-            peer = self.routes.known(target)
-            if peer is None or peer.link.paused:
+            peer = self.routes.ready(target, origin.source)
+            if peer is None:
                 return False
             self.peers.send(peer, pending, payload, origin)
         except BaseException:
@@ -242,9 +249,7 @@ class Node:
     def deliver(self, target: str, delivery: Delivery) -> None:
         """Queue a request that a link brought."""
         if target == BUS:
-            peer = self.peers.named(delivery.peer)
-            if peer is not None:
-                self.topics.change(peer, delivery)
+            self._control.take(delivery)
             return
         if self.closed:
             raise NoResponder(target)
@@ -277,11 +282,31 @@ class Node:
     async def tell_home(self, text: str) -> None:
         """Tell the process that this one joined what it is to send here; see `Topics.change`."""
         for home in self.routes.homes():
-            pending = self.pending(BUS, None, type(None), stream=False)
-            origin = self.program_origin(None)
-            pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
-            self.peers.send(home, pending, text, origin)
-            await pending.wait()
+            await self.tell(home, text, self.program_origin(None))
+
+    async def tell(self, peer: Peer, said: object, origin: Origin) -> None:
+        """Say something to a peer's process itself, and wait until it has taken it."""
+        pending = self.pending(BUS, None, type(None), stream=False)
+        pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
+        try:
+            self.peers.send(peer, pending, said, origin)
+        except BaseException:
+            pending.drop()
+            raise
+        await pending.wait()
+
+    def guard(self, gate: Gate | None) -> None:
+        """Have a gate decide which messages of peers are taken; None takes all."""
+        self.gate = self.topics.gate = gate
+        self.peers.guard(gate)
+        for peer in self.peers:
+            peer.allowed.clear()
+
+    def joined(self, home: Peer, joined: Joined) -> None:
+        """Take the rules of the broker that this process joined, also when they change."""
+        self.guard(GrantGate(home, joined, self.timer) if joined.guarded else None)
+        self.topics.allow_all()
+        self.routes.guard(joined.guarded)
 
     def report(self) -> BusReport:
         """Return what this process has counted so far."""
@@ -306,6 +331,7 @@ class Node:
     def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """Forget a process that went away."""
         self.topics.forget(peer)
+        self.grants.forget_peer(peer)
         if peer is self.routes.home:
             self.topics.end(PeerLost(peer.name))
         self.routes.forget(peer, closed=error is None)

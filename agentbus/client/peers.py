@@ -14,6 +14,7 @@ from ..errors import (
     AgentbusError,
     DeadlineExceeded,
     Draining,
+    GrantRefused,
     MalformedFrame,
     NoResponder,
     PeerLost,
@@ -36,6 +37,7 @@ from .busy_poll import BusyPoll
 from .contexts import REPLY_WAITS, ContextExchange
 from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
+from .gate import Gate
 from .handovers import take_accept, take_handoff
 from .inbox import Inbox
 from .mailbox import Delivery
@@ -76,6 +78,7 @@ class Peers:
         self._contexts = ContextExchange(settings, tenant)
         self._by_link: dict[Link, Peer] = {}
         self._by_name: dict[str, Peer] = {}
+        self._gate: Gate | None = None
         # By the number of the kind: hashing an enum's member is a call in Python.
         self._takers: dict[int, Callable[[Peer, Envelope], None]] = {
             Kind.REQUEST.value: self._take_request,
@@ -247,6 +250,33 @@ class Peers:
         peer.link.send(found)
         return None
 
+    def guard(self, gate: Gate | None) -> None:
+        """Have a gate decide which requests are taken; None takes all."""
+        self._gate = gate
+        one, many = self._take_request, self._take_requests
+        if gate is not None:
+            one, many = self._take_guarded, self._take_guarded_ones
+        self._takers |= {Kind.REQUEST.value: one, Kind.REQUESTS.value: many}
+
+    def _take_guarded(self, peer: Peer, envelope: Envelope) -> None:
+        if self._is_let_in(peer, envelope, 1):
+            self._take_request(peer, envelope)
+
+    def _take_guarded_ones(self, peer: Peer, envelope: Envelope) -> None:
+        if self._is_let_in(peer, envelope, len(envelope.payloads) - 1):
+            self._take_requests(peer, envelope)
+
+    def _is_let_in(self, peer: Peer, envelope: Envelope, count: int) -> bool:
+        """Ask the gate about requests of one edge, as all of an envelope are; refuse each of them."""
+        try:
+            if self._gate is not None:
+                self._gate.check_request(peer, envelope.source, envelope.target)
+        except AgentbusError as error:
+            for number in range(envelope.id, envelope.id + count):
+                peer.link.send(failure_envelope(number, error))
+            return False
+        return True
+
     def _take_request(self, peer: Peer, envelope: Envelope) -> None:
         context = None
         try:
@@ -338,7 +368,7 @@ class Peers:
             pending.received_bytes += envelope.size
             try:
                 failure = read_failure(envelope)
-                if isinstance(failure, Draining | NoResponder):
+                if isinstance(failure, Draining | NoResponder | GrantRefused):
                     self._inbox.draining_elsewhere(failure.target)
                 pending.fail(failure)
             except AgentbusError as error:

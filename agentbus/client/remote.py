@@ -38,8 +38,10 @@ class Peer:
     """One link and what is under way on it. Implements `Callee` for requests that it carries."""
 
     __slots__ = (
+        "allowed",
         "contexts",
         "exchange",
+        "granted",
         "incoming",
         "last_id",
         "link",
@@ -62,6 +64,11 @@ class Peer:
         self.outgoing: dict[int, Awaiting] = {}
         self.incoming: dict[int, RemoteReplies] = {}
         self.last_id = 0
+        self.allowed: dict[tuple[str, str, str], float] = {}
+        """Until when the peer may do what (operation, source, subject), as this process's gate has
+        found; 0 for what it may not."""
+        self.granted: dict[tuple[str, str], None] | None = None
+        """The edges (source, target) that this process has shown grants for; None if none is due."""
 
     def abandon(self, pending: Awaiting, reason: AgentbusError | None) -> None:
         """Tell the peer that nobody waits for a reply any more."""
@@ -182,6 +189,11 @@ class RemoteReplies:
         """The message that this answers, until it is answered."""
         self.carried: Carried | None = None
         """The request on its way to another process, if that answers it."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who asked."""
+        return self._peer
 
     def part(self, value: Any) -> bool:
         """Send one part, if the caller takes any."""

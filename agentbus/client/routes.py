@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
 from ..config import BusSettings, Keys
 from ..context import Context
-from ..errors import ConfigError, DeadlineExceeded, NoResponder, PeerLost
-from ..routing import BROKER, Locate, Location
+from ..errors import ConfigError, DeadlineExceeded, NoResponder, NotAuthorised, PeerLost
+from ..routing import BROKER, Join, Joined, Locate, Location, Route, ShowGrant
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
 from .exchange import Pending
+from .grants import Grants
 from .origin import Origin
 from .peers import Peer, Peers
 
 __all__ = ["Routes"]
+
+
+T = TypeVar("T")
 
 
 class Asker(Protocol):
@@ -34,17 +40,36 @@ class Asker(Protocol):
         """Send it."""
         ...
 
+    async def tell(self, peer: Peer, said: object, origin: Origin) -> None:
+        """Say something to a peer's process itself."""
+        ...
+
+    def joined(self, home: Peer, joined: Joined) -> None:
+        """Take the rules of the broker that this process joined."""
+        ...
+
 
 class Routes:
     """Which link leads to which agent."""
 
     def __init__(
-        self, peers: Peers, asker: Asker, name: str, settings: BusSettings, keys: Keys | None
+        self,
+        peers: Peers,
+        asker: Asker,
+        name: str,
+        settings: BusSettings,
+        keys: Keys | None,
+        grants: Grants,
+        token: str,
     ) -> None:
         self._peers = peers
         self._asker = asker
         self._settings = settings
         self._keys = keys
+        self._grants = grants
+        self._token = token
+        self._guarded = False
+        """The bus has a policy: agents elsewhere are asked under grants."""
         self._hello = Hello(peer=name)
         self._by_agent: dict[str, Peer] = {}
         self._by_path: dict[str, Peer] = {}
@@ -86,6 +111,17 @@ class Routes:
             name = name.partition("/")[0]
         return self._by_agent.get(name, None if self._home_is_broker else self._home)
 
+    def ready(self, name: str, source: str) -> Peer | None:
+        """Return the peer that a request of `source` to an agent can be sent to at once, if any."""
+        # As `known` has it; for every request, a call less.
+        agent = name.partition("/")[0] if "/" in name else name
+        peer = self._by_agent.get(agent, None if self._home_is_broker else self._home)
+        if peer is None or peer.link.paused:
+            return None
+        if peer.granted is not None and not self._grants.covers(peer, source, name):
+            return None
+        return peer
+
     @property
     def home_is_broker(self) -> bool:
         """Whether the home keeps a directory; if not, it is asked for every name itself."""
@@ -93,13 +129,21 @@ class Routes:
         return connected and self._home_is_broker
 
     async def connect_home(self, path: str, origin: Origin) -> None:
-        """Connect to the process that knows who is where, and ask whether it does."""
+        """Connect to the process that knows who is where, and join it if it does."""
         self._home_is_far = path.startswith(TCP_SCHEME)
-        self._home = await self._connect(path)
+        home = self._home = await self._connect(path)
         try:
-            await self._locate(BROKER, origin)
+            joined = await self._ask(Join(self._token), Joined, origin)
         except NoResponder:
             self._home_is_broker = False
+        else:
+            self._asker.joined(home, joined)
+
+    def guard(self, guarded: bool) -> None:
+        """Take the broker's word whether there is a policy; ways that were found are asked anew."""
+        self._guarded = guarded
+        self._by_agent.clear()
+        self._grants.forget_all()
 
     async def listen(self, path: str) -> None:
         """Accept links at `path`, or over tcp if it is a url."""
@@ -125,7 +169,7 @@ class Routes:
         """
         name = name.partition("/")[0]
         peer = self._by_agent.get(name)
-        if peer is not None:
+        if peer is not None and self._grants.covers(peer, origin.source, name):
             return peer
         if self._lost_home:
             raise PeerLost(self._lost_home)
@@ -134,56 +178,79 @@ class Routes:
             raise NoResponder(name)
         if name == BROKER or not self._home_is_broker:
             return home
-        location = await self._locate(name, origin)
-        # One link serves both directions: each side then knows what the other holds.
-        peer = self._peers.named(location.peer)
-        if peer is None:
-            peer = await self._reach_process(location, home)
-        self._by_agent[name] = peer
+        peer = self._by_agent[name] = await self._find(name, origin, home)
         return peer
 
-    async def _reach_process(self, location: Location, home: Peer) -> Peer:
+    async def _find(self, name: str, origin: Origin, home: Peer) -> Peer:
+        """Ask the home where an agent is, and get there."""
+        route = await self._ask(Locate(name, origin.source), Route, origin)
+        # One link serves both directions: each side then knows what the other holds.
+        peer = self._peers.named(route.location.peer)
+        if peer is not None and peer.link.key not in ("", route.key):
+            peer = None  # it calls itself so, with another key
+        if self._guarded and not route.grant:
+            return home
+        if peer is None:
+            peer = await self._reach_process(route.location, route.key, home)
+        if self._guarded and peer is not home:
+            await self._asker.tell(peer, ShowGrant(route.grant), origin)
+            edge = (peer, origin.source.partition("/")[0], name)
+            renew = partial(self._renew, name, origin, peer)
+            self._grants.shown(edge, route.seconds, renew)
+        return peer
+
+    async def _renew(self, name: str, origin: Origin, peer: Peer) -> None:
+        """Get and show another grant for an edge that is in use."""
+        home = self._home
+        if home is not None and self._by_agent.get(name) is peer:
+            until = asyncio.get_running_loop().time() + self._settings.default_deadline
+            self._by_agent[name] = await self._find(name, replace(origin, deadline_at=until), home)
+
+    async def _reach_process(self, location: Location, key: str, home: Peer) -> Peer:
         """Make a link to the process of an agent; the home carries on where none can be made."""
-        if not location.path:
+        is_far = location.path.startswith(TCP_SCHEME)
+        if not location.path or (is_far and self._keys is None):
             return home
         try:
-            peer = await self._connect(location.path)
-        except ConfigError as gone:
-            if self._home_is_far:
+            peer = await self._connect(location.path, key)
+        except (ConfigError, NotAuthorised, PeerLost) as gone:
+            if self._home_is_far or is_far:
                 return home
             # The directory has not noticed yet that the agent's process is no more.
             raise PeerLost(location.peer) from gone
         # If it is not that process, the path is another one's, on this host.
         return peer if peer.name == location.peer else home
 
-    async def _locate(self, name: str, origin: Origin) -> Location:
-        pending = self._asker.pending(BROKER, None, Location, stream=False)
+    async def _ask(self, what: object, answer: type[T], origin: Origin) -> T:
+        """Ask the home's broker something."""
+        pending = self._asker.pending(BROKER, None, answer, stream=False)
         try:
             async with asyncio.timeout_at(origin.deadline_at):
-                await self._asker.send(pending, Locate(name), origin)
-                location: Location = await pending.wait()
+                await self._asker.send(pending, what, origin)
+                answered: T = await pending.wait()
         except TimeoutError:
             raise DeadlineExceeded(BROKER) from None
-        return location
+        return answered
 
-    async def _connect(self, path: str) -> Peer:
+    async def _connect(self, path: str, key: str = "") -> Peer:
         async with self._connecting:
             peer = self._by_path.get(path)
             if peer is None:
-                link = await self._make_link(path)
+                link = await self._make_link(path, key)
                 peer = self._peers.of(link)
                 if peer is None:
                     raise PeerLost(path)
                 self._by_path[path] = peer
             return peer
 
-    async def _make_link(self, path: str) -> Link:
+    async def _make_link(self, path: str, key: str) -> Link:
         peers, hello, limits = self._peers, self._hello, self._settings.limits
         timeout = self._settings.connect_timeout
         if path.startswith(TCP_SCHEME):
             from ..transport.zmq_connect import connect_tcp
 
             keys = self._need_keys()
+            keys = replace(keys, server=key) if key else keys
             return await connect_tcp(path, peers, hello, limits, keys=keys, timeout=timeout)
         return await connect_unix(path, peers, hello, limits, timeout=timeout)
 

@@ -12,16 +12,19 @@ from ..errors import (
     AgentbusError,
     ConfigError,
     InvalidMessage,
+    InvalidName,
     MailboxFull,
     MalformedFrame,
+    PermissionDenied,
 )
 from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
-from ..routing import SubscriptionTable
+from ..routing import PUBLISH, SUBSCRIBE, SubscriptionTable
 from ..telemetry import Metrics
 from ..transport import Link
 from ..wire import Frames, copy_buffers, count_batch, is_small, published
 from .delayed import Delayed
+from .gate import MAX_DECISIONS, Gate
 from .mailbox import Delivery
 from .payload import payload_type
 from .remote import Peer
@@ -38,6 +41,8 @@ _PUBLISH = Kind.PUBLISH  # an enum's members are slow to look up
 _new = tuple.__new__
 _MAX_PATTERNS = 4096
 """Patterns that one process that joined this one may subscribe to."""
+_RESERVED = "$"
+"""What the topics begin with that are the bus's own."""
 
 
 class Topics:
@@ -58,6 +63,10 @@ class Topics:
         self._table: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self._subscriptions: set[Subscription] = set()
         self._patterns: dict[Peer, int] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        """What the broker does not pass on, by agent and topic, with the principal that it named."""
+        self.gate: Gate | None = None
+        self.is_broker = False
         self.delayed = Delayed(loop, settings.delayed)
 
     @property
@@ -91,6 +100,8 @@ class Topics:
         text = payload_type(str).decode(delivery.payload)
         pattern = check_pattern(text[1:])
         if text.startswith("+"):
+            if self.gate is not None:
+                self.gate.check_subscribe(peer, pattern)
             count = self._patterns.get(peer, 0)
             if count >= _MAX_PATTERNS:
                 raise InvalidMessage("str", f"one process subscribes to {_MAX_PATTERNS} patterns")
@@ -108,8 +119,46 @@ class Topics:
         self._table.remove_all(peer)
         self._patterns.pop(peer, None)
 
+    def recheck(self) -> list[tuple[Peer, PermissionDenied]]:
+        """Drop what peers have subscribed to and may no longer; returns what that was."""
+        dropped = []
+        for peer in self._patterns:
+            for pattern in self._table.patterns(peer):
+                try:
+                    if self.gate is not None:
+                        self.gate.check_subscribe(peer, pattern)
+                except PermissionDenied as error:
+                    while not self._table.remove(pattern, peer):
+                        pass  # once for each time that it subscribed
+                    dropped.append((peer, error))
+        return dropped
+
+    def refuse(self, source: str, error: PermissionDenied) -> None:
+        """The broker does not let this process publish there, or have what is published.
+
+        Publishing there raises the error from now on; subscriptions end with it.
+        """
+        if error.operation == SUBSCRIBE:
+            for subscription in self._subscriptions:
+                if subscription.pattern == error.subject:
+                    subscription.close(error)
+            return
+        if len(self._refused) >= MAX_DECISIONS:
+            self._refused.clear()
+        self._refused[source, error.subject] = error.principal
+
+    def allow_all(self) -> None:
+        """Other rules hold: leave it to the broker again what it refuses."""
+        self._refused.clear()
+
     def publish(self, topic: str, payload: Any, source: str) -> None:
-        """Hand a payload to this process's subscribers and, by way of the home, to all others."""
+        """Hand a payload to this process's subscribers and, by way of the home, to all others.
+
+        Raises:
+            PermissionDenied: the broker has refused to pass such a message on.
+        """
+        if self._refused and (source, topic) in self._refused:
+            raise PermissionDenied(self._refused[source, topic], PUBLISH, topic)
         subscribers = self._subscribers(topic)
         kind = payload_type(type(payload))
         self._metrics.published += 1
@@ -157,6 +206,10 @@ class Topics:
         if not envelope.payloads:
             raise MalformedFrame("a published message has a payload")
         topic, source = envelope.target, envelope.source
+        if (
+            self.gate is not None or (self.is_broker and topic.startswith(_RESERVED))
+        ) and not self._is_let_in(peer, envelope):
+            return
         values: Sequence[Any] | None = None
         for subscriber in self._subscribers(topic):
             if isinstance(subscriber, Subscription):
@@ -166,6 +219,19 @@ class Topics:
                 subscriber.deliver(made)
             elif subscriber is not peer:
                 self._forward(subscriber, envelope)
+
+    def _is_let_in(self, peer: Peer, envelope: Envelope) -> bool:
+        try:
+            if self.is_broker and envelope.target.startswith(_RESERVED):
+                raise InvalidName(envelope.target, "topics that begin with '$' are the bus's own")
+            if self.gate is not None:
+                self.gate.check_publish(peer, envelope.source, envelope.target)
+        except AgentbusError as error:
+            self._metrics.dropped += _count(envelope)
+            # Whoever it is may go on, and is not to fill the log: the gate notes it once.
+            logger.debug("a message of %s was dropped: %s", peer.name, error)
+            return False
+        return True
 
     def _read(self, envelope: Envelope, taken: Sequence[Any] | None) -> Sequence[Any]:
         """Return the values of an envelope for one subscriber, those that another has `taken` for

@@ -3,11 +3,11 @@
 AgentbusError
 ├── MisuseError              the caller's own mistake; nothing was sent
 │   ├── ConfigError, InvalidName, NameTaken, InvalidMessage, TooLarge, Closed, UnreadableFile
-│   ├── NotAuthorised
+│   ├── NotAuthorised, PermissionDenied
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
 │   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted, QuorumMissed, Draining
-│   ├── AnswersInParts
+│   ├── AnswersInParts, GrantRefused
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -29,6 +29,7 @@ from .delivery import (
     DeadlineExceeded,
     DeliveryError,
     Draining,
+    GrantRefused,
     HandlerFailed,
     HopsExhausted,
     LinkFull,
@@ -57,6 +58,7 @@ from .misuse import (
     MisuseError,
     NameTaken,
     NotAuthorised,
+    PermissionDenied,
     TooLarge,
     UnreadableFile,
 )
@@ -75,6 +77,7 @@ __all__ = [
     "EngineError",
     "EngineFailed",
     "FrameTooLarge",
+    "GrantRefused",
     "HandlerFailed",
     "HopsExhausted",
     "InvalidMessage",
@@ -92,6 +95,7 @@ __all__ = [
     "NoResponder",
     "NotAuthorised",
     "PeerLost",
+    "PermissionDenied",
     "ProtocolError",
     "QuorumMissed",
     "RequestCancelled",

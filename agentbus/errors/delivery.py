@@ -12,6 +12,7 @@ __all__ = [
     "DeadlineExceeded",
     "DeliveryError",
     "Draining",
+    "GrantRefused",
     "HandlerFailed",
     "HopsExhausted",
     "LinkFull",
@@ -71,6 +72,18 @@ class Draining(DeliveryError):
 
     def __str__(self) -> str:
         return f"the process of {self.target!r} is ending; ask again, or ask another agent"
+
+
+@dataclass(eq=False)
+class GrantRefused(DeliveryError):
+    """The agent's process has no grant of the broker's for this; it did not begin with it."""
+
+    code: ClassVar[str] = "grant_refused"
+    target: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the process of {self.target!r} does not take this: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ __all__ = [
     "MisuseError",
     "NameTaken",
     "NotAuthorised",
+    "PermissionDenied",
     "TooLarge",
     "UnreadableFile",
 ]
@@ -117,3 +118,22 @@ class NotAuthorised(MisuseError):
 
     def __str__(self) -> str:
         return f"{self.peer} does not let this process in: {self.problem}"
+
+
+@dataclass(eq=False)
+class PermissionDenied(MisuseError):
+    """The bus's policy does not let this principal do that."""
+
+    code: ClassVar[str] = "permission_denied"
+    principal: str
+    """Who, as the policy names it: `key:ann`, or several such names joined by `+`."""
+    operation: str
+    subject: str
+    """The agent, topic or pattern."""
+
+    def __str__(self) -> str:
+        question = f"{self.principal} {self.operation} '{self.subject}'"
+        return (
+            f"{self.principal} may not {self.operation} {self.subject!r}; where the broker runs, "
+            f"`agentbus acl explain {question}` says why"
+        )

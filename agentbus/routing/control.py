@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "BROKER",
@@ -11,12 +11,17 @@ __all__ = [
     "PRESENCE",
     "PROCESS",
     "AgentList",
+    "Join",
+    "Joined",
     "ListAgents",
     "ListProcesses",
     "Locate",
     "Location",
     "Presence",
+    "Refused",
     "Register",
+    "Route",
+    "ShowGrant",
     "Unregister",
 ]
 
@@ -34,6 +39,44 @@ the process's name."""
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """A process joins, as the holder of a token if it has one. Answered with a `Joined`."""
+
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a process needs to know of the policy; sent anew when another policy is loaded."""
+
+    guarded: bool
+    """Whether there is a policy: if so, peers are taken at their grants alone."""
+    key: bytes = field(default=b"", repr=False)
+    """With which grants for this process are sealed."""
+    epoch: int = 0
+    clock: float = 0.0
+    """The broker's clock as it sends this; grants end by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShowGrant:
+    """Said to a process of whose agent something will be asked: the broker's leave for it."""
+
+    grant: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Said to a process whose message on a topic was not passed on, or that gets none any more."""
+
+    principal: str
+    operation: str
+    source: str
+    """The agent that published; empty for a program, and for subscriptions."""
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
 class Register:
     """Take `name` for an agent in the asking process, which accepts links at `path`."""
 
@@ -42,6 +85,8 @@ class Register:
     role: str
     slots: int = 0
     """Requests that it handles at once, if it is a member of the group `name`; else 0."""
+    key: str = ""
+    """The process's public key, if `path` is a url of tcp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +98,11 @@ class Unregister:
 
 @dataclass(frozen=True, slots=True)
 class Locate:
-    """Where is the agent `name`? Answered with a `Location` or `NoResponder`."""
+    """Where is the agent `name`? Answered with a `Route` or `NoResponder`."""
 
     name: str
+    source: str = ""
+    """The agent that wants to ask it; empty for a program's own requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +113,19 @@ class Location:
     peer: str
     path: str
     role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach an agent."""
+
+    location: Location
+    key: str = ""
+    """The public key of its process; empty if it has none."""
+    grant: bytes = field(default=b"", repr=False)
+    """To be shown there before anything is asked; empty if there is no policy."""
+    seconds: float = 0.0
+    """How long the grant is good for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,17 @@ class Link(Protocol):
         ...
 
     @property
+    def user(self) -> str:
+        """Who connected, as the transport has made sure of: `key:NAME` of an authorised key, or
+        `uid:NUMBER`; empty where this side connected, or nobody did."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The peer's public key, in Z85; empty where the link has none."""
+        ...
+
+    @property
     def paused(self) -> bool:
         """Whether so much waits for the peer that a sender who can wait should `drain`."""
         ...

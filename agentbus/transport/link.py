@@ -63,6 +63,8 @@ class StreamLink(asyncio.Protocol):
         self._ended = False
         """The owner was told that the link is over, or the opener that it never was."""
         self.paused = False
+        self.user = ""
+        self.key = ""
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()

@@ -134,6 +134,7 @@ class _UnixLink(StreamLink):
         if uid != os.geteuid():
             self.abort()
         else:
+            self.user = f"uid:{uid}"
             self._memory.connect(pid)
         super().connection_made(transport)
 

@@ -14,13 +14,15 @@ from zmq.utils import z85
 
 from .zmq_io import BATCH, Readiness
 
-__all__ = ["DOMAIN", "KEY_PROPERTY", "Allowed", "ZapHandler"]
+__all__ = ["DOMAIN", "KEY_PROPERTY", "USER_PROPERTY", "Allowed", "ZapHandler"]
 
 logger = logging.getLogger("agentbus")
 
 DOMAIN = b"agentbus"
 KEY_PROPERTY = "X-Key"
 """The property of every message that holds its sender's public key, in Z85."""
+USER_PROPERTY = "User-Id"
+"""ZeroMQ's own, of every message: the name of its sender's key."""
 _ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _KEY_BYTES = 32
@@ -71,7 +73,7 @@ class ZapHandler:
                 text, user = b"", None
         if user is None:
             self.refused += 1
-            logger.warning("a connection was refused: its key is not authorised")
+            logger.warning("a connection was refused: its key is not authorised, or has expired")
             return [_VERSION, number, b"400", b"not authorised", b"", b""]
         logger.debug("a connection of %s was let in", user)
         return [_VERSION, number, b"200", b"OK", user.encode(), _property(KEY_PROPERTY, text)]

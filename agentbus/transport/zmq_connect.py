@@ -61,7 +61,7 @@ async def connect_tcp(
         if not outcome.done():
             outcome.set_result(error)
 
-    link = _DealerLink(owner, hello, limits, settled, _Dealer(url, keys))
+    link = _DealerLink(owner, hello, limits, settled, _Dealer(url, keys), keys.server)
     try:
         async with asyncio.timeout(timeout):
             error = await outcome
@@ -177,9 +177,16 @@ class _DealerLink(TcpLink):
     """A link that is closed once its socket is."""
 
     def __init__(
-        self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled, dealer: _Dealer
+        self,
+        owner: LinkOwner,
+        hello: Hello,
+        limits: Limits,
+        settled: Settled,
+        dealer: _Dealer,
+        key: str,
     ) -> None:
         super().__init__(owner, hello, limits, settled)
+        self.key = key
         self.dealer = dealer
         dealer.start(self)
 

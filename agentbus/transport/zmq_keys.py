@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,16 +15,20 @@ from ..errors import ConfigError, UnreadableFile
 from ..names import check_agent_name
 from .zmq_io import require_curve
 
-__all__ = ["create_keys", "load_keys", "public_keys"]
+__all__ = ["check_private", "create_keys", "key_expiries", "load_keys", "public_keys"]
 
 PUBLIC = ".key"
 SECRET = ".key_secret"
 _MAX_FILE = 64 * 1024
 _OTHERS = 0o077
+_EXPIRES = "expires"
 
 
-def create_keys(folder: Path, name: str) -> Path:
+def create_keys(folder: Path, name: str, expires: datetime | None = None) -> Path:
     """Make a new key pair in `folder` and return the file of its public key.
+
+    That file says when the key ends, for who authorizes it: an authorized key that has ended is not
+    let in, and links of one that ends are closed.
 
     Raises:
         InvalidName: the name is not well formed.
@@ -38,6 +43,8 @@ def create_keys(folder: Path, name: str) -> Path:
             public, secret = zmq.auth.create_certificates(private, name)
             os.chmod(secret, 0o600)
             os.chmod(public, 0o644)
+            if expires is not None:
+                _write_expiry(Path(public), expires)
             os.link(secret, folder / f"{name}{SECRET}")
             os.link(public, folder / f"{name}{PUBLIC}")
     except FileExistsError:
@@ -59,7 +66,7 @@ def load_keys(secret: Path, *, server: Path | None = None, authorized: Path | No
         UnreadableFile: a file cannot be read or has no such key.
         ConfigError: others can read the secret, or a key is not well formed.
     """
-    _check_private(secret)
+    check_private(secret)
     own, hidden = _read(secret)
     if hidden is None:
         raise UnreadableFile(str(secret), "it has no secret key")
@@ -68,6 +75,7 @@ def load_keys(secret: Path, *, server: Path | None = None, authorized: Path | No
         secret=hidden,
         server="" if server is None else _read(server)[0],
         authorized={} if authorized is None else public_keys(authorized),
+        expires={} if authorized is None else key_expiries(authorized),
     )
 
 
@@ -82,7 +90,46 @@ def public_keys(folder: Path) -> dict[str, str]:
     return {path.stem: _read(path)[0] for path in sorted(folder.glob(f"*{PUBLIC}"))}
 
 
-def _check_private(path: Path) -> None:
+def key_expiries(folder: Path) -> dict[str, float]:
+    """Return when keys in a folder end, in seconds since 1970, by their names, if they do.
+
+    Raises:
+        UnreadableFile: a file says it in no form that is known.
+    """
+    found = {path.stem: _read_expiry(path) for path in sorted(folder.glob(f"*{PUBLIC}"))}
+    return {name: until for name, until in found.items() if until is not None}
+
+
+def _write_expiry(path: Path, expires: datetime) -> None:
+    moment = expires.astimezone(UTC).isoformat(timespec="seconds")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text.replace("metadata\n", f"metadata\n    {_EXPIRES} = {moment}\n", 1), "utf-8"
+    )
+
+
+def _read_expiry(path: Path) -> float | None:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and name.strip() == _EXPIRES:
+            try:
+                moment = datetime.fromisoformat(value.strip(" \"'"))
+            except ValueError:
+                moment = datetime.min
+            if moment.tzinfo is None:
+                problem = "its expiry is no moment with a zone, as in 2030-01-31T12:00:00Z"
+                raise UnreadableFile(str(path), problem)
+            return moment.timestamp()
+    return None
+
+
+def check_private(path: Path) -> None:
+    """Make sure that a file is this user's, and nobody else's to read.
+
+    Raises:
+        UnreadableFile: it is not there.
+        ConfigError: it is not.
+    """
     try:
         status = path.stat()
     except OSError as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Self
 
@@ -18,7 +20,7 @@ from ..errors import AgentbusError, ConfigError
 from ..wire import Hello
 from .base import TCP_SCHEME, LinkOwner, Listener
 from .link import Settled
-from .zmq_auth import DOMAIN, KEY_PROPERTY, ZapHandler
+from .zmq_auth import DOMAIN, KEY_PROPERTY, USER_PROPERTY, ZapHandler
 from .zmq_io import (
     BATCH,
     LINGER,
@@ -85,9 +87,10 @@ class _TcpListener:
         self._closed = False
         self._ending: asyncio.Future[None] | None = None
         address = tcp_address(url)
-        users = {key.encode(): name for name, key in keys.authorized.items()}
+        self._users = {key.encode(): name for name, key in keys.authorized.items()}
+        self._expires = keys.expires
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._zap = ZapHandler(self._context, users.get)
+        self._zap = ZapHandler(self._context, self._allowed)
         self._socket = new_socket(self._context, zmq.ROUTER, keys)
         self._monitor = Monitor(self._socket, _EVENTS, self._hear)
         self._readiness = Readiness(self._socket, self._drain)
@@ -137,6 +140,16 @@ class _TcpListener:
             self._end_if_unused()
         if not self._routes:
             await self.wait_ended()
+
+    def _allowed(self, key: bytes) -> str | None:
+        """Return the user of a key that may connect now."""
+        user = self._users.get(key)
+        return None if user is None or self.seconds_left(user) <= 0 else user
+
+    def seconds_left(self, user: str) -> float:
+        """Return how long a user's key may be used yet."""
+        # The one place for a clock on the wall: a key outlives the process that made it.
+        return self._expires.get(user, math.inf) - time.time()
 
     # --- the socket
 
@@ -242,7 +255,11 @@ class _Route:
         self.descriptor = first.get(zmq.SRCFD)
         """The connection's, as the monitor names it; such numbers are used again."""
         self.link = link = listener.new_link(self._settled)
+        user = str(first.get(USER_PROPERTY))
+        link.user, link.key = f"key:{user}", str(self.key)
         loop = asyncio.get_running_loop()
+        left = listener.seconds_left(user)
+        self._expiry = loop.call_later(left, self._expire) if left < math.inf else None
         self._opening: asyncio.TimerHandle | None = loop.call_later(HELLO_TIMEOUT, link.abort)
         self.stream = MessageStream(link, self)
         link.connection_made(self.stream)
@@ -250,7 +267,13 @@ class _Route:
     def send(self, data: Data) -> bool:
         return self._listener.send(self._identity, data)
 
+    def _expire(self) -> None:
+        logger.warning("a link is closed: the key of %s has expired", self.link.user)
+        self.link.abort()
+
     def release(self, *, flushed: bool) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
         with contextlib.suppress(PeerGone):
             self.send(END)
         self._listener.forget(self._identity)

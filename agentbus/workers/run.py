@@ -28,6 +28,8 @@ async def run_worker(
     serving: Callable[[Bus, list[str]], AbstractAsyncContextManager[None]],
     stop: anyio.Event,
     keys: Keys | None = None,
+    token: str = "",
+    listen: str = "",
 ) -> None:
     """Serve models and spawn agents, enter `serving` with their names, stay until `stop` is set.
 
@@ -39,7 +41,9 @@ async def run_worker(
         AgentbusError: something could not be started; what had been is stopped.
     """
     classes = [(load_agent(target), target.name) for target in targets]
-    async with Bus.open(url, name=name, settings=bus_settings, keys=keys) as bus:
+    async with Bus.open(
+        url, listen=listen, name=name, settings=bus_settings, keys=keys, token=token
+    ) as bus:
         started = [await bus.serve(spec, engine_settings) for spec in serve]
         for kind, agent_name in classes:
             started.append(await bus.spawn(kind, name=agent_name, model=model))

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentbus.broker import Directory
-from agentbus.errors import NameTaken, NoResponder
+from agentbus.broker.core import MAX_NAMES
+from agentbus.errors import NameTaken, NoResponder, TooLarge
 from agentbus.routing import Location
 
 
@@ -39,6 +40,22 @@ def test_a_process_may_register_its_agent_again() -> None:
     directory.register(at("writer", "one"))
     directory.register(at("writer", "one", "You write."))
     assert directory.agents() == (HOME, at("writer", "one", "You write."))
+
+
+@pytest.mark.promise("flow.bounded")
+@pytest.mark.parametrize("slots", [0, 1])
+def test_names_of_one_process_are_bounded(slots: int) -> None:
+    directory = Directory(HOME)
+    for number in range(MAX_NAMES):
+        directory.register(at(f"a{number}", "one"), slots)
+    directory.register(at("a0", "one"), slots)
+    with pytest.raises(TooLarge, match="names of one"):
+        directory.register(at("more", "one"), slots)
+    directory.register(at("more", "two"), slots)
+    directory.unregister("a0", "one")
+    directory.register(at("other", "one"), slots)
+    directory.peer_lost("one")
+    directory.register(at("a1", "one"), slots)
 
 
 def test_only_its_own_process_lets_go_of_a_name() -> None:

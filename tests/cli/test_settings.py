@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from agentbus.cli.settings import MAX_FILE, find_settings_file, load_settings, override
+from agentbus.cli.settings import (
+    MAX_FILE,
+    find_settings_file,
+    load_rules,
+    load_settings,
+    override,
+)
 from agentbus.config import BusSettings, DaemonSettings, Limits, LogSettings
 from agentbus.errors import ConfigError, UnreadableFile
+from agentbus.routing import hash_token
 
 GOOD = """
 listen = "unix:///run/me/bus.sock"
@@ -40,6 +47,39 @@ WRONG = {
     "bus = 3": "line 1: bus: input should be an object",
     "[log]\nlevel = 'loud'": "line 2: log.level: input should be 'debug', 'info', 'warning' or",
     "drain_timeout = -1": "line 1: drain_timeout: must be greater than 0",
+    "[acl]\nruls = []": "line 2: acl.ruls: unknown key; did you mean rules?",
+    "[acl]\nrules = 3": "line 2: acl.rules: input should be a valid array",
+    "[[acl.rules]]\nwho = ['*']\nalow = ['*']\non = ['>']": (
+        "line 3: acl.rules.0.alow: unknown key; did you mean allow?"
+    ),
+    "[[acl.rules]]\nwho = ['*']\nallow = ['*']\non = ['>']\n[[acl.rules]]\nwho = ['*']": (
+        "line 5: acl.rules.1.on: field required"
+    ),
+    "[[acl.rules]]\nwho = ['*']\nallow = ['ask']\non = ['>']": (
+        "line 3: acl.rules.0.allow.0: input should be 'request', 'publish', 'subscribe',"
+    ),
+    "[acl]\nrules = [\n{ who = ['bob'], allow = ['*'], on = ['>'] }]": (
+        "line 2: acl.rules.0.who: 'bob' is neither '*' nor one of key:NAME"
+    ),
+    "[[acl.rules]]\nwho = ['key:*']\nallow = ['*']\non = ['a..b']": (
+        "line 4: acl.rules.0.on: 'a..b' is not a valid name"
+    ),
+    "[[acl.rules]]\nwho = ['key:*']\non = ['>']": (
+        "line 1: acl.rules.0: a rule has operations to allow or to deny, one of both"
+    ),
+    "[[acl.rules]]\nwho = []\ndeny = ['*']\non = ['>']": (
+        "line 2: acl.rules.0.who: name at least one"
+    ),
+    "[tokens.ann]\nhash = 'abc'": "line 2: tokens.ann.hash: is 64 hexadecimal digits;",
+    f"[tokens.ann]\nhash = '{'0' * 64}'\nexpire = 1": (
+        "line 3: tokens.ann.expire: unknown key; did you mean expires?"
+    ),
+    f"[tokens.ann]\nhash = '{'0' * 64}'\nexpires = 2030-01-01T00:00:00": (
+        "line 3: tokens.ann.expires: say the zone"
+    ),
+    f"[tokens.ann]\nhash = '{'0' * 64}'\n[tokens.bob]\nhash = '{'0' * 64}'": (
+        "line 4: tokens.bob.hash: another token has the same hash"
+    ),
     "[bus": "this is not TOML: Expected ']'",
     f"[bus]\nmailbox = {10**30}": "a value is out of range",
 }
@@ -102,3 +142,38 @@ def test_the_command_line_has_the_last_word() -> None:
     )
     with pytest.raises(ConfigError, match="drain_timeout"):
         override(settings, drain_timeout=-1.0)
+
+
+RULES = """
+[[acl.rules]]
+who = ["key:ann", "token:ops.*"]
+allow = ["request", "subscribe"]
+on = ["reviewer", "news.>"]
+
+[[acl.rules]]
+who = ["key:ann+agent:writer"]
+deny = ["*"]
+on = ["payments"]
+
+[tokens.ops]
+hash = "HASH"
+expires = 2999-01-31T12:00:00Z
+"""
+
+
+def test_rules_and_tokens_have_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "agentbus.toml"
+    path.write_text(RULES.replace("HASH", hash_token("secret")))
+    policy, tokens = load_rules(path)
+    assert policy is not None
+    assert [rule.place for rule in policy.rules] == [f"{path}, line 2", f"{path}, line 7"]
+    assert tokens.find("secret", "bus", 0)[1] == "ops"
+    decision = policy.decide(("key:ann", "agent:writer"), "request", "payments")
+    assert decision.why == f"rule 2 ({path}, line 7) denies it"
+    assert load_rules(None)[0] is None
+    path.write_text("")
+    assert load_rules(path)[0] is None
+    path.write_text("[acl]")
+    empty = load_rules(path)[0]
+    assert empty is not None
+    assert not empty.rules

@@ -88,3 +88,18 @@ def test_nobody_is_sent_to_another_project_of_our_import_name() -> None:
     installed = re.findall(r"pip install ([^#`\n]*)", README)
     assert len(installed) >= 5
     assert not [words for words in installed if "agentbus" in words.replace("fm-agentbus", "")]
+
+
+def test_the_rules_decide_what_it_says(tmp_path: Path) -> None:
+    [rules] = blocks("toml")
+    path = tmp_path / "agentbus.toml"
+    path.write_text(rules, encoding="utf-8")
+    explained = [words for words in commands() if words[:2] == ["acl", "explain"]]
+    assert len(explained) == 2
+    for words in explained:
+        done = CliRunner().invoke(app, [*words, "--config", str(path)])
+        assert done.exit_code == 0, done.stdout + done.stderr
+        assert f"({path}, line" in done.stdout
+    denied = ["acl", "explain", "key:ann+agent:writer", "request", "payments"]
+    done = CliRunner().invoke(app, [*denied, "--config", str(path)])
+    assert (done.exit_code, "rule 3" in done.stdout) == (1, True)
