@@ -3,11 +3,11 @@
 from .agent import Agent, HandlerSpec, handler
 from .bus import Bus
 from .call import Call
-from .exchange import Reply
 from .functions import agent_of
 from .keys import load_keys
 from .models import Generate, ModelAgent, model_agent_name
 from .relay import Relay
+from .reply import Reply
 from .requester import Requester
 from .stream import ReplyStream
 from .subscription import Published, Subscription

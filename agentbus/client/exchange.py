@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
@@ -18,6 +17,7 @@ from .deadlines import DeadlineTimer
 from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
 from .payload import PayloadType, payload_type
+from .reply import Reply
 from .types import TypeTable
 
 if TYPE_CHECKING:
@@ -25,19 +25,7 @@ if TYPE_CHECKING:
     from .offer import Offer
     from .remote import Peer
 
-__all__ = ["Awaiting", "Callee", "Pending", "Replies", "Reply"]
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Reply(Generic[T]):
-    """What a call came back with."""
-
-    value: T
-    context: Context | None
-    """The context as it now is; None if the call carried none and the callee made none."""
-    account: HopAccount
+__all__ = ["Awaiting", "Callee", "Pending", "Replies"]
 
 
 class Replies(Protocol):

@@ -7,8 +7,9 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
 from ..errors import ConfigError
-from .exchange import Pending, Reply
+from .exchange import Pending
 from .origin import Origin
+from .reply import Reply
 from .stream import ReplyStream
 
 __all__ = ["Requester", "Sender", "check_seconds"]

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..errors import Closed
-from .exchange import Pending, Reply
+from .exchange import Pending
 from .feed import FeedWriter
+from .reply import Reply
 from .tee import Tee
 
 __all__ = ["ReplyStream"]

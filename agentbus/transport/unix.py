@@ -11,7 +11,6 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from ..errors import AgentbusError, Closed, ConfigError, PeerLost
 from ..wire import Hello
 from .base import Link, LinkOwner, Listener
 from .link import StreamLink
+from .unix_link import UnixLink
 
 __all__ = ["HELLO_TIMEOUT", "connect_unix", "listen_unix"]
 
@@ -32,9 +32,6 @@ _LOCK_RETRY = 0.01
 _BACKLOG = 128
 _MAX_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of `sun_path`, less the final zero."""
-_UCRED = struct.Struct("3i")
-_XUCRED = struct.Struct("IIh16I")
-"""macOS: version, uid, number of groups, groups."""
 
 
 async def connect_unix(
@@ -62,7 +59,7 @@ async def connect_unix(
         if not outcome.done():
             outcome.set_result(error)
 
-    link = _UnixLink(owner, hello, limits, settled)
+    link = UnixLink(owner, hello, limits, settled)
     try:
         async with asyncio.timeout(timeout):
             await loop.create_unix_connection(lambda: link, path)
@@ -126,19 +123,6 @@ async def listen_unix(path: str, owner: LinkOwner, hello: Hello, limits: Limits)
     return listener
 
 
-class _UnixLink(StreamLink):
-    """Goes no further than the connection if the other side is another user."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        pid, uid = _peer_credentials(transport)
-        if uid != os.geteuid():
-            self.abort()
-        else:
-            self.user = f"uid:{uid}"
-            self._memory.connect(pid)
-        super().connection_made(transport)
-
-
 class _UnixListener:
     """See `base.Listener`. Keeps only the connections that are not yet links."""
 
@@ -188,7 +172,7 @@ class _UnixListener:
             self._waiting.pop(link).cancel()
             self._refused += error is not None
 
-        link = _UnixLink(self._owner, self._hello, self._limits, settled)
+        link = UnixLink(self._owner, self._hello, self._limits, settled)
         timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, link.abort)
         self._waiting[link] = timer
         if self._closed:  # the loop had accepted it before
@@ -276,14 +260,3 @@ def _identity(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int]:
-    """Return the peer's process, 0 if the system does not say, and its user."""
-    sock = transport.get_extra_info("socket")
-    if sys.platform == "linux":
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _ = _UCRED.unpack(credentials)
-        return pid, uid
-    credentials = sock.getsockopt(0, socket.LOCAL_PEERCRED, _XUCRED.size)
-    return 0, int(_XUCRED.unpack(credentials)[1])

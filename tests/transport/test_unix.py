@@ -24,7 +24,7 @@ from agentbus.errors import (
     VersionMismatch,
 )
 from agentbus.messages import Envelope, Kind
-from agentbus.transport import connect_unix, link, listen_unix, unix
+from agentbus.transport import connect_unix, link, listen_unix, unix, unix_link
 from agentbus.wire import Hello, Session, encode, read_failure
 
 from .helpers import HELLO_A, HELLO_B, LIMITS, Recorder, connected, raw_peer, raw_server, request
@@ -251,7 +251,7 @@ async def test_the_peers_user_is_read_from_the_kernel(path: str) -> None:
     async with await listen_unix(path, Recorder(), HELLO_B, LIMITS), raw_peer(path) as peer:
         await peer.reader.readexactly(4)
         expected = (os.getpid() if sys.platform == "linux" else 0, os.geteuid())
-        assert unix._peer_credentials(peer.writer.transport) == expected
+        assert unix_link._peer_credentials(peer.writer.transport) == expected
 
 
 async def test_the_socket_is_the_users_alone_and_goes_with_the_listener(socket_dir: Path) -> None:
