@@ -238,7 +238,7 @@ async def test_connecting_to_who_never_answers_ends_in_time(path: str) -> None:
 async def test_another_users_process_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     b = Recorder()
     async with await listen_unix(path, b, HELLO_B, LIMITS) as listener:
-        monkeypatch.setattr(unix, "_peer_credentials", lambda _: (1, os.geteuid() + 1))
+        monkeypatch.setattr(unix_link, "_peer_credentials", lambda _: (1, os.geteuid() + 1))
         with pytest.raises(PeerLost):
             await connect(path)
         monkeypatch.undo()
