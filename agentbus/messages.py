@@ -58,6 +58,11 @@ class Kind(IntEnum):
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""
+    ACK = 20
+    """So many bytes, `id`, of the link's stream have come: they need not be kept to be sent again."""
+    RESUME = 21
+    """Instead of HELLO, from the side that connects: goes on with a link whose connection broke.
+    Answered with the same; behind it the stream goes on where the other side says."""
 
 
 @dataclass(slots=True)

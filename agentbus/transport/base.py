@@ -1,8 +1,10 @@
 """What a transport offers and what it asks of the owner of its links. Owns no mechanism.
 
-A link is one connection between two processes, open from the moment both said HELLO. It keeps the
-order of what is sent, and loses what is in flight when it is lost; who waits for a reply is the
-owner's business. All calls of one link happen in the event loop that made it.
+A link joins two processes, from the moment both said HELLO. It keeps the order of what is sent, and
+loses what is in flight when it is lost; who waits for a reply is the owner's business. It outlives
+its connection where both sides say so (`Hello.resume_ms`): while it is broken, what is sent is kept,
+and goes on its way when another connection is made. All calls of one link happen in the event loop
+that made it.
 """
 
 from __future__ import annotations
@@ -42,6 +44,21 @@ class Link(Protocol):
     @property
     def key(self) -> str:
         """The peer's public key, in Z85; empty where the link has none."""
+        ...
+
+    @property
+    def broken(self) -> bool:
+        """Whether its connection broke and another may be made."""
+        ...
+
+    @property
+    def requests_received(self) -> int:
+        """Number of the latest request that the peer sent; 0 before the first."""
+        ...
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether either side views what the other placed in shared memory."""
         ...
 
     @property
@@ -113,7 +130,15 @@ class Link(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drop the connection at once, with what waits to be written."""
+        """Drop the link at once, with what waits to be written; the peer is told if it listens."""
+        ...
+
+    async def restore(self) -> None:
+        """Make another connection for a link that is broken, if this side had made the first.
+
+        Tries, each time after a longer while, until the link goes on or is over. Call it when the
+        owner is told that the link is broken; if it is not called, the link is lost in time.
+        """
         ...
 
 
@@ -131,13 +156,17 @@ class LinkOwner(Protocol):
         """
         ...
 
+    def link_broken(self, link: Link) -> None:
+        """The link's connection broke; it goes on over another one, or is lost."""
+        ...
+
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         """The link is over: called once for each link that opened, after everything else.
 
         Args:
             link: the link that is over.
             error: None if either side closed it in order or this side aborted it; `PeerLost` if
-                the peer vanished; a `ProtocolError` if the peer broke the protocol; else the reason
+                the peer vanished or aborted it; a `ProtocolError` if the peer broke the protocol; else the reason
                 that the peer gave for giving up on this side.
         """
         ...

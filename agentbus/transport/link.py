@@ -1,8 +1,9 @@
 """Drives the session of one link over a byte stream; every stream transport uses this class.
 
 Owns buffering of writes, the order of opening and closing, and telling the owner exactly once that
-a link is over. What the bytes mean is the session's business; making the stream, and deciding who
-may connect, is the transport's.
+a link is over. What the peer has not acknowledged is kept, for links that outlive their connection
+(`lasting`). What the bytes mean is the session's business; making the stream, and deciding who may
+connect, is the transport's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import cast
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
-from ..wire import Buffer, Hello, Joined, JoinKey, Session, State
+from ..wire import ACK_EVERY, Buffer, Hello, Joined, JoinKey, Session, State, Unacknowledged
 from .base import LinkOwner
 from .shm import LinkMemory
 
-__all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "Settled", "StreamLink"]
+__all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "IN_FLIGHT", "Settled", "StreamLink"]
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for the flush and the peer's GOODBYE before a closing link is aborted."""
@@ -32,6 +33,8 @@ _JOINED_BUFFERS = 8
 """Messages of one turn of the loop are written together, at most so many at a time. A write costs
 3 µs, more than encoding a message of 1 KiB; but with many more in one, the peer would stand idle
 until all of them were made."""
+IN_FLIGHT = 16 * 1024 * 1024
+"""Bytes that the system and a busy peer may hold unacknowledged; beyond, they count as waiting."""
 
 _OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
 
@@ -42,9 +45,21 @@ Settled = Callable[[AgentbusError | None], None]
 class StreamLink(asyncio.Protocol):
     """A `base.Link` over whatever transport the loop connects it to."""
 
+    # Slots also for speed: of an instance with so many attributes Python looks up each by name.
+    # fmt: off
+    __slots__ = (
+        "__weakref__", "_ack_at", "_bytes_received", "_bytes_sent", "_ended", "_ended_loans",
+        "_forgotten", "_gone", "_hello", "_joined", "_keep", "_loop", "_memory", "_owner",
+        "_peer", "_queue", "_queued", "_room_until", "_sent", "_session", "_settled",
+        "_shared_limit", "_timer", "_transport", "_writable", "_write_limit", "broken", "closing",
+        "joins", "key", "paused", "user",
+    )
+    # fmt: on
+
     via = "unix"
 
     def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
+        self._hello = hello
         self._owner = owner
         self._ended_loans: deque[int] = deque()
         self._memory = LinkMemory(limits, self._loan_ended)
@@ -71,6 +86,15 @@ class StreamLink(asyncio.Protocol):
         self._joined = Joined()
         self._queue: list[Buffer] = []
         self._queued = 0
+        self._sent = Unacknowledged()
+        self._keep = self._sent.add
+        self._forgotten = 0
+        """Bytes sent that are no longer kept."""
+        self._room_until = self._write_limit
+        """Up to so many bytes sent the link is surely not full."""
+        self._ack_at = ACK_EVERY
+        """So many bytes received are acknowledged."""
+        self.broken = False
         self._bytes_sent = 0
         self._bytes_received = 0
 
@@ -81,6 +105,14 @@ class StreamLink(asyncio.Protocol):
         if self._peer is None:
             raise Closed("link")
         return self._peer
+
+    @property
+    def requests_received(self) -> int:
+        return self._session.last_request
+
+    @property
+    def shares_memory(self) -> bool:
+        return self._memory.in_use or bool(self._ended_loans)
 
     @property
     def bytes_sent(self) -> int:
@@ -111,7 +143,7 @@ class StreamLink(asyncio.Protocol):
         transport = self._transport
         if self.closing or transport is None:
             raise Closed("link")
-        if self._queued + transport.get_write_buffer_size() + joined.size > self._write_limit:
+        if self._bytes_sent + joined.size > self._room_until and self._is_full(joined.size):
             raise LinkFull(self.peer.peer, self._write_limit)
         if not joined.add(key, number, head, value):
             self._send_joined()
@@ -143,22 +175,34 @@ class StreamLink(asyncio.Protocol):
         """Tell the peer that nothing here views what it placed. Not bound by the write limit: what
         the peer can place bounds it."""
         while self._ended_loans and not self.closing:
-            buffers = self._session.send(Envelope(Kind.RELEASE, self._ended_loans.popleft()))
+            generation = self._ended_loans.popleft()
+            self._memory.given_back()
+            buffers = self._session.send(Envelope(Kind.RELEASE, generation))
             self._enqueue(buffers, sum(map(len, buffers)))
 
     def _write(self, transport: asyncio.WriteTransport, buffers: list[Buffer]) -> int:
         alone = len(buffers) == 1
         size = len(buffers[0]) if alone else sum(map(len, buffers))
-        if self._queued + transport.get_write_buffer_size() + size > self._write_limit:
+        if self._bytes_sent + size > self._room_until and self._is_full(size):
             raise LinkFull(self.peer.peer, self._write_limit)
         if alone and not self.joins and not transport.is_closing():
             self._bytes_sent += size
+            self._keep(buffers[0])
             self._begin_turn()
             transport.write(buffers[0])
         else:
             # A view is of memory that its owner may change before it is written.
             self._enqueue([b if type(b) is bytes else bytes(b) for b in buffers], size)
         return size
+
+    def _is_full(self, size: int) -> bool:
+        """Say whether `size` bytes more would wait, or be on their way unacknowledged, beyond the
+        limit."""
+        if self._transport is None:
+            return True
+        waiting = self._queued + self._transport.get_write_buffer_size()
+        kept = self._bytes_sent - self._forgotten
+        return max(waiting, kept - IN_FLIGHT) + size > self._write_limit
 
     async def drain(self) -> None:
         await self._writable.wait()
@@ -172,11 +216,27 @@ class StreamLink(asyncio.Protocol):
         await self._gone.wait()
 
     def abort(self) -> None:
+        transport = self._transport
+        if (
+            transport is not None
+            and self._peer is not None
+            and not (self.closing or self._queue or transport.get_write_buffer_size())
+        ):
+            # Without a word the peer would wait for another connection.
+            self._say_last(self._session.farewell(PeerLost(self._hello.peer)))
+            transport.close()
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Drop the link without a word."""
         self.closing = True
-        self._queue.clear()
-        self._queued = 0
+        self._drop_queue()
         if self._transport is not None:
             self._transport.abort()
+
+    async def restore(self) -> None:
+        """Nothing to do: this link is over with its connection."""
 
     # --- asyncio.Protocol
 
@@ -201,9 +261,8 @@ class StreamLink(asyncio.Protocol):
             return
         if self._peer is None:
             self._open()
-        if session.pong_due and not self.closing and not self.paused:
-            pong = session.pong()
-            self._enqueue([pong], len(pong))
+        if session.due or self._bytes_received >= self._ack_at:
+            self._keep_up()
         if envelopes and not self.closing:
             # Answers to several at once are joined, like all that is sent within a turn.
             begins = len(envelopes) > 1 and not self.joins
@@ -224,17 +283,31 @@ class StreamLink(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        peer = self._peer.peer if self._peer is not None else ""
-        error = None if self.closing else PeerLost(peer)
-        self.closing = True
-        self._queue.clear()
-        self._queued = 0
-        self._end(error)
-        self._memory.close()
-        self._gone.set()
-        self.resume_writing()
+        self._over()
+
+    def _keep_up(self) -> None:
+        """Let go of what has come to the peer, and tell it what has come here."""
+        session = self._session
+        try:
+            self._sent.acknowledge(session.acknowledged)
+        except AgentbusError as error:
+            self._fail(error)
+        self._forget(session.acknowledged)
+        if self.closing:
+            return
+        if self._bytes_received >= self._ack_at:
+            self._ack_at = self._bytes_received + ACK_EVERY
+            ack = session.ack(self._bytes_received)
+            self._enqueue([ack], len(ack))
+        if session.pong_due and not self.paused:
+            pong = session.pong()
+            self._enqueue([pong], len(pong))
+        session.due = session.pong_due
+
+    def _forget(self, count: int) -> None:
+        """So many bytes are no longer kept."""
+        self._forgotten = count
+        self._room_until = count + self._write_limit
 
     # --- opening and ending
 
@@ -280,6 +353,23 @@ class StreamLink(asyncio.Protocol):
             self._transport.close()
         self._end(error)
 
+    def _over(self) -> None:
+        """Nothing is left of the connection, and no other comes."""
+        self._stop_timer()
+        peer = self._peer.peer if self._peer is not None else ""
+        error = None if self.closing else PeerLost(peer)
+        self.closing = True
+        self._drop_queue()
+        self._end(error)
+        self._memory.close()
+        self._gone.set()
+        self.resume_writing()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _end(self, error: AgentbusError | None) -> None:
         if self._ended:
             return
@@ -292,6 +382,7 @@ class StreamLink(asyncio.Protocol):
     # --- writing
 
     def _enqueue(self, buffers: list[Buffer], size: int) -> None:
+        self._sent.add_all(buffers)
         self._queue += buffers
         self._queued += size
         self._bytes_sent += size
@@ -308,6 +399,10 @@ class StreamLink(asyncio.Protocol):
         self.joins = False
         self._send_joined()
         self.flush()
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self._queued = 0
 
     def flush(self) -> None:
         """Write what was queued, ahead of the end of the tick."""

@@ -43,10 +43,22 @@ class LinkMemory:
         self._release = release
         self._lender: _Lender | None = None
         self._borrower: _Borrower | None = None
+        self._borrowed = 0
+        """Loans of the peer that it was not told to have ended."""
         self.share_from = sys.maxsize
         """Payloads from this size on are to be placed, in bytes."""
         self.lacks_room = False
         """Whether `place` left a payload where it was since the peer holds too much."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the peer views what was placed here, or this side what the peer placed."""
+        lends = self._lender is not None and len(self._lender.blocks) > 0
+        return lends or self._borrowed > 0
+
+    def given_back(self) -> None:
+        """The peer is told that one loan has ended."""
+        self._borrowed -= 1
 
     def connect(self, pid: int) -> None:
         """Share memory with the process at the other end, if that can be."""
@@ -86,7 +98,9 @@ class LinkMemory:
         """See `wire.SharedPayloads`."""
         if self._borrower is None:
             raise MalformedFrame("this link shares no memory")
-        return self._borrower.view(reference)
+        view = self._borrower.view(reference)
+        self._borrowed += 1
+        return view
 
     def released(self, generation: int) -> None:
         """See `wire.SharedPayloads`."""

@@ -20,8 +20,8 @@ from ..config import Limits
 from ..errors import AgentbusError, Closed, ConfigError, PeerLost
 from ..wire import Hello
 from .base import Link, LinkOwner, Listener
-from .link import StreamLink
-from .unix_link import UnixLink
+from .lasting import LastingLink, Tickets
+from .unix_link import UnixDialer, UnixLink
 
 __all__ = ["HELLO_TIMEOUT", "connect_unix", "listen_unix"]
 
@@ -59,10 +59,11 @@ async def connect_unix(
         if not outcome.done():
             outcome.set_result(error)
 
-    link = UnixLink(owner, hello, limits, settled)
+    dialer = UnixDialer(path)
+    link = UnixLink(owner, hello, limits, settled, dialer=dialer)
     try:
         async with asyncio.timeout(timeout):
-            await loop.create_unix_connection(lambda: link, path)
+            await dialer.connect(link)
             error = await outcome
     except TimeoutError as late:
         link.abort()
@@ -70,7 +71,7 @@ async def connect_unix(
     except OSError as failure:
         raise _connect_error(path, failure) from failure
     except BaseException:
-        link.abort()
+        link.drop()
         # A connection that was cancelled while it was made is closed without a word to its owner.
         link.connection_lost(None)
         raise
@@ -132,7 +133,8 @@ class _UnixListener:
         self._hello = hello
         self._limits = limits
         self._refused = 0
-        self._waiting: dict[StreamLink, asyncio.TimerHandle] = {}
+        self._waiting: dict[LastingLink, asyncio.TimerHandle] = {}
+        self._tickets: Tickets = {}
         self._server: asyncio.AbstractServer | None = None
         self._file = _identity(path)
         self._closed = False
@@ -167,12 +169,12 @@ class _UnixListener:
             link.abort()
             await link.aclose()
 
-    def _accept(self) -> StreamLink:
+    def _accept(self) -> LastingLink:
         def settled(error: AgentbusError | None) -> None:
             self._waiting.pop(link).cancel()
             self._refused += error is not None
 
-        link = UnixLink(self._owner, self._hello, self._limits, settled)
+        link = UnixLink(self._owner, self._hello, self._limits, settled, tickets=self._tickets)
         timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, link.abort)
         self._waiting[link] = timer
         if self._closed:  # the loop had accepted it before

@@ -8,26 +8,81 @@ import socket
 import struct
 import sys
 
-from .link import StreamLink
+from ..config import Limits
+from ..wire import Hello
+from .base import LinkOwner
+from .lasting import LastingLink, Tickets
+from .link import Settled
+from .process_exit import ProcessExit
+from .redial import Dialer
 
-__all__ = ["UnixLink"]
+__all__ = ["UnixDialer", "UnixLink"]
 
 _UCRED = struct.Struct("3i")
 _XUCRED = struct.Struct("IIh16I")
 """macOS: version, uid, number of groups, groups."""
 
 
-class UnixLink(StreamLink):
-    """Goes no further than the connection if the other side is another user."""
+class UnixDialer:
+    """Connects to one path. Implements `Dialer`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def connect(self, protocol: asyncio.Protocol) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: protocol, self._path)
+
+    def admits(self, transport: asyncio.BaseTransport) -> bool:
+        return _peer_credentials(transport)[1] == os.geteuid()
+
+
+class UnixLink(LastingLink):
+    """Goes no further than the connection if the other side is another user, and waits for no
+    other connection once the peer's process has ended."""
+
+    __slots__ = ("_exit", "_pid")
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        hello: Hello,
+        limits: Limits,
+        settled: Settled,
+        *,
+        dialer: Dialer | None = None,
+        tickets: Tickets | None = None,
+    ) -> None:
+        super().__init__(owner, hello, limits, settled, dialer=dialer, tickets=tickets)
+        self._pid = 0
+        self._exit: ProcessExit | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        pid, uid = _peer_credentials(transport)
+        self._pid, uid = _peer_credentials(transport)
         if uid != os.geteuid():
             self.abort()
         else:
             self.user = f"uid:{uid}"
-            self._memory.connect(pid)
+            self._memory.connect(self._pid)
         super().connection_made(transport)
+
+    def adopt(self, transport: asyncio.WriteTransport, received: int) -> None:
+        self._stop_watching()
+        super().adopt(transport, received)
+
+    def _wait_for_another(self) -> None:
+        super()._wait_for_another()
+        if self.broken:
+            self._exit = ProcessExit(self._pid, self.give_up)
+
+    def _over(self) -> None:
+        self._stop_watching()
+        super()._over()
+
+    def _stop_watching(self) -> None:
+        if self._exit is not None:
+            self._exit.close()
+            self._exit = None
 
 
 def _peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The connecting side of tcp: one encrypted ZeroMQ socket, in a context of its own, for one link.
 
-The socket never connects again by itself: a link that is lost is lost, as over every transport.
+The socket never connects again by itself: a link that is broken gets another, as over every
+transport.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ async def connect_tcp(
         if not outcome.done():
             outcome.set_result(error)
 
-    link = _DealerLink(owner, hello, limits, settled, _Dealer(url, keys), keys.server)
+    dialer = _TcpDialer(url, keys)
+    link = _DealerLink(owner, hello, limits, settled, dialer, keys.server)
     try:
         async with asyncio.timeout(timeout):
+            await dialer.connect(link)
             error = await outcome
     except TimeoutError as late:
         link.abort()
@@ -72,14 +75,42 @@ async def connect_tcp(
         link.abort()
         raise
     if isinstance(error, PeerLost | Closed):
-        raise (link.dealer.failure or PeerLost(url)) from error
+        raise (dialer.failure or PeerLost(url)) from error
     if error is not None:
         raise error
     return link
 
 
+class _TcpDialer:
+    """Connects to one url. Implements `Dialer`."""
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        self._url = url
+        self._keys = keys
+        self._dealers: list[_Dealer] = []
+
+    async def connect(self, protocol: asyncio.Protocol) -> None:
+        self._dealers = [dealer for dealer in self._dealers if not dealer.closed]
+        dealer = _Dealer(self._url, self._keys)
+        self._dealers.append(dealer)
+        dealer.start(protocol)
+
+    def admits(self, transport: asyncio.BaseTransport) -> bool:
+        return True  # the socket talks to none but who has the key
+
+    @property
+    def failure(self) -> AgentbusError | None:
+        """Why the latest connection ended, as far as its socket knows."""
+        return self._dealers[-1].failure if self._dealers else None
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing is left of the sockets."""
+        for dealer in self._dealers:
+            await dealer.wait_closed()
+
+
 class _Dealer:
-    """The socket of one link. Implements `Carrier`."""
+    """The socket of one connection. Implements `Carrier`."""
 
     def __init__(self, url: str, keys: Keys) -> None:
         self._url = url
@@ -113,8 +144,8 @@ class _Dealer:
             self._monitor.close()
             raise ConfigError("url", f"cannot connect to {self._url}: {error.strerror}") from error
 
-    def start(self, link: TcpLink) -> None:
-        """Carry the link's bytes."""
+    def start(self, link: asyncio.Protocol) -> None:
+        """Carry the bytes of a link, or of what is to become its connection."""
         self._stream = MessageStream(link, self)
         self._readiness = Readiness(self._socket, self._drain)
         self.send(OPEN)
@@ -134,8 +165,13 @@ class _Dealer:
         # It blocks until what lingers was sent.
         self._closing = self._loop.run_in_executor(None, self._context.term)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left of the socket."""
+        return self._closing is not None and self._closing.done()
+
     async def wait_closed(self) -> None:
-        """Wait until nothing is left of the socket."""
+        """Wait until nothing is left of the socket that was let go."""
         if self._closing is not None:
             await asyncio.wait([self._closing])
 
@@ -176,20 +212,21 @@ class _Dealer:
 class _DealerLink(TcpLink):
     """A link that is closed once its socket is."""
 
+    __slots__ = ("_sockets",)
+
     def __init__(
         self,
         owner: LinkOwner,
         hello: Hello,
         limits: Limits,
         settled: Settled,
-        dealer: _Dealer,
+        dialer: _TcpDialer,
         key: str,
     ) -> None:
-        super().__init__(owner, hello, limits, settled)
+        super().__init__(owner, hello, limits, settled, dialer=dialer)
         self.key = key
-        self.dealer = dealer
-        dealer.start(self)
+        self._sockets = dialer
 
     async def aclose(self) -> None:
         await super().aclose()
-        await self.dealer.wait_closed()
+        await self._sockets.wait_closed()

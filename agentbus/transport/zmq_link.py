@@ -7,7 +7,9 @@ import asyncio
 from ..config import Limits
 from ..wire import Hello, Liveness, Verdict
 from .base import LinkOwner
-from .link import Settled, StreamLink
+from .lasting import LastingLink, Tickets
+from .link import Settled
+from .redial import Dialer
 
 __all__ = ["HEARTBEAT", "MISSES", "TcpLink"]
 
@@ -17,13 +19,24 @@ MISSES = 3
 """How often it is asked in vain before it is lost: after 20 s, where no connection breaks."""
 
 
-class TcpLink(StreamLink):
-    """A `StreamLink` whose transport need not notice that the peer is gone."""
+class TcpLink(LastingLink):
+    """A `LastingLink` whose transport need not notice that the peer is gone."""
+
+    __slots__ = ("_beat", "_liveness", "_passed_on", "_waiting")
 
     via = "tcp"
 
-    def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
-        super().__init__(owner, hello, limits, settled)
+    def __init__(
+        self,
+        owner: LinkOwner,
+        hello: Hello,
+        limits: Limits,
+        settled: Settled,
+        *,
+        dialer: Dialer | None = None,
+        tickets: Tickets | None = None,
+    ) -> None:
+        super().__init__(owner, hello, limits, settled, dialer=dialer, tickets=tickets)
         self._liveness = Liveness(self._loop.time(), HEARTBEAT, MISSES)
         self._beat: asyncio.TimerHandle | None = None
         self._waiting = 0
@@ -39,10 +52,22 @@ class TcpLink(StreamLink):
         self._liveness.heard(self._loop.time())
         super().data_received(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def adopt(self, transport: asyncio.WriteTransport, received: int) -> None:
+        self._liveness = Liveness(self._loop.time(), HEARTBEAT, MISSES)
+        super().adopt(transport, received)
+        self._watch()
+
+    def _wait_for_another(self) -> None:
+        self._stop_beat()
+        super()._wait_for_another()
+
+    def _over(self) -> None:
+        self._stop_beat()
+        super()._over()
+
+    def _stop_beat(self) -> None:
         if self._beat is not None:
             self._beat.cancel()
-        super().connection_lost(exc)
 
     def _ping(self) -> None:
         """Ask for a sign of life, unless HELLO or GOODBYE is waited for, under other timeouts."""
@@ -58,6 +83,7 @@ class TcpLink(StreamLink):
         self._waiting, self._passed_on = waiting, passed_on
 
     def _watch(self) -> None:
+        self._stop_beat()
         self._beat = self._loop.call_at(self._liveness.next_at, self._check)
 
     def _check(self) -> None:

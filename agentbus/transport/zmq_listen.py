@@ -19,6 +19,7 @@ from ..config import Keys, Limits
 from ..errors import AgentbusError, ConfigError
 from ..wire import Hello
 from .base import TCP_SCHEME, LinkOwner, Listener
+from .lasting import Tickets
 from .link import Settled
 from .zmq_auth import DOMAIN, KEY_PROPERTY, USER_PROPERTY, ZapHandler
 from .zmq_io import (
@@ -83,6 +84,7 @@ class _TcpListener:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._routes: dict[bytes, _Route] = {}
+        self._tickets: Tickets = {}
         self._refused = 0
         self._closed = False
         self._ending: asyncio.Future[None] | None = None
@@ -166,7 +168,9 @@ class _TcpListener:
 
     def new_link(self, settled: Settled) -> TcpLink:
         """Make the link of one peer."""
-        return _RouterLink(self._owner, self._hello, self._limits, settled, self.wait_ended)
+        return _RouterLink(
+            self._owner, self._hello, self._limits, settled, self._tickets, self.wait_ended
+        )
 
     def count_refused(self) -> None:
         """Count a connection that ended before it was a link."""
@@ -269,7 +273,9 @@ class _Route:
 
     def _expire(self) -> None:
         logger.warning("a link is closed: the key of %s has expired", self.link.user)
-        self.link.abort()
+        link = self.stream.get_protocol()  # not the one begun here, if another goes on
+        if isinstance(link, TcpLink):
+            link.abort()
 
     def release(self, *, flushed: bool) -> None:
         if self._expiry is not None:
@@ -301,15 +307,18 @@ class _Route:
 class _RouterLink(TcpLink):
     """A link that is closed once the socket is, where it was the last on it."""
 
+    __slots__ = ("_wait_ended",)
+
     def __init__(
         self,
         owner: LinkOwner,
         hello: Hello,
         limits: Limits,
         settled: Settled,
+        tickets: Tickets,
         wait_ended: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(owner, hello, limits, settled)
+        super().__init__(owner, hello, limits, settled, tickets=tickets)
         self._wait_ended = wait_ended
 
     async def aclose(self) -> None:

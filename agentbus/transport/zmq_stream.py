@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, cast
 
-from .link import StreamLink
 from .zmq_io import CHUNK, Data, PeerGone
 
 __all__ = ["END", "OPEN", "Carrier", "MessageStream"]
@@ -48,7 +47,7 @@ class MessageStream(asyncio.Transport):
     message for each would cost the rate, waiting for the end would cost a single message time.
     """
 
-    def __init__(self, link: StreamLink, carrier: Carrier) -> None:
+    def __init__(self, link: asyncio.Protocol, carrier: Carrier) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._link = link
@@ -64,6 +63,12 @@ class MessageStream(asyncio.Transport):
         self._ended = False
 
     # --- asyncio.Transport
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._link
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._link = cast(asyncio.Protocol, protocol)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = high or 0
@@ -167,4 +172,7 @@ class MessageStream(asyncio.Transport):
         if self._retry is not None:
             self._retry.cancel()
         self._carrier.release(flushed=flushed)
-        self._loop.call_soon(self._link.connection_lost, None)
+        self._loop.call_soon(self._tell_lost)
+
+    def _tell_lost(self) -> None:
+        self._link.connection_lost(None)

@@ -25,8 +25,10 @@ from .buffers import (
 )
 from .codec import MAX_TEXT, Buffer, Decoder, Encoder, encode
 from .failures import failure_envelope, read_failure
+from .hello import TICKET_SIZE, Hello
 from .liveness import Liveness, Verdict
-from .session import Hello, Session, State
+from .resume import ACK_EVERY, Backoff, Resume, Resumption, Unacknowledged
+from .session import Session, State
 from .shared import (
     BLOCK_ALIGN,
     NO_SHARING,
@@ -39,11 +41,14 @@ from .shared import (
 from .version import PROTOCOL_VERSION
 
 __all__ = [
+    "ACK_EVERY",
     "BLOCK_ALIGN",
     "MAX_TEXT",
     "NO_SHARING",
     "PROTOCOL_VERSION",
+    "TICKET_SIZE",
     "TRACE_SIZE",
+    "Backoff",
     "BlockTable",
     "Buffer",
     "Decoder",
@@ -55,9 +60,12 @@ __all__ = [
     "Liveness",
     "Loan",
     "Reference",
+    "Resume",
+    "Resumption",
     "Session",
     "SharedPayloads",
     "State",
+    "Unacknowledged",
     "Verdict",
     "buffer_type",
     "check_loan",

@@ -1,85 +1,31 @@
 """One peer of one link, without I/O: which envelope may come when, and what opens and ends a link.
 
 Each side sends HELLO first, then what it likes, and GOODBYE last. A side that gives up on its peer
-says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these, and RELEASE,
-end here; what belongs to requests is passed on, and pairing replies with requests is the business
-of who made them.
+says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these, RELEASE and
+ACK end here; what belongs to requests is passed on, and pairing replies with requests is the
+business of who made them. In the place of HELLO a RESUME may come: `resume` says which link is to
+go on over this connection.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-
-import msgpack
 
 from ..config import Limits
 from ..errors import (
     AgentbusError,
     Closed,
-    ConfigError,
     MalformedFrame,
     UnexpectedFrame,
-    VersionMismatch,
 )
 from ..messages import Envelope, Kind
-from ..names import MAX_NAME_LENGTH
-from .codec import Buffer, Decoder, Encoder, unpack
+from .codec import Buffer, Decoder, Encoder
 from .failures import failure_envelope, read_failure
+from .hello import Hello, hello_envelope, read_hello
+from .resume import Resume, read_resume
 from .shared import NO_SHARING, SharedPayloads
-from .version import PROTOCOL_VERSION
 
-__all__ = ["Hello", "Session", "State"]
-
-_MAX_LISTEN = 1024
-_MAX_HELLO_ITEMS = 16
-"""Room for what later versions add, so that their version can still be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a process tells a peer about itself, before anything else.
-
-    Raises:
-        ConfigError: a field is not printable or too long.
-    """
-
-    peer: str
-    """The process, unique on the bus: 1 to 128 printable ASCII characters."""
-    listen: str = ""
-    """Path of the socket where it accepts direct links, or empty."""
-
-    def __post_init__(self) -> None:
-        problem = _problem_of_hello(self.peer, self.listen)
-        if problem:
-            raise ConfigError("hello", problem)
-
-
-def _problem_of_hello(peer: object, listen: object) -> str:
-    if type(peer) is not str or not 0 < len(peer) <= MAX_NAME_LENGTH:
-        return f"a process id is 1 to {MAX_NAME_LENGTH} characters"
-    if not (peer.isascii() and peer.isprintable()):
-        return "a process id is printable ASCII"
-    if type(listen) is not str or len(listen) > _MAX_LISTEN or not listen.isprintable():
-        return f"a socket path is at most {_MAX_LISTEN} printable characters"
-    return ""
-
-
-def _read_hello(envelope: Envelope) -> Hello:
-    if len(envelope.payloads) != 1:
-        raise MalformedFrame("a HELLO has one payload frame")
-    fields = unpack(envelope.payloads[0], text=4 * _MAX_LISTEN, items=_MAX_HELLO_ITEMS)
-    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
-        raise MalformedFrame("a HELLO begins with the protocol's version")
-    if fields[0] != PROTOCOL_VERSION:
-        raise VersionMismatch(theirs=fields[0], ours=PROTOCOL_VERSION)
-    if len(fields) != 3:
-        raise MalformedFrame("a HELLO is version, process id and socket path")
-    _, peer, listen = fields
-    problem = _problem_of_hello(peer, listen)
-    if problem:
-        raise MalformedFrame(f"HELLO: {problem}")
-    return Hello(peer, listen)
+__all__ = ["Session", "State"]
 
 
 class State(StrEnum):
@@ -87,6 +33,8 @@ class State(StrEnum):
 
     OPENING = "opening"
     OPEN = "open"
+    RESUMING = "resuming"
+    """The peer goes on with another link."""
     CLOSED = "closed"
     """The peer said GOODBYE."""
     FAILED = "failed"
@@ -105,7 +53,8 @@ _GOODBYE = Kind.GOODBYE
 _PING = Kind.PING
 _PONG = Kind.PONG
 _RELEASE = Kind.RELEASE
-_OF_THE_LINK = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE])
+_ACK = Kind.ACK
+_OF_THE_LINK = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE, _ACK, Kind.RESUME])
 _OPEN = State.OPEN
 
 
@@ -117,11 +66,14 @@ class Session:
         "_decoder",
         "_encode",
         "_hello",
-        "_last",
         "_shared",
+        "acknowledged",
+        "due",
         "error",
+        "last_request",
         "peer",
         "pong_due",
+        "resume",
         "state",
     )
 
@@ -130,22 +82,28 @@ class Session:
         self._shared = shared
         self._encode = Encoder(limits).encode
         self._decoder = Decoder(limits, shared.resolve)
-        self._last = 0
+        self.last_request = 0
         """Id of the peer's latest request."""
+        self.acknowledged = 0
+        """Bytes of this side's stream of which the peer says that they have come. What was sent is
+        the link's business, and so is whether that can be."""
+        self.resume: Resume | None = None
+        """What the peer wants to go on with, if RESUMING."""
         self._closing = False
         self.state = State.OPENING
         self.peer: Hello | None = None
         """What the peer said about itself; None before it did."""
         self.error: AgentbusError | None = None
         """Why the session ended, if FAILED or REFUSED."""
+        self.due = False
+        """There is an ACK or a PING to heed; whoever does so resets it."""
         self.pong_due = False
         """The peer asked whether this side is there: send `pong`. However often it asked since, one
         answer is enough."""
 
     def opening(self) -> bytes:
         """Return the bytes to send first."""
-        fields = msgpack.packb((PROTOCOL_VERSION, self._hello.peer, self._hello.listen))
-        return b"".join(self._encode(Envelope(Kind.HELLO, payloads=(fields,))))
+        return b"".join(self._encode(hello_envelope(self._hello)))
 
     def send(self, envelope: Envelope) -> list[Buffer]:
         """Return the buffers to send, in order, for one envelope.
@@ -171,6 +129,10 @@ class Session:
         """Return the bytes that answer the peer's PINGs."""
         self.pong_due = False
         return b"".join(self._encode(Envelope(_PONG)))
+
+    def ack(self, received: int) -> bytes:
+        """Return the bytes that acknowledge the first `received` bytes of the peer's stream."""
+        return b"".join(self._encode(Envelope(_ACK, received)))
 
     def farewell(self, error: AgentbusError) -> bytes:
         """Return the bytes that tell the peer why this side gives up on it; they are the last."""
@@ -216,29 +178,40 @@ class Session:
             self._open(envelope)
             return False
         if kind is _REQUEST or kind is _REQUESTS:
-            if envelope.id <= self._last:
-                raise MalformedFrame(f"request {envelope.id} came after request {self._last}")
+            if envelope.id <= self.last_request:
+                last = self.last_request
+                raise MalformedFrame(f"request {envelope.id} came after request {last}")
             # One payload of joined requests says what is each one's own.
             more = len(envelope.payloads) - 2 if kind is _REQUESTS else 0
-            self._last = envelope.id + max(0, more)
+            self.last_request = envelope.id + max(0, more)
             return True
         return kind not in _OF_THE_LINK or self._take(envelope)
 
     def _take(self, envelope: Envelope) -> bool:
         """Take what concerns the link alone; nothing of it is passed on."""
         kind = envelope.kind
-        if kind is _HELLO:
-            raise UnexpectedFrame(kind.name, self.state)
-        if kind is _GOODBYE:
+        if kind is _ACK:
+            if envelope.id < self.acknowledged:
+                raise MalformedFrame(f"an ACK of {envelope.id} after {self.acknowledged} bytes")
+            self.acknowledged = envelope.id
+            self.due = True
+        elif kind is _GOODBYE:
             self.state = State.CLOSED
         elif kind is _RELEASE:
             self._shared.released(envelope.id)
+        elif kind is _HELLO or kind is Kind.RESUME:
+            raise UnexpectedFrame(kind.name, self.state)
         else:
             self.pong_due |= kind is _PING
+            self.due |= self.pong_due
         return False
 
     def _open(self, envelope: Envelope) -> None:
-        if self.state is not State.OPENING or envelope.kind is not Kind.HELLO:
+        if self.state is State.OPENING and envelope.kind is _HELLO:
+            self.peer = read_hello(envelope)
+            self.state = _OPEN
+        elif self.state is State.OPENING and envelope.kind is Kind.RESUME:
+            self.resume = read_resume(envelope)
+            self.state = State.RESUMING
+        else:
             raise UnexpectedFrame(envelope.kind.name, self.state)
-        self.peer = _read_hello(envelope)
-        self.state = State.OPEN

@@ -60,6 +60,9 @@ class Recorder:
             if self.on_envelope is not None:
                 self.on_envelope(link, envelope)
 
+    def link_broken(self, link: Link) -> None:
+        self._note("broken")
+
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         self.lost.append(error)
         self._note("lost")

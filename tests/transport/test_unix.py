@@ -25,7 +25,7 @@ from agentbus.errors import (
 )
 from agentbus.messages import Envelope, Kind
 from agentbus.transport import connect_unix, link, listen_unix, unix, unix_link
-from agentbus.wire import Hello, Session, encode, read_failure
+from agentbus.wire import PROTOCOL_VERSION, Hello, Session, encode, read_failure
 
 from .helpers import HELLO_A, HELLO_B, LIMITS, Recorder, connected, raw_peer, raw_server, request
 
@@ -97,7 +97,7 @@ async def test_a_peer_of_another_version_is_told_so(path: str) -> None:
     ):
         other.writer.write(hello_of(7))
         _, farewell = await other.read_to_end()
-        assert str(read_failure(farewell)) == str(VersionMismatch(theirs=7, ours=1))
+        assert str(read_failure(farewell)) == str(VersionMismatch(theirs=7, ours=PROTOCOL_VERSION))
         assert listener.refused == 1
 
 
@@ -213,7 +213,7 @@ async def test_connecting_where_nothing_listens_says_so(path: str) -> None:
     [
         (b"", PeerLost),
         (b"HTTP/1.1 400 Bad Request\r\n", AgentbusError),
-        (hello_of(2), VersionMismatch),
+        (hello_of(1), VersionMismatch),
         (Session(Hello("x"), LIMITS).farewell(NoResponder("you")), NoResponder),
         (Session(Hello("x"), LIMITS).closing(), UnexpectedFrame),
     ],
