@@ -87,17 +87,31 @@ class BusSettings:
     max_hops: int = 64
     """How often a request may cause another before it is refused."""
     connect_timeout: float = 5.0
+    rejoin_timeout: float = 60.0
+    """How long a process tries to come back to a bus whose home went away without a word, with its
+    agents' names and its subscriptions. 0 has it not try."""
+    resume_timeout: float = 5.0
+    """How long a link whose connection broke is kept, with what is under way on it, until another
+    connection goes on with it; the shorter time of its two sides holds. 0 gives it up at once."""
     close_timeout: float = 2.0
     """How long handlers may go on when the bus closes."""
     busy_poll: float = 100e-6
     """How long the loop stays awake for an answer after a message to another process, at most,
     where that makes answers come sooner. 0 lets it sleep at once: less CPU, slower hops."""
+    links: int = 64
+    """Links that this process makes to others than its home. For one more, the longest unused is
+    closed; while all are in use, the broker carries requests on."""
+    idle_link: float = 60.0
+    """How long such a link may go without a request before it is closed, to a quarter more; 0 for
+    ever. The next request makes another."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        _require_positive(self, or_zero=("busy_poll",))
+        _require_positive(
+            self, or_zero=("busy_poll", "idle_link", "rejoin_timeout", "resume_timeout")
+        )
 
 
 _KEY_LENGTH = 40

@@ -10,7 +10,7 @@ from pathlib import Path
 from .broker import Access, Directory
 from .client import Agent, Bus, Call, Relay, Requester, handler
 from .client.remote import Peer, RemoteReplies
-from .errors import ConfigError, InvalidName, NotAuthorised, PermissionDenied, TooLarge
+from .errors import ConfigError, InvalidName, NameTaken, NotAuthorised, PermissionDenied, TooLarge
 from .guard import Guard
 from .names import check_agent_name
 from .routing import (
@@ -79,7 +79,14 @@ class BrokerAgent(Agent):
         asker = self._asker(call)
         self._check_registration(what, call)
         location = Location(what.name, call.peer, what.path, what.role)
-        for request, process in self._directory.register(location, what.slots):
+        try:
+            given = self._directory.register(location, what.slots)
+        except NameTaken:
+            # Its process may be dead: nothing else than a broken link tells, over tcp.
+            if not await self._relay.unseat(self._directory.locate(what.name).peer):
+                raise
+            given = self._directory.register(location, what.slots)
+        for request, process in given:
             self._relay.give(request, process)
         self._guard.registered(asker, what.name)
         if what.key:

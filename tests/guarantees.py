@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 PROMISES = {
+    "back.link": "While two processes live, a connection that breaks costs nothing under way.",
+    "back.home": "A process comes back to a bus that was started again, with all its names.",
+    "link.cap": "Direct links are capped, and closed when idle, and no request suffers from it.",
     "ends.reply-or-error": "Each request ends once, with a reply or a typed error.",
     "ends.deadline": "A request ends with its deadline at the latest, and so do those it caused.",
     "ends.peer-lost": "When a process goes away, what it had been asked ends with PeerLost.",
@@ -47,9 +50,10 @@ COMPLAINTS = {
     "nats-572": "Requests time out at random under load.",
     "dynamo-9734": "A message over a limit surfaces as a time-out.",
     "dynamo-14167": "A hidden local queue loses updates unseen.",
+    "autogen-reconnect": "A worker whose connection to the host broke never comes back.",
+    "a2a-832": "Events are lost when a subscriber has to connect again.",
     "ray-59681": "A batching timer delays the first token.",
 }
 """Complaints of others' users (research: "What their users suffer"), each proven not to be ours.
 
-Not among them, since what they are about is not there yet: reconnecting and resuming
-(a2a-python 832, autogen's gRPC runtime), JetStream's publishing (nats.py 390)."""
+Not among them, since what it is about is not there yet: JetStream's publishing (nats.py 390)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +12,7 @@ import anyio
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
-from ..errors import AgentbusError, Closed, ConfigError
+from ..errors import Closed, ConfigError
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
@@ -22,8 +21,6 @@ from ..routing import (
     ListAgents,
     Location,
     Presence,
-    Register,
-    Unregister,
 )
 from ..telemetry import BusReport
 from ..transport import TCP_SCHEME
@@ -121,7 +118,7 @@ class Bus(Requester):
             if self._listen:
                 await node.routes.listen(self._listen)
             if self._connect:
-                await node.routes.connect_home(self._connect, self._origin(None))
+                await node.membership.join(self._connect, self._origin(None))
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -144,11 +141,15 @@ class Bus(Requester):
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
         node.topics.delayed.close()
+        node.direct.close()
         node.timer.close()
 
-    async def _briefly(self, job: Callable[[], Awaitable[None]]) -> None:
+    async def _briefly(
+        self, job: Callable[[], Awaitable[None]], seconds: float | None = None
+    ) -> None:
         """Finish a piece of clean-up, whether or not this task is cancelled, within a bound."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(self._settings.close_timeout):
+        bound = self._settings.close_timeout if seconds is None else seconds
+        with anyio.CancelScope(shield=True), anyio.move_on_after(bound):
             await job()
 
     @property
@@ -237,20 +238,20 @@ class Bus(Requester):
         agent.name = name
         mailbox = node.hosts.host(agent, name, model)
         try:
-            await self._register(node, name, slots)
+            await node.membership.register(name, slots)
             await agent.started()
             mailbox.open(agent.concurrency)
             self._announce(node, name)
         except BaseException:
             node.hosts.release(name)
-            await self._briefly(lambda: self._unregister(node, name))
+            await self._briefly(lambda: node.membership.unregister(name))
             raise
 
     async def _start_each(self, kind: type[Agent], name: str, model: str) -> None:
         node = self._open()
         node.hosts.host_each(kind, name, model)
         try:
-            await self._register(node, name)
+            await node.membership.register(name, slots=0)
             self._announce(node, name)
         except BaseException:
             node.hosts.release(name)
@@ -260,20 +261,6 @@ class Bus(Requester):
         """Say that an agent is there, where no broker does."""
         if not node.routes.home_is_broker:
             self.publish_nowait(PRESENCE, Presence(name, self._name, present=True))
-
-    async def _unregister(self, node: Node, name: str) -> None:
-        """Let go of a name, if it is this process's; a bus that is ending has let go of all."""
-        if node.routes.home_is_broker:
-            with contextlib.suppress(AgentbusError):
-                await self.request(BROKER, Unregister(name), returns=type(None))
-
-    async def _register(self, node: Node, name: str, slots: int = 0) -> None:
-        if not node.routes.home_is_broker:
-            return
-        await node.routes.listen_beside_home(self._connect, self._name)
-        role, path = node.hosts.roles()[name], node.routes.listens_at
-        key = self._keys.public if self._keys and path.startswith(TCP_SCHEME) else ""
-        await self.request(BROKER, Register(name, path, role, slots, key), returns=type(None))
 
     async def _stop_all(self, node: Node) -> None:
         """Tell all agents at once that need to be told, so that none waits for another."""
@@ -315,7 +302,8 @@ class Bus(Requester):
     async def home_lost(self) -> bool:
         """Wait until the process that this bus joined goes away; for ever if it joined none.
 
-        Returns whether it closed the link in order.
+        If it goes away without a word, this process first tries to come back, for
+        `BusSettings.rejoin_timeout`. Returns whether the home closed the link in order.
         """
         routes = self._sender.routes
         await routes.home_gone.wait()
@@ -336,7 +324,7 @@ class Bus(Requester):
         node = self._open()
         with anyio.move_on_after(seconds):
             for name in node.hosts.roles():
-                await self._unregister(node, name)
+                await node.membership.unregister(name)
         node.draining = True
         with anyio.move_on_after(seconds):
             # An event would cost each request that ends a look at it.
@@ -396,8 +384,11 @@ class Bus(Requester):
     async def _unsubscribed(self, subscription: Subscription) -> None:
         node = self._sender
         node.topics.remove(subscription)
-        if node.routes.home is not None and not node.closed:
-            await self._briefly(lambda: node.tell_home(f"-{subscription.pattern}"))
+        home = node.routes.home
+        if home is not None and not node.closed:
+            # Over a broken link it is said, but no answer comes for now.
+            seconds = 0 if home.link.broken else None
+            await self._briefly(lambda: node.tell_home(f"-{subscription.pattern}"), seconds)
 
     @property
     def _sender(self) -> Node:

@@ -39,6 +39,10 @@ class Inbox(Protocol):
         """The process that has this agent takes no more requests."""
         ...
 
+    def peer_broken(self, peer: Peer) -> None:
+        """The connection to a process broke: make another one, if this process made it."""
+        ...
+
     def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """A link is gone; without an error, it was closed in order."""
         ...

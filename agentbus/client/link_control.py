@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..errors import InvalidMessage, PermissionDenied
 from ..routing import Joined, Refused, ShowGrant
+from .direct import CLOSE, DirectLinks
 from .gate import Gate
 from .grants import GrantGate
 from .mailbox import Delivery
@@ -25,6 +26,7 @@ class Guarded(Protocol):
 
     routes: Routes
     topics: Topics
+    direct: DirectLinks
     gate: Gate | None
     """What it takes of peers; None for all."""
 
@@ -50,7 +52,12 @@ class LinkControl:
             raise InvalidMessage(delivery.schema, "it is for peers alone")
         peer = delivery.replies.peer
         if delivery.schema == payload_type(str).schema:
-            self._node.topics.change(peer, delivery)
+            text = payload_type(str).decode(delivery.payload)
+            if text == CLOSE:
+                delivery.acknowledge(self._node.direct.may_close(peer))
+                return
+            self._node.topics.change(peer, text)
+            delivery.acknowledge()
             return
         said = _read(delivery)
         if isinstance(said, ShowGrant):

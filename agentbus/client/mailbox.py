@@ -133,10 +133,10 @@ class Delivery:
         if self.feed is not None:
             self.feed.end()
 
-    def acknowledge(self) -> None:
-        """End the request with an empty reply."""
+    def acknowledge(self, answer: bool | None = None) -> None:
+        """End the request with a yes or a no, or with an empty reply."""
         self.done = True
-        self.replies.reply(None, self.context, 0.0, 0.0, NO_COST)
+        self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST)
 
 
 @dataclass(frozen=True, slots=True)

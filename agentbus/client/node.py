@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
@@ -21,13 +22,14 @@ from ..errors import (
     Draining,
     HopsExhausted,
     NoResponder,
-    PeerLost,
 )
 from ..messages import Envelope
 from ..routing import BUS, Joined
 from ..telemetry import BusReport, LinkReport, Metrics
+from ..transport import Link
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
+from .direct import DirectLinks
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
@@ -37,6 +39,7 @@ from .handoff import Handoff, Released
 from .hosting import Hosts
 from .link_control import LinkControl
 from .mailbox import Delivery
+from .membership import Membership
 from .models import ModelClient
 from .offer import Offer, refusal
 from .origin import Origin
@@ -79,7 +82,11 @@ class Node:
         self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.grants = Grants(self.loop, pool)
-        self.routes = Routes(self.peers, self, name, settings, keys, self.grants, token)
+        self.direct = DirectLinks(self)
+        self.routes = Routes(
+            self.peers, self, self.direct, name, settings, keys, self.grants, token
+        )
+        self.membership = Membership(self)
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
@@ -168,9 +175,7 @@ class Node:
         """
         try:
             async with asyncio.timeout_at(origin.deadline_at):
-                peer = await self.routes.reach(pending.target, origin)
-                if peer.link.paused:
-                    await peer.link.drain()
+                peer = await self._ready(pending.target, origin)
             if not pending.ended:
                 self.peers.send(peer, pending, payload, origin)
         except TimeoutError:
@@ -179,6 +184,16 @@ class Node:
         except BaseException:
             pending.drop()
             raise
+
+    async def _ready(self, target: str, origin: Origin) -> Peer:
+        """Return the peer that has an agent once its link takes more; see `Routes.reach`."""
+        while True:
+            peer = await self.routes.reach(target, origin)
+            if not peer.link.paused:
+                return peer
+            with contextlib.suppress(Closed):  # lost meanwhile: nothing was sent, look again
+                await peer.link.drain()
+                return peer
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""
@@ -284,16 +299,18 @@ class Node:
         for home in self.routes.homes():
             await self.tell(home, text, self.program_origin(None))
 
-    async def tell(self, peer: Peer, said: object, origin: Origin) -> None:
-        """Say something to a peer's process itself, and wait until it has taken it."""
-        pending = self.pending(BUS, None, type(None), stream=False)
+    async def tell(
+        self, peer: Peer, said: object, origin: Origin, returns: type | None = None
+    ) -> Any:
+        """Say something to a peer's process itself, and return its answer, if it is to give one."""
+        pending = self.pending(BUS, None, returns or type(None), stream=False)
         pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
             self.peers.send(peer, pending, said, origin)
         except BaseException:
             pending.drop()
             raise
-        await pending.wait()
+        return await pending.wait()
 
     def guard(self, gate: Gate | None) -> None:
         """Have a gate decide which messages of peers are taken; None takes all."""
@@ -307,6 +324,16 @@ class Node:
         self.guard(GrantGate(home, joined, self.timer) if joined.guarded else None)
         self.topics.allow_all()
         self.routes.guard(joined.guarded)
+
+    def let_go(self, peer: Peer) -> None:
+        """Send nothing more over a link, which is to be closed."""
+        self.peers.let_go(peer)
+        self.routes.forget(peer)
+
+    def take_back(self, path: str, peer: Peer) -> None:
+        """Use a link again, after all."""
+        self.peers.take_back(peer)
+        self.routes.take_back(path, peer)
 
     def report(self) -> BusReport:
         """Return what this process has counted so far."""
@@ -328,13 +355,31 @@ class Node:
         """Look for an agent anew, since the process that had it is ending."""
         self.routes.forget_agent(name)
 
+    def peer_broken(self, peer: Peer) -> None:
+        """Have the connection to a process made anew."""
+        if not self.closed:
+            self.pool.run(_Restoring(peer.link))
+
     def peer_lost(self, peer: Peer, error: AgentbusError | None) -> None:
         """Forget a process that went away."""
         self.topics.forget(peer)
         self.grants.forget_peer(peer)
-        if peer is self.routes.home:
-            self.topics.end(PeerLost(peer.name))
-        self.routes.forget(peer, closed=error is None)
+        self.direct.forget(peer)
+        was_home = peer is self.routes.home
+        self.routes.forget(peer)
+        if was_home:
+            self.membership.home_left(peer.name, closed=error is None)
         if self.peers.named(peer.name) is None:
             for watcher in self.peer_watchers:
                 watcher(peer.name)
+
+
+class _Restoring:
+    """A `Workload`: makes another connection for a link that is broken."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def drain(self, task: asyncio.Task[object]) -> None:
+        """Try until the link goes on or is over."""
+        await self._link.restore()

@@ -108,11 +108,23 @@ class Peers:
         """Return the peer that is the process `name`."""
         return self._by_name.get(name)
 
+    def let_go(self, peer: Peer) -> None:
+        """Do not find a peer by its name any more."""
+        if self._by_name.get(peer.name) is peer:
+            del self._by_name[peer.name]
+
+    def take_back(self, peer: Peer) -> None:
+        """Find a peer by its name again."""
+        self._by_name.setdefault(peer.name, peer)
+
     def link_opened(self, link: Link) -> None:
         """A link's handshake is done."""
         peer = self._by_link[link] = Peer(link, self._contexts, self._timer, self._poll)
-        # Two processes that reach for each other at once make two links: the first one counts.
-        self._by_name.setdefault(peer.name, peer)
+        # Two processes that reach for each other at once make two links: the first one counts,
+        # unless it is broken and the process has made a new one in its place.
+        present = self._by_name.get(peer.name)
+        if present is None or present.link.broken:
+            self._by_name[peer.name] = peer
 
     def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         """Take what a link brought. An envelope that cannot be answered ends its own link only."""
@@ -130,6 +142,13 @@ class Peers:
             if link.closing:
                 break
         self._inbox.begin()
+
+    def link_broken(self, link: Link) -> None:
+        """A link goes on over another connection, or will be lost."""
+        peer = self._by_link.get(link)
+        if peer is not None:
+            logger.info("the connection to %s broke", peer.name)
+            self._inbox.peer_broken(peer)
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         """End all that was under way on a link."""

@@ -84,6 +84,14 @@ class Relay:
         if isinstance(request, _Waiting) and not request.delivery.done:
             request.delivery.replies.fail(NoResponder(request.target))
 
+    async def unseat(self, process: str) -> bool:
+        """End the link to a process if it is broken; returns whether it was."""
+        peer = self._peers.named(process)
+        if peer is None or not peer.link.broken:
+            return False
+        await peer.link.aclose()
+        return True
+
     def finished(self, target: str, process: str) -> None:
         """A request has ended: another may take its place."""
         # What is carried on may end at once, so this is called again while it is at work.

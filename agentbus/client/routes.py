@@ -16,6 +16,7 @@ from ..errors import ConfigError, DeadlineExceeded, NoResponder, NotAuthorised, 
 from ..routing import BROKER, Join, Joined, Locate, Location, Route, ShowGrant
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
+from .direct import DirectLinks
 from .exchange import Pending
 from .grants import Grants
 from .origin import Origin
@@ -56,12 +57,18 @@ class Routes:
         self,
         peers: Peers,
         asker: Asker,
+        direct: DirectLinks,
         name: str,
         settings: BusSettings,
         keys: Keys | None,
         grants: Grants,
         token: str,
     ) -> None:
+        self._direct = direct
+        self._carried: set[str] = set()
+        """Agents that the home carries requests to, since there may be no more links."""
+        self._movable: set[str] = set()
+        """Those of them for which there may be room by now."""
         self._peers = peers
         self._asker = asker
         self._settings = settings
@@ -70,7 +77,7 @@ class Routes:
         self._token = token
         self._guarded = False
         """The bus has a policy: agents elsewhere are asked under grants."""
-        self._hello = Hello(peer=name)
+        self._hello = Hello(peer=name, resume_ms=int(settings.resume_timeout * 1000))
         self._by_agent: dict[str, Peer] = {}
         self._by_path: dict[str, Peer] = {}
         self._home: Peer | None = None
@@ -78,7 +85,7 @@ class Routes:
         """The home was reached over tcp: paths that it knows may be another host's."""
         self._lost_home = ""
         self.home_gone = anyio.Event()
-        """Set when the link to the home ends."""
+        """Set when the link to the home has ended for good."""
         self.home_closed = False
         """Whether it was closed in order."""
         self._home_is_broker = True
@@ -131,7 +138,9 @@ class Routes:
     async def connect_home(self, path: str, origin: Origin) -> None:
         """Connect to the process that knows who is where, and join it if it does."""
         self._home_is_far = path.startswith(TCP_SCHEME)
-        home = self._home = await self._connect(path)
+        home = self._by_path.get(path) or await self._connect(path)
+        self._home, self._lost_home = home, ""
+        self._home_is_broker = True
         try:
             joined = await self._ask(Join(self._token), Joined, origin)
         except NoResponder:
@@ -178,6 +187,9 @@ class Routes:
             raise NoResponder(name)
         if name == BROKER or not self._home_is_broker:
             return home
+        if name in self._movable and home.outgoing:
+            return home  # something may be under way there, which nothing may overtake
+        self._movable.discard(name)
         peer = self._by_agent[name] = await self._find(name, origin, home)
         return peer
 
@@ -191,7 +203,7 @@ class Routes:
         if self._guarded and not route.grant:
             return home
         if peer is None:
-            peer = await self._reach_process(route.location, route.key, home)
+            peer = await self._reach_process(name, route.location, route.key, home)
         if self._guarded and peer is not home:
             await self._asker.tell(peer, ShowGrant(route.grant), origin)
             edge = (peer, origin.source.partition("/")[0], name)
@@ -206,18 +218,21 @@ class Routes:
             until = asyncio.get_running_loop().time() + self._settings.default_deadline
             self._by_agent[name] = await self._find(name, replace(origin, deadline_at=until), home)
 
-    async def _reach_process(self, location: Location, key: str, home: Peer) -> Peer:
+    async def _reach_process(self, name: str, location: Location, key: str, home: Peer) -> Peer:
         """Make a link to the process of an agent; the home carries on where none can be made."""
         is_far = location.path.startswith(TCP_SCHEME)
         if not location.path or (is_far and self._keys is None):
             return home
         try:
-            peer = await self._connect(location.path, key)
+            peer = await self._connect_directly(location.path, key)
         except (ConfigError, NotAuthorised, PeerLost) as gone:
             if self._home_is_far or is_far:
                 return home
             # The directory has not noticed yet that the agent's process is no more.
             raise PeerLost(location.peer) from gone
+        if peer is None:
+            self._carried.add(name)
+            return home
         # If it is not that process, the path is another one's, on this host.
         return peer if peer.name == location.peer else home
 
@@ -232,16 +247,24 @@ class Routes:
             raise DeadlineExceeded(BROKER) from None
         return answered
 
-    async def _connect(self, path: str, key: str = "") -> Peer:
+    async def _connect_directly(self, path: str, key: str) -> Peer | None:
+        """Return the peer at a path; None if there may be no more links to others than the home."""
         async with self._connecting:
-            peer = self._by_path.get(path)
-            if peer is None:
-                link = await self._make_link(path, key)
-                peer = self._peers.of(link)
-                if peer is None:
-                    raise PeerLost(path)
-                self._by_path[path] = peer
+            if path in self._by_path:
+                return self._by_path[path]
+            if not await self._direct.make_room():
+                return None
+            peer = await self._connect(path, key)
+            self._direct.opened(path, peer)
             return peer
+
+    async def _connect(self, path: str, key: str = "") -> Peer:
+        link = await self._make_link(path, key)
+        peer = self._peers.of(link)
+        if peer is None:
+            raise PeerLost(path)
+        self._by_path[path] = peer
+        return peer
 
     async def _make_link(self, path: str, key: str) -> Link:
         peers, hello, limits = self._peers, self._hello, self._settings.limits
@@ -261,17 +284,37 @@ class Routes:
             )
         return self._keys
 
+    @property
+    def shown_key(self) -> str:
+        """The public key of who accepts links here over tcp; empty if nobody does."""
+        far = self.listens_at.startswith(TCP_SCHEME)
+        return self._keys.public if self._keys is not None and far else ""
+
+    def forget_carried(self) -> None:
+        """Look anew for a link to agents that had none of their own, when next they are asked."""
+        for name in self._carried:
+            self._by_agent.pop(name, None)
+        self._movable |= self._carried
+        self._carried.clear()
+
+    def take_back(self, path: str, peer: Peer) -> None:
+        """Use a link again that was forgotten."""
+        self._by_path.setdefault(path, peer)
+
     def forget_agent(self, name: str) -> None:
         """Drop the route to an agent: the next request asks the home where it is."""
         self._by_agent.pop(name.partition("/")[0], None)
 
-    def forget(self, peer: Peer, *, closed: bool) -> None:
-        """Drop all routes over a link that is gone; `closed` if that was done in order."""
+    def home_over(self, *, closed: bool) -> None:
+        """Nobody waits for the home to come back; `closed` if it ended in order."""
+        self.home_closed = closed
+        self.home_gone.set()
+
+    def forget(self, peer: Peer) -> None:
+        """Drop all routes over a link that is gone."""
         if self._home is peer:
             self._home = None
             self._lost_home = peer.name
-            self.home_closed = closed
-            self.home_gone.set()
         self._by_agent = {name: p for name, p in self._by_agent.items() if p is not peer}
         self._by_path = {path: p for path, p in self._by_path.items() if p is not peer}
 

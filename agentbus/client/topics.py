@@ -25,7 +25,6 @@ from ..transport import Link
 from ..wire import Frames, copy_buffers, count_batch, is_small, published
 from .delayed import Delayed
 from .gate import MAX_DECISIONS, Gate
-from .mailbox import Delivery
 from .payload import payload_type
 from .remote import Peer
 from .requester import check_seconds
@@ -86,18 +85,21 @@ class Topics:
             self._subscriptions.remove(subscription)
             self._metrics.dropped += subscription.dropped
 
+    def patterns(self) -> set[str]:
+        """Return what this process's subscribers listen to."""
+        return {subscription.pattern for subscription in self._subscriptions}
+
     def end(self, error: AgentbusError | None) -> None:
         """End all subscriptions of this process, with `error` if there is one."""
         for subscription in self._subscriptions:
             subscription.close(error)
 
-    def change(self, peer: Peer, delivery: Delivery) -> None:
+    def change(self, peer: Peer, text: str) -> None:
         """Handle what a peer says to `$bus`: `+pattern` subscribes it, `-pattern` unsubscribes.
 
         Raises:
             InvalidMessage, InvalidName: it says something else.
         """
-        text = payload_type(str).decode(delivery.payload)
         pattern = check_pattern(text[1:])
         if text.startswith("+"):
             if self.gate is not None:
@@ -112,7 +114,6 @@ class Topics:
             self._patterns[peer] = max(0, self._patterns.get(peer, 0) - 1)
         else:
             raise InvalidMessage("str", "say +pattern or -pattern")
-        delivery.acknowledge()
 
     def forget(self, peer: Peer) -> None:
         """Deliver nothing more to a process that went away."""

@@ -152,6 +152,9 @@ async def test_a_home_that_says_nothing_ends_in_the_deadline(socket_dir: Path) -
         def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
             pass
 
+        def link_broken(self, link: Link) -> None:
+            pass
+
         def link_lost(self, link: Link, error: AgentbusError | None) -> None:
             pass
 
@@ -194,6 +197,9 @@ async def test_a_second_link_under_one_name_does_not_unseat_the_first(socket_dir
                 opened.set()
 
             def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+                pass
+
+            def link_broken(self, link: Link) -> None:
                 pass
 
             def link_lost(self, link: Link, error: AgentbusError | None) -> None:

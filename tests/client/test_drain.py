@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 
-from agentbus import Bus
+from agentbus import Bus, BusSettings
 from agentbus.errors import Draining, NoResponder, PeerLost
 
 from .agents import Echo, Hold, Ping, Pong
@@ -93,7 +93,11 @@ async def test_a_home_that_ends_says_so(socket_dir: Path) -> None:
 
 async def test_a_home_that_vanishes_does_not(socket_dir: Path) -> None:
     path = f"{socket_dir}/run/bus.sock"
-    async with Bus.open(listen=path) as home, Bus.open(f"unix://{path}") as joined:
+    settings = BusSettings(rejoin_timeout=0)
+    async with (
+        Bus.open(listen=path) as home,
+        Bus.open(f"unix://{path}", settings=settings) as joined,
+    ):
         for peer in home._sender.peers:
             peer.link.abort()
         with anyio.fail_after(5):

@@ -137,6 +137,9 @@ class Flooder:
             elif envelope.kind is Kind.REQUEST:
                 link.send(failure_envelope(envelope.id, NoResponder(envelope.target)))
 
+    def link_broken(self, link: Link) -> None:
+        pass
+
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         pass
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from agentbus import PRESENCE, Agent, Bus, Call, Presence, handler
+from agentbus import PRESENCE, Agent, Bus, BusSettings, Call, Presence, handler
 from agentbus.client.grants import GrantGate
 from agentbus.client.payload import payload_type
 from agentbus.config import RuleSettings
@@ -370,7 +370,9 @@ async def test_a_link_ends_with_its_token(
     soon = now + timedelta(seconds=0.3)
     async with Bus.open(listen=path, name="broker") as home:
         await start_broker(home, policy=policy(*ALL), tokens=tokens("ann", expires=soon))
-        async with joined(f"unix://{path}", "ann") as ann:
+        settings = BusSettings(rejoin_timeout=0)
+        token = token_of("ann")
+        async with Bus.open(f"unix://{path}", token=token, settings=settings) as ann:
             with anyio.fail_after(10):
                 await ann.home_lost()
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 
-from agentbus import Bus, Keys
+from agentbus import Bus, BusSettings, Keys
 from agentbus.daemon import start_broker
 from agentbus.errors import ConfigError, GrantRefused, NotAuthorised, PermissionDenied
 from agentbus.routing import BROKER, Locate, Route, ShowGrant
@@ -134,7 +134,8 @@ async def test_a_link_ends_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None
     clock = SimpleNamespace(time=lambda: now)
     monkeypatch.setattr("agentbus.transport.zmq_listen.time", clock)
     soon = replace(LISTENING, expires={"ann": now + 1})
-    async with broker(soon) as url, Bus.open(url, keys=ANN) as ann:
+    settings = BusSettings(rejoin_timeout=0)
+    async with broker(soon) as url, Bus.open(url, keys=ANN, settings=settings) as ann:
         with anyio.fail_after(10):
             await ann.home_lost()
 

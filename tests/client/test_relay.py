@@ -273,6 +273,9 @@ class Hostile:
             if envelope.kind is Kind.REQUEST:
                 link.send(replace(self._answer, id=envelope.id))
 
+    def link_broken(self, link: Link) -> None:
+        pass
+
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         pass
 

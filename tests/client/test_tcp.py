@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus import Bus
+from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
 from agentbus.errors import ConfigError, NotAuthorised, PeerLost
 
@@ -41,7 +41,8 @@ async def test_a_bus_is_joined_over_tcp() -> None:
 
 async def test_a_home_that_leaves_is_lost() -> None:
     async with Bus.open(listen=LOOPBACK, keys=LISTENING) as home:
-        async with Bus.open(home.listens_at, keys=CLIENT) as program:
+        settings = BusSettings(rejoin_timeout=0)
+        async with Bus.open(home.listens_at, keys=CLIENT, settings=settings) as program:
             for peer in home._sender.peers:
                 peer.link.abort()
             with anyio.fail_after(5):

@@ -106,7 +106,11 @@ async def test_a_subscription_ends_with_its_bus() -> None:
 async def test_a_subscription_fails_with_the_home_of_its_bus(socket_dir: Path) -> None:
     path = f"{socket_dir}/run/bus.sock"
     async with Bus.open(listen=path, name="home") as home:
-        async with Bus.open(f"unix://{path}") as bus, bus.subscribe("n") as messages:
+        settings = BusSettings(rejoin_timeout=0)
+        async with (
+            Bus.open(f"unix://{path}", settings=settings) as bus,
+            bus.subscribe("n") as messages,
+        ):
             await home.publish("n", 1)
             with anyio.fail_after(5):
                 assert (await anext(messages)).value == 1

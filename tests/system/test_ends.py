@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from agentbus import Bus
+from agentbus import Bus, BusSettings
 from agentbus.errors import AgentbusError, NoResponder, PeerLost
+from agentbus.routing import PRESENCE, Presence
 
 from .agents import STARTED, Ask, Count, Gate, Hold, Sum, Total
 from .processes import TIMEOUT, agent, broker, finished, running, starting, url_of, worker
@@ -130,9 +131,14 @@ async def test_a_worker_is_stopped_while_it_starts(socket_dir: Path) -> None:
 
 
 async def test_a_killed_broker(socket_dir: Path) -> None:
-    """What needs the broker ends typed, its workers end, nothing hangs."""
-    async with broker(socket_dir) as (url, home), running(worker(url, ADDER)) as [command]:
-        async with Bus.open(url) as bus:
+    """What needs the broker ends typed; workers that are not to wait for another end."""
+    config = socket_dir / "agentbus.toml"
+    config.write_text("[bus]\nrejoin_timeout = 0.0\n")
+    async with (
+        broker(socket_dir) as (url, home),
+        running(worker(url, ADDER, "--config", str(config))) as [command],
+    ):
+        async with Bus.open(url, settings=BusSettings(rejoin_timeout=0)) as bus:
             assert (await bus.request("adder", Sum(numbers=[1]))).total == 1
             await home.kill()
             with anyio.fail_after(TIMEOUT):
@@ -149,6 +155,35 @@ async def test_a_killed_broker(socket_dir: Path) -> None:
         assert err == (
             f"agentbus: socket: the process that listened at {socket_dir}/run/bus.sock is gone\n"
         )
+
+
+@pytest.mark.promise("back.home", "autogen-reconnect")
+async def test_a_broker_that_was_killed_and_started_again(socket_dir: Path) -> None:
+    """Workers and programs come back by themselves, with their names and subscriptions."""
+    async with broker(socket_dir) as (url, home), running(worker(url, ADDER)) as [command]:
+        async with Bus.open(url) as bus, bus.subscribe("news") as news:
+            assert (await bus.request("adder", Sum(numbers=[1]))).total == 1
+            await home.kill()
+            with anyio.fail_after(TIMEOUT), pytest.raises(PeerLost):
+                while True:
+                    await bus.agents()
+            # What goes over a link of its own needs no broker.
+            assert (await bus.request("adder", Sum(numbers=[2]))).total == 2
+            async with broker(socket_dir) as (_, again), Bus.open(url) as other:
+                with anyio.fail_after(TIMEOUT):
+                    async with other.subscribe(PRESENCE, types=[Presence]) as presence:
+                        if "adder" not in {agent.name for agent in await other.agents()}:
+                            assert (await anext(presence)).value.name == "adder"
+                    assert (await other.request("adder", Sum(numbers=[3]))).total == 3
+                    value = None
+                    while value is None:
+                        await other.publish("news", "back")
+                        with anyio.move_on_after(0.1):
+                            value = (await anext(news)).value
+                assert value == "back"
+                assert command.process.returncode is None
+                assert await command.terminate() == 0
+                assert await again.terminate() == 0
 
 
 async def test_a_second_broker_is_refused_and_a_dead_ones_place_taken(socket_dir: Path) -> None:
