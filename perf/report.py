@@ -12,8 +12,20 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["UNITS", "Row", "compare", "machine", "ratio", "show", "unit_of", "write_json"]
+__all__ = [
+    "UNITS",
+    "VIOLATIONS",
+    "Row",
+    "compare",
+    "machine",
+    "ratio",
+    "show",
+    "unit_of",
+    "write_json",
+]
 
+VIOLATIONS = "violations"
+"""Unit of what must be 0: where it is not, a run has failed."""
 UNITS: Mapping[str, bool] = {
     "us": False,
     "ms": False,
@@ -26,6 +38,11 @@ UNITS: Mapping[str, bool] = {
     "tok_s": True,
     "msg_s": True,
     "deliveries_s": True,
+    "faults": True,
+    "requests": True,
+    "replies": True,
+    "errors": False,
+    VIOLATIONS: False,
 }
 """Units that a metric's name may end in, and whether more of it is better."""
 

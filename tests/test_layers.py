@@ -29,6 +29,7 @@ LAYERS = {
     "guard": 3.5,
     "daemon": 4,
     "patterns": 4,
+    "testing": 4,
     "workers": 4,
     "demo": 4,
     "cli": 5,

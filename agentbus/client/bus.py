@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -25,6 +25,7 @@ from ..routing import (
 from ..telemetry import BusReport
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
+from .call import Call
 from .links import Links
 from .models import ModelAgent, model_agent_name
 from .node import Node
@@ -349,6 +350,14 @@ class Bus(Requester):
     def on_peer_lost(self, action: Callable[[str], object]) -> None:
         """Have `action` called with the name of each process whose link ends."""
         self._entered().peer_watchers.append(action)
+
+    def on_handled(self, action: Callable[[Call, Any], object]) -> None:
+        """Have `action` called with each message that agents of this process begin to handle.
+
+        It gets the handler's call and the payload, and must not raise. It holds for agents that are
+        spawned from here on; without it nothing is called, and a message costs nothing.
+        """
+        self._entered().hosts.watch(action)
 
     def subscribe(self, pattern: str, *, types: Sequence[type] = ()) -> Subscription:
         """Return the messages on topics that match: `*` stands for one token, `>` for the rest.

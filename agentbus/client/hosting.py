@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 from ..config import BusSettings
 from ..errors import NameTaken, NoResponder
@@ -29,15 +29,30 @@ class Hosts:
         self._pool = pool
         self._settings = settings
         self._log = TimeLog()
-        self._blueprint = cast(
-            Callable[[type[Agent], str], Blueprint],
-            lru_cache(maxsize=1024)(self._make_blueprint),
-        )
+        self._blueprint = self._new_blueprints()
         """Returns what the agents of a class with a model share."""
         self.agents: dict[str, Mailbox] = {}
         """By the name of the agent."""
         self.instances: dict[str, Instances] = {}
         """Agents of which there is one for each key."""
+
+    def watch(self, action: Callable[[Call, Any], object]) -> None:
+        """Have `action` called with each message that agents hosted from here on begin to handle."""
+        make_call = self._make_call
+
+        def watched(agent: str, model: str, role: str, delivery: Delivery) -> Call:
+            call = make_call(agent, model, role, delivery)
+            action(call, delivery.payload)
+            return call
+
+        self._make_call = watched
+        self._blueprint = self._new_blueprints()
+
+    def _new_blueprints(self) -> Callable[[type[Agent], str], Blueprint]:
+        return cast(
+            Callable[[type[Agent], str], Blueprint],
+            lru_cache(maxsize=1024)(self._make_blueprint),
+        )
 
     def mailbox(self, target: str) -> Mailbox | None:
         """Return the mailbox at an address of this process; None if there is none."""

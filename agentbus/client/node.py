@@ -349,6 +349,7 @@ class Node:
             published=metrics.published,
             dropped=metrics.dropped + self.topics.dropped,
             missed_deadlines=self.timer.missed,
+            under_way=len(self.timer),
         )
 
     def draining_elsewhere(self, name: str) -> None:

@@ -251,3 +251,5 @@ class BusReport:
     dropped: int
     missed_deadlines: int
     """Deadlines that passed here, of requests made here and of requests handled for others."""
+    under_way: int
+    """Requests that have not ended: made here, or handled for other processes."""

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "examples"
-PUBLIC = {"agentbus", "agentbus.errors", "agentbus.config"}
+PUBLIC = {"agentbus", "agentbus.errors", "agentbus.config", "agentbus.testing"}
 
 SHOWS = {
     "request": r"5 words, the longest: turns \(in \d+ µs\)\nno agent named 'editor' is on this bus",
@@ -20,6 +20,8 @@ SHOWS = {
     "chain": r"planner: 0 tokens reused, \d+ new\n"
     r"writer: \d{3,} tokens reused, \d\d? new\n"
     r"editor: \d{3,} tokens reused, \d\d? new\n.+",
+    "testing": r"Salt, mostly\.\nsystem: You write about the sea\.\nuser: What is in it\?\n"
+    r"handled: What is in it\?\nPeerLost 1",
     "publish": r"brest: 4\.2 m\ndover: 6\.1 m\n"
     r"\['sea\.level\.brest', 'sea\.level\.dover', 'sea\.state'\]",
 }

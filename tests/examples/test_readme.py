@@ -38,16 +38,32 @@ def run_program(text: str, folder: Path) -> str:
 
 
 def test_the_program_runs_on_a_scripted_engine(tmp_path: Path) -> None:
-    [program] = blocks("python")
+    program, _ = blocks("python")
     assert program.count('"smollm2"') == 1
     shown = run_program(program.replace('"smollm2"', '"fake:echo"'), tmp_path)
     assert re.search(r"I read \d turns", shown)
     assert re.search(r"^[1-9]\d* tokens reused, [1-9]\d* prefilled$", shown, re.MULTILINE)
 
 
+def test_its_test_passes(tmp_path: Path) -> None:
+    program, test = blocks("python")
+    (tmp_path / "team.py").write_text(program, encoding="utf-8")
+    (tmp_path / "test_team.py").write_text(test, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
 @pytest.mark.model
 def test_the_program_runs_on_the_small_model(tmp_path: Path) -> None:
-    [program] = blocks("python")
+    program, _ = blocks("python")
     shown = run_program(program, tmp_path)
     assert re.search(r"^[1-9]\d* tokens reused, [1-9]\d* prefilled$", shown, re.MULTILINE)
 

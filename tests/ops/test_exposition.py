@@ -38,6 +38,7 @@ def test_prometheus_reads_what_was_counted() -> None:
         published=3,
         dropped=1,
         missed_deadlines=5,
+        under_way=2,
     )
     found = parsed(report)
     agent = {"agent": 'odd"name\\'}
@@ -77,5 +78,6 @@ def test_agents_that_no_model_was_asked_for_have_no_tokens() -> None:
         published=0,
         dropped=0,
         missed_deadlines=0,
+        under_way=0,
     )
     assert not [name for name, _ in parsed(report) if "token" in name]

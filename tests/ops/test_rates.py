@@ -8,7 +8,14 @@ from agentbus.telemetry import AgentMetrics, AgentReport, BusReport
 
 def process(name: str, uptime_s: float, *agents: AgentReport) -> ProcessReport:
     bus = BusReport(
-        agents=agents, links=(), sent=0, failures={}, published=0, dropped=0, missed_deadlines=0
+        agents=agents,
+        links=(),
+        sent=0,
+        failures={},
+        published=0,
+        dropped=0,
+        missed_deadlines=0,
+        under_way=0,
     )
     return ProcessReport(name=name, pid=1, uptime_s=uptime_s, metrics="", draining=False, bus=bus)
 

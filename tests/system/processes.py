@@ -2,79 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
-from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
+
+from agentbus.testing import CommandProcess, command_process
 
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = "tests.system.agents"
 TIMEOUT = 60.0
 """Bound on each step, in seconds; steps take under one on a machine that does nothing else."""
-_LINE = 64 * 1024
 
 
-class Running:
-    """A command that said that it is ready."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.ready: Any = None
-
-    async def wait_ready(self) -> None:
-        assert self.process.stdout is not None
-        lines = BufferedByteReceiveStream(self.process.stdout)
-        try:
-            with anyio.fail_after(TIMEOUT):
-                line = await lines.receive_until(b"\n", _LINE)
-        except anyio.IncompleteRead:
-            raise AssertionError(f"the command ended: {await self.errors()}") from None
-        self.ready = json.loads(line)["ready"]
-
-    async def terminate(self) -> int:
-        """Send SIGTERM and return the exit status."""
-        self.process.terminate()
-        return await self.ended()
-
-    async def kill(self) -> None:
-        """End the process as kill -9 does."""
-        self.process.kill()
-        await self.ended()
-
-    async def ended(self) -> int:
-        with anyio.fail_after(TIMEOUT):
-            return await self.process.wait()
-
-    async def errors(self) -> str:
-        """Return all that an ended process wrote to standard error."""
-        assert self.process.stderr is not None
-        with anyio.fail_after(TIMEOUT):
-            return "".join([part.decode() async for part in self.process.stderr])
+Running = CommandProcess
 
 
-@asynccontextmanager
-async def starting(arguments: Sequence[str]) -> AsyncGenerator[Running, None]:
+def starting(arguments: Sequence[str]) -> AbstractAsyncContextManager[Running]:
     """Run a command with `--json` until the block ends, which need not be ready."""
-    process = await anyio.open_process(
-        [sys.executable, "-m", "agentbus", *arguments, "--json"],
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    try:
-        yield Running(process)
-    finally:
-        with anyio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-            await process.aclose()
+    return command_process(*arguments, folder=ROOT)
 
 
 @asynccontextmanager

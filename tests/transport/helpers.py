@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 import anyio
 import zmq
 
 from agentbus.config import Keys, Limits
-from agentbus.errors import AgentbusError
-from agentbus.messages import Envelope, Kind
+from agentbus.messages import Envelope
+from agentbus.testing.contracts.transport import HELLO_A, HELLO_B, LinkPair, Recorder, request_of
 from agentbus.transport import Link, Listener, connect_unix, listen_unix
 from agentbus.transport.zmq_connect import connect_tcp
 from agentbus.transport.zmq_listen import listen_tcp
 from agentbus.wire import Decoder, Hello, Session
 
-HELLO_A = Hello("a", "/run/a")
-HELLO_B = Hello("b", "/run/b")
+__all__ = [
+    "CLIENT",
+    "HELLO_A",
+    "HELLO_B",
+    "LIMITS",
+    "LOOPBACK",
+    "SERVER",
+    "Pair",
+    "RawPeer",
+    "Recorder",
+    "connected",
+    "connected_tcp",
+    "new_keys",
+    "raw_peer",
+    "raw_server",
+    "raw_tcp_server",
+    "request",
+]
+
+Pair = LinkPair
+request = request_of
 LIMITS = Limits()
 LOOPBACK = "ab://127.0.0.1:0"
 
@@ -34,65 +52,6 @@ def new_keys(server: str = "", **authorized: str) -> Keys:
 SERVER = new_keys()
 CLIENT = new_keys(SERVER.public)
 SERVER = replace(SERVER, authorized={"client": CLIENT.public})
-
-
-class Recorder:
-    """A `LinkOwner` that keeps what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.links: list[Link] = []
-        self.envelopes: list[Envelope] = []
-        self.lost: list[AgentbusError | None] = []
-        self.events: list[str] = []
-        self.on_envelope: Callable[[Link, Envelope], None] | None = None
-        self._changed = asyncio.Event()
-
-    def link_opened(self, link: Link) -> None:
-        self.links.append(link)
-        self._note("opened")
-
-    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
-        for envelope in envelopes:
-            if link.closing:
-                break
-            self.envelopes.append(envelope)
-            self._note("envelope")
-            if self.on_envelope is not None:
-                self.on_envelope(link, envelope)
-
-    def link_broken(self, link: Link) -> None:
-        self._note("broken")
-
-    def link_lost(self, link: Link, error: AgentbusError | None) -> None:
-        self.lost.append(error)
-        self._note("lost")
-
-    def _note(self, event: str) -> None:
-        self.events.append(event)
-        self._changed.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a callback made the condition true."""
-        with anyio.fail_after(10):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def until_opened(self, count: int = 1) -> None:
-        await self.until(lambda: len(self.links) >= count)
-
-    async def until_received(self, count: int) -> None:
-        await self.until(lambda: len(self.envelopes) >= count)
-
-    async def until_lost(self, count: int = 1) -> None:
-        await self.until(lambda: len(self.lost) >= count)
-
-
-class Pair(NamedTuple):
-    link_a: Link
-    a: Recorder
-    link_b: Link
-    b: Recorder
 
 
 @asynccontextmanager
@@ -189,7 +148,3 @@ async def _answering(
         server.close()
         for writer in writers:
             writer.transport.abort()
-
-
-def request(number: int, body: bytes | memoryview = b"") -> Envelope:
-    return Envelope(Kind.REQUEST, id=number, target="agent", payloads=(body,))

@@ -26,7 +26,7 @@ from agentbus.errors import (
 from agentbus.messages import Envelope, Kind
 from agentbus.transport import Link, Listener, link, zmq_link, zmq_listen
 from agentbus.transport.zmq_connect import connect_tcp
-from agentbus.transport.zmq_io import CHUNK
+from agentbus.transport.zmq_io import CHUNK, new_socket
 from agentbus.transport.zmq_listen import listen_tcp
 from agentbus.transport.zmq_stream import END, OPEN
 from agentbus.wire import Decoder, Hello, Session, encode
@@ -450,6 +450,15 @@ async def test_idle_peers_keep_each_other_alive(quick_heartbeat: None) -> None:
             while link_a.bytes_received < before + 200:  # many heartbeats' worth
                 await anyio.lowlevel.checkpoint()
         assert a.lost == b.lost == []
+
+
+@pytest.mark.promise("peer.hostile")
+def test_no_timer_of_zeromqs_own_runs() -> None:
+    """Its heartbeats abort the process where a peer that had sent much breaks off while this
+    process is too busy to read; the kernel looks whether hosts are there."""
+    with zmq.Context() as context, new_socket(context, zmq.DEALER, CLIENT) as socket:
+        assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+        assert socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
 
 
 _CHILD = """
