@@ -10,9 +10,10 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from time import perf_counter
 from typing import Any
 
-from ..config import BusSettings, Keys
+from ..config import BusSettings, Keys, TelemetrySettings
 from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
@@ -25,7 +26,7 @@ from ..errors import (
 )
 from ..messages import Envelope
 from ..routing import BUS, Joined
-from ..telemetry import BusReport, LinkReport, Metrics
+from ..telemetry import BLIND, BusReport, LinkReport, Metrics, Observer, SpanLog, TraceIds
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .exchange import Pending
@@ -74,8 +75,9 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.timer = DeadlineTimer()
         self.types = TypeTable()
-        self.metrics = Metrics()
-        self.hosts = Hosts(partial(Call, self), pool, settings)
+        self.observer = _observer(name, settings.telemetry)
+        self.metrics = Metrics(self.observer)
+        self.hosts = Hosts(partial(Call, self), pool, settings, self.observer)
         self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.grants = Grants(self.loop, pool)
@@ -90,10 +92,8 @@ class Node:
         self.closed = False
         self.draining = False
         """Requests from other processes are refused."""
-        # A trace is told apart by where it began and its number there, and one number serves as
-        # its first span's too: drawing 24 random bytes for each would cost three times as much.
-        self._trace_prefix = secrets.token_bytes(8)
-        self._traces = 0
+        self.traces = TraceIds(secrets.token_bytes(24))
+        self._new_trace = self.traces.new
 
     def now(self) -> float:
         """The loop's clock."""
@@ -103,16 +103,15 @@ class Node:
         """The context that nothing was said in."""
         return self.tenant.empty()
 
-    def new_trace(self) -> bytes:
-        """Return a new trace id with its first span id."""
-        self._traces += 1
-        number = self._traces.to_bytes(8, "big")
-        return self._trace_prefix + number + number
+    def samples(self, trace: bytes) -> bool:
+        """Say whether the spans of a trace are kept."""
+        log = self.observer.spans
+        return log is not None and log.keeps(trace)
 
     def program_origin(self, deadline: float | None) -> Origin:
-        """Return the origin of requests that no handler makes."""
+        """Return the origin of a request that no handler makes."""
         seconds = self.settings.default_deadline if deadline is None else check_seconds(deadline)
-        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self.new_trace())
+        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self._new_trace())
 
     def pending(
         self, target: str, context: Context | None, returns: Any, *, stream: bool
@@ -131,20 +130,17 @@ class Node:
         Raises:
             AgentbusError: it could not be sent; `pending` has ended.
         """
-        if self.closed:
-            raise Closed("bus")
         target = pending.target
-        if origin.hops_left < 0:
-            raise HopsExhausted(target)
-        if origin.deadline_at <= self.timer.time():
-            raise DeadlineExceeded(target)
+        pending.origin, pending.loan = origin, origin.loan
         try:
+            if self.closed or origin.hops_left < 0 or origin.deadline_at <= self.timer.time():
+                raise self._unsendable(target, origin)
             mailbox = self._agents.get(target) or self.hosts.instance(target)
             if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 delivery.feed = FeedReader() if pending.window else None
-                pending.source = origin.source
+                delivery.arrived = pending.started
                 pending.sent_to(delivery)
                 mailbox.put_now(delivery)
                 if not pending.ended:
@@ -155,10 +151,15 @@ class Node:
             if peer is None:
                 return False
             self.peers.send(peer, pending, payload, origin)
-        except BaseException:
-            pending.drop()
+        except BaseException as error:
+            pending.refuse(error)
             raise
         return True
+
+    def _unsendable(self, target: str, origin: Origin) -> AgentbusError:
+        if self.closed:
+            return Closed("bus")
+        return HopsExhausted(target) if origin.hops_left < 0 else DeadlineExceeded(target)
 
     async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
         """Find the agent's link, wait until it takes more, and send.
@@ -174,10 +175,11 @@ class Node:
             if not pending.ended:
                 self.peers.send(peer, pending, payload, origin)
         except TimeoutError:
-            pending.drop()
-            raise DeadlineExceeded(pending.target) from None
-        except BaseException:
-            pending.drop()
+            late = DeadlineExceeded(pending.target)
+            pending.refuse(late)
+            raise late from None
+        except BaseException as error:
+            pending.refuse(error)
             raise
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
@@ -338,3 +340,9 @@ class Node:
         if self.peers.named(peer.name) is None:
             for watcher in self.peer_watchers:
                 watcher(peer.name)
+
+
+def _observer(process: str, settings: TelemetrySettings) -> Observer:
+    if not settings.enabled:
+        return BLIND
+    return Observer(perf_counter, SpanLog(process, settings.sample, settings.spans))

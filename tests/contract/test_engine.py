@@ -9,14 +9,16 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus.config import EngineSettings
+from agentbus.config import EngineSettings, Prices
 from agentbus.context import Prompt, Turn
 from agentbus.engine import Engine, Finished, GenerateRequest, Piece, open_engine
-from agentbus.errors import Closed, ContextTooLong, KVExhausted, MisuseError
+from agentbus.errors import BudgetExceeded, Closed, ContextTooLong, KVExhausted, MisuseError
+from agentbus.telemetry import Budget
 from tests.torch.tiny import TinyModel
 
 CUE = Turn("assistant", "", "writer")
 POOL_TOKENS = 2048
+PRICES = Prices(prompt=1.0, reused=0.1, answer=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["fake", "torch"])
 async def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> AsyncIterator[Engine]:
     spec = "fake:" if request.param == "fake" else f"torch:{tiny_folder}"
-    settings = EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1)
+    settings = EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1, prices=PRICES)
     opened = await open_engine(spec, settings)
     yield opened
     await opened.aclose()
@@ -235,3 +237,42 @@ async def test_close_ends_running_calls(engine: Engine) -> None:
                     assert isinstance(item, Piece)
     with pytest.raises(Closed):
         await answer(engine, request)
+
+
+@pytest.mark.anyio
+@pytest.mark.promise("flow.budget")
+async def test_an_answer_is_no_longer_than_the_budget_pays_for(engine: Engine) -> None:
+    asked = prompt("Tides rise and fall.")
+    size = len(engine.tokenize(asked))
+    assert engine.capabilities.prices == PRICES
+    for budget in (Budget(tokens=size + 3), Budget(cost=(size * 1.0 + 3.9 * 2.0) / 1000)):
+        request = GenerateRequest(prompt=asked, max_tokens=9, budget=budget)
+        pieces, finished = await answer(engine, request)
+        assert len(ids(pieces)) == finished.usage.decoded_tokens == 3
+        assert finished.reason == "length"
+    ample = GenerateRequest(prompt=asked, max_tokens=4, budget=Budget(tokens=10_000, cost=5))
+    _, finished = await answer(engine, ample)
+    assert finished.usage.decoded_tokens == 4
+
+
+@pytest.mark.anyio
+@pytest.mark.promise("flow.budget")
+async def test_what_the_budget_does_not_pay_for_is_not_begun(engine: Engine) -> None:
+    asked = prompt("Tides rise and fall.")
+    size = len(engine.tokenize(asked))
+    for what, budget in (
+        ("tokens", Budget(tokens=size)),
+        ("cost", Budget(cost=size * 1.0 / 1000)),
+    ):
+        with pytest.raises(BudgetExceeded) as refused:
+            await answer(engine, GenerateRequest(prompt=asked, max_tokens=9, budget=budget))
+        assert refused.value.what == what
+    whole = Budget(tokens=size + 5)
+    for request in (
+        GenerateRequest(prompt=asked, max_tokens=6, ignore_end=True, budget=whole),
+        GenerateRequest(prompt=asked, forced=(1,) * 6, budget=whole),
+    ):
+        with pytest.raises(BudgetExceeded):
+            await answer(engine, request)
+    stats = engine.stats()
+    assert stats.cached_blocks == stats.locked_blocks == stats.finished == 0
