@@ -13,8 +13,8 @@ __all__ = ["SUITE"]
 
 ON = "agentbus"
 OFF = "all_off"
-QUICK = Load(rounds=21, warmup_s=0.5, latency_s=0.0, rate_s=0.4)
-FULL = Load(rounds=61, warmup_s=2.0, latency_s=0.0, rate_s=0.7)
+QUICK = Load(rounds=81, warmup_s=0.5, latency_s=0.0, rate_s=0.1)
+FULL = Load(rounds=301, warmup_s=2.0, latency_s=0.0, rate_s=0.15)
 CASES = ("inproc", "unix")
 
 

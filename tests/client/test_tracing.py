@@ -72,6 +72,7 @@ async def settled(spans: Callable[[], list[Span]], count: int) -> list[Span]:
     return spans()
 
 
+@pytest.mark.promise("trace.kept")
 async def test_both_sides_of_all_hops_share_a_trace(pair: Pair) -> None:
     async with agents(pair, 1.0) as (asker, spans):
         await asker.call("echo", Relay(to="other", number=1))
@@ -91,6 +92,7 @@ async def test_both_sides_of_all_hops_share_a_trace(pair: Pair) -> None:
             assert root.account.sent_bytes > 0
 
 
+@pytest.mark.promise("trace.kept")
 async def test_errors_are_kept_of_every_trace(pair: Pair) -> None:
     async with agents(pair, 0.0) as (asker, spans):
         for number in range(50):
@@ -124,6 +126,7 @@ async def test_who_leaves_a_stream_has_not_failed(pair: Pair) -> None:
         assert [span for span in spans() if span.kind == "client"] == []
 
 
+@pytest.mark.promise("trace.kept")
 @pytest.mark.parametrize("share", [0.05, 0.25])
 async def test_the_share_of_traces_that_is_kept(pair: Pair, share: float) -> None:
     requests = 400
