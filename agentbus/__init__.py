@@ -16,14 +16,15 @@ from .client import (
     handler,
     load_keys,
 )
-from .config import BusSettings, EngineSettings, Keys, Limits
+from .config import BusSettings, EngineSettings, Keys, Limits, Prices, TelemetrySettings
 from .context import Context
 from .routing import PRESENCE, Presence
-from .telemetry import HopAccount, ModelCost
+from .telemetry import Budget, HopAccount, ModelCost
 
 __all__ = [
     "PRESENCE",
     "Agent",
+    "Budget",
     "Bus",
     "BusSettings",
     "Call",
@@ -34,10 +35,12 @@ __all__ = [
     "Limits",
     "ModelCost",
     "Presence",
+    "Prices",
     "Published",
     "Reply",
     "ReplyStream",
     "Subscription",
+    "TelemetrySettings",
     "agent_of",
     "handler",
     "load_keys",

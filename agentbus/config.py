@@ -19,7 +19,9 @@ __all__ = [
     "Limits",
     "LogSettings",
     "Operation",
+    "Prices",
     "RuleSettings",
+    "TelemetrySettings",
     "TokenSettings",
 ]
 
@@ -67,6 +69,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySettings:
+    """What a process notes of its requests."""
+
+    __pydantic_config__ = _STRICT
+
+    enabled: bool = True
+    """Without it nothing is measured: accounts, times and spans are empty."""
+    sample: float = 0.01
+    """The share of traces whose spans are kept, 0 to 1; those that ended with an error always are.
+    The trace's id decides, so that processes with the same share keep the same traces."""
+    spans: int = 2048
+    """The latest spans that are kept here for `agentbus trace`, and until they are exported."""
+    export: str = ""
+    """Where spans go: a file that gets JSON lines, or the http url of an OTLP collector (extra
+    `otel`); empty for nowhere."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sample <= 1:
+            raise ConfigError("sample", f"must be between 0 and 1, not {self.sample}")
+        _require_positive(self, or_zero=("sample",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings:
     """How one process takes part in a bus. Times in seconds."""
 
@@ -107,6 +132,7 @@ class BusSettings:
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -221,6 +247,26 @@ class DaemonSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What 1000 tokens cost, in a unit of your choice: of a prompt, of what of it is reused, and of
+    an answer."""
+
+    prompt: float = 0.0
+    reused: float = 0.0
+    answer: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "reused", "answer"):
+            if not 0 <= getattr(self, name) < math.inf:
+                problem = f"must be 0 or more and finite, not {getattr(self, name)}"
+                raise ConfigError(f"prices.{name}", problem)
+
+    def cost(self, prefilled: int, reused: int, decoded: int) -> float:
+        """Return what a model call costs that computed, reused and decoded so many tokens."""
+        return (prefilled * self.prompt + reused * self.reused + decoded * self.answer) / 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """How an engine runs one model."""
 
@@ -239,6 +285,7 @@ class EngineSettings:
     """Where converted weights are kept; empty for the user's cache folder."""
     token_log: str = ""
     """A file that gets one JSON line a request with its token ids; empty for none."""
+    prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:
         if self.dtype not in {"float32", "bfloat16"}:

@@ -92,3 +92,6 @@ class Envelope:
     """Each `bytes` or `memoryview`, or between link and codec a reference to shared memory."""
     size: int = field(default=0, compare=False)
     """Bytes on the wire, framing included; set by whoever decoded it."""
+    budget: tuple[int, int] | None = None
+    """Tokens and billionths of a unit of cost: in REQUEST and HANDOFF what may be spent, in REPLY and
+    ERROR what was. None for requests without a budget."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from .children import ChildFailed
 from .faults.suite import SUITE as FAULTS
 from .macro import hops
-from .micro import bulk, bus, fanout, scale, stream
+from .micro import bulk, bus, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
 from .suite import Suite, select
@@ -29,6 +29,7 @@ SUITES: Mapping[str, Suite] = {
     "hops": hops.SUITE,
     "scale": scale.SUITE,
     "stream": stream.SUITE,
+    "telemetry": telemetry.SUITE,
 }
 
 _OUR_DISTRIBUTIONS = ("fm-agentbus", "uvloop", "pydantic")

@@ -24,6 +24,8 @@ PROMISES = {
     "flow.slow": "A slow consumer harms itself only.",
     "flow.bounded": "What a peer sends is bounded by named limits; beyond them its own link ends.",
     "flow.hops": "Requests in a circle end.",
+    "flow.budget": "What a request and all it caused spend stays within its budget.",
+    "trace.kept": "Errors always leave their spans; of other traces all processes keep the same ones.",
     "own.copy": "No agent can change what another one holds.",
     "own.version": "A receiver reads what its type allows of another version, or says what not.",
     "once.delivery": "A request is handled once at most.",

@@ -24,6 +24,7 @@ from agentbus.engine.base import (
     GenerateRequest,
     Piece,
     Usage,
+    within_budget,
 )
 from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.errors import AgentbusError, Closed, EngineFailed
@@ -99,6 +100,7 @@ class TorchEngine:
             window=loaded.runner.window,
             prefix_reuse=True,
             append_only_template=loaded.template.append_only,
+            prices=settings.prices,
         )
 
     @property
@@ -216,6 +218,7 @@ class TorchEngine:
         request, prompt = job.request, job.request.prompt
         if isinstance(prompt, Prompt):
             prompt = self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=job.with_cue)
+        request = within_budget(request, len(prompt), self._capabilities.prices)
         key = blake3(self._loaded.fingerprint + request.tenant.encode())
         return Call(
             prompt=prompt,

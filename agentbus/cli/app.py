@@ -113,6 +113,13 @@ def worker(
     name: Annotated[str, typer.Option(help="This process's name in logs and errors.")] = "worker",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
+    prices: Annotated[
+        str,
+        typer.Option(
+            metavar="PROMPT,REUSED,ANSWER",
+            help="What 1000 tokens cost, for --serve: of prompts, of what is reused, of answers.",
+        ),
+    ] = "",
     token_log: Annotated[str, typer.Option(help="A file for the token ids of each call.")] = "",
     config: Config = "",
     metrics: Metrics = "",
@@ -136,7 +143,7 @@ def worker(
     json: Json = False,
 ) -> None:
     """Join a bus with agents, engines or both, until stopped."""
-    from .serving import start_worker
+    from .serving import parse_prices, start_worker
 
     async def job(stop: anyio.Event) -> None:
         settings = override(
@@ -156,7 +163,9 @@ def worker(
             name=name,
             model=model,
             serve=serves or [],
-            engine_settings=EngineSettings(dtype=dtype, threads=threads, token_log=token_log),
+            engine_settings=EngineSettings(
+                dtype=dtype, threads=threads, token_log=token_log, prices=parse_prices(prices)
+            ),
             keys=load(key_file, server=server_key, authorized=authorized),
             token=read_token(token),
             listen=listen,
@@ -255,6 +264,22 @@ def top(
         lambda: run_top(joining(_url(bus), key_file, server_key, token), once=once, json=json),
         json=json,
     )
+
+
+@app.command()
+def trace(
+    trace: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A trace's id, or how it begins.")
+    ] = "",
+    bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
+    json: Json = False,
+) -> None:
+    """List the latest traces, or show who asked whom in one, and how long that took."""
+    from .tracing import run_trace
+
+    run(lambda: run_trace(joining(_url(bus), key_file, server_key), trace, json=json), json=json)
 
 
 @app.command()

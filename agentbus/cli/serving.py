@@ -15,7 +15,7 @@ import orjson
 from anyio.abc import TaskStatus
 
 from ..client import Bus
-from ..config import DaemonSettings, EngineSettings, Keys
+from ..config import DaemonSettings, EngineSettings, Keys, Prices
 from ..daemon import start_broker
 from ..errors import AgentbusError, ConfigError
 from ..guard import Guard
@@ -25,7 +25,7 @@ from ..transport import TCP_SCHEME
 from ..workers import parse_target, run_worker
 from .runtime import print_json, until_end_of_input
 
-__all__ = ["check_up", "run_up", "start_worker"]
+__all__ = ["check_up", "parse_prices", "run_up", "start_worker"]
 
 logger = logging.getLogger("agentbus")
 
@@ -42,6 +42,22 @@ def _listen_at(url: str) -> str:
         problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
         raise ConfigError("url", problem)
     return path
+
+
+def parse_prices(text: str) -> Prices:
+    """Read three numbers with commas between them; nothing makes everything free.
+
+    Raises:
+        ConfigError: they are not three prices.
+    """
+    if not text:
+        return Prices()
+    try:
+        prompt, reused, answer = map(float, text.split(","))
+    except ValueError:
+        problem = f"takes three numbers, as in 0.2,0.02,1, not {text!r}"
+        raise ConfigError("prices", problem) from None
+    return Prices(prompt=prompt, reused=reused, answer=answer)
 
 
 def check_up(settings: DaemonSettings, *, json: bool) -> None:

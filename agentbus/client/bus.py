@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from anyio.to_thread import run_sync
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import Closed, ConfigError
+from ..export import open_exporter
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
@@ -22,7 +24,7 @@ from ..routing import (
     Location,
     Presence,
 )
-from ..telemetry import BusReport
+from ..telemetry import Budget, BusReport, Ledger, Span, parse_traceparent
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
 from .call import Call
@@ -34,7 +36,9 @@ from .payload import payload_type
 from .pool import WorkerPool
 from .relay import Relay, Router
 from .requester import Requester
+from .scopes import Limited, Traced
 from .subscription import Subscription
+from .tracing import ExportLoop
 
 __all__ = ["Bus"]
 
@@ -50,6 +54,7 @@ class Bus(Requester):
 
     __slots__ = (
         "_connect",
+        "_export",
         "_keys",
         "_listen",
         "_name",
@@ -76,6 +81,7 @@ class Bus(Requester):
         self._token = token
         self._tenant = TenantKey()
         self._node: Node | None = None
+        self._export: ExportLoop | None = None
 
     @staticmethod
     def open(
@@ -116,6 +122,7 @@ class Bus(Requester):
             self._settings, self._tenant, self._name, self._keys, pool, self._token
         )
         try:
+            await self._open_export(node)
             if self._listen:
                 await node.routes.listen(self._listen)
             if self._connect:
@@ -141,9 +148,17 @@ class Bus(Requester):
         await self._briefly(node.pool.aclose)
         await self._briefly(lambda: self._stop_all(node))
         await self._briefly(node.peers.aclose)
+        if self._export is not None:
+            await self._briefly(self._export.aclose)
         node.topics.delayed.close()
         node.direct.close()
         node.timer.close()
+
+    async def _open_export(self, node: Node) -> None:
+        where, log = self._settings.telemetry.export, node.observer.spans
+        if where and log is not None:
+            self._export = ExportLoop(log, await run_sync(open_exporter, where))
+            node.pool.run(self._export)
 
     async def _briefly(
         self, job: Callable[[], Awaitable[None]], seconds: float | None = None
@@ -407,8 +422,34 @@ class Bus(Requester):
     def _name_as_source(self) -> str:
         return ""
 
+    @property
+    def budget(self) -> Budget | None:
+        """None: a program's requests have the budgets that they are given."""
+        return None
+
+    def within(self, budget: Budget) -> Requester:
+        """Return an asker whose requests together stay within a budget."""
+        return Limited(self, Ledger(budget.amount))
+
+    def traced(self, traceparent: str) -> Requester:
+        """Return an asker whose requests belong to a trace that began elsewhere.
+
+        `traceparent` is W3C's header; `Call.traceparent` writes one. Raises `ConfigError` if it is
+        not well formed.
+        """
+        return Traced(self, self._sender.traces, parse_traceparent(traceparent))
+
+    def spans(self, trace: str = "") -> list[Span]:
+        """Return the latest spans of this process, those of a trace if its id begins so."""
+        log = self._sender.observer.spans
+        return [] if log is None else log.of(trace)
+
     def _origin(self, deadline: float | None) -> Origin:
         return (self._node or self._entered()).program_origin(deadline)
+
+    def _lending(self, deadline: float | None, budget: Budget | None) -> Origin:
+        origin = (self._node or self._entered()).program_origin(deadline)
+        return origin if budget is None else origin.lent(Ledger(budget.amount).lend())
 
     def _entered(self) -> Node:
         if self._node is None:

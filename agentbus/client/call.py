@@ -8,14 +8,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from ..context import Context
-from ..errors import ConfigError
-from ..telemetry import ModelCost
+from ..errors import AgentbusError, BudgetExceeded, ConfigError
+from ..telemetry import (
+    NANOS,
+    NO_TRACE,
+    NOTHING,
+    Amount,
+    Budget,
+    Ledger,
+    ModelCost,
+    TraceIds,
+    handler_trace,
+    traceparent,
+)
 from .exchange import Replies
 from .flow import Inflow
 from .mailbox import Delivery
 from .origin import Origin
 from .payload import PayloadType, payload_type
 from .requester import Requester, Sender, check_seconds
+from .scopes import Limited
 
 __all__ = ["Call", "Generation", "Handling"]
 
@@ -25,6 +37,13 @@ T = TypeVar("T")
 
 class Handling(Sender, Protocol):
     """What a call needs of this process's node."""
+
+    traces: TraceIds
+    """Makes the ids of requests."""
+
+    def samples(self, trace: bytes) -> bool:
+        """Say whether the spans of a trace are kept."""
+        ...
 
     def now(self) -> float:
         """The loop's clock."""
@@ -63,6 +82,7 @@ class Generation:
     forced: tuple[int, ...]
     salt: str
     label: str
+    budget: Budget | None
 
 
 class Call(Requester):
@@ -96,6 +116,14 @@ class Call(Requester):
         return self._delivery.peer
 
     @property
+    def traceparent(self) -> str:
+        """W3C's `traceparent` header for what the handler asks of others than agents."""
+        trace = self._delivery.origin.trace
+        if trace == NO_TRACE:
+            return ""
+        return traceparent(handler_trace(trace), sampled=self._node.samples(trace))
+
+    @property
     def remaining(self) -> float:
         """Seconds until the deadline."""
         return self._delivery.origin.deadline_at - self._node.now()
@@ -106,8 +134,41 @@ class Call(Requester):
         return self._delivery.cost
 
     def charge(self, cost: ModelCost) -> None:
-        """Add the cost of a model call to this call's account."""
+        """Add the cost of a model call to this call's account, and take it from its budget."""
+        self.account_for(cost)
+        ledger = self._delivery.origin.ledger
+        if ledger is not None:
+            tokens = cost.prompt_tokens + cost.decoded_tokens
+            ledger.charge(Amount(tokens, round(cost.cost * NANOS)))
+
+    def account_for(self, cost: ModelCost) -> None:
+        """Add the cost of a model call that another agent made for this one, which has paid it."""
         self._delivery.cost += cost
+
+    def forfeit(self) -> None:
+        """Take all that is left from this call's budget, since it is not known what was spent."""
+        ledger = self._delivery.origin.ledger
+        if ledger is not None:
+            ledger.charge(ledger.left)
+
+    def exceeded(self, refused: BudgetExceeded) -> BudgetExceeded:
+        """Return the error of a model that was refused, in terms of this call's own budget."""
+        ledger = self._delivery.origin.ledger
+        if ledger is None:
+            return refused
+        place = 0 if refused.what == "tokens" else 1
+        allowed, spent = ledger.allowed[place], ledger.used[place]
+        return BudgetExceeded(refused.what, allowed, spent, refused.asked)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What is left for this call to spend; None if it has no budget."""
+        ledger = self._delivery.origin.ledger
+        return None if ledger is None else Budget.of(ledger.left)
+
+    def within(self, budget: Budget) -> Requester:
+        """Return an asker whose requests together stay within a budget, and within this call's."""
+        return Limited(self, Ledger(budget.amount, self._delivery.origin.ledger))
 
     @property
     def replies(self) -> Replies:
@@ -141,7 +202,14 @@ class Call(Requester):
         if delivery.feed is not None and delivery.feed.opened:
             raise ConfigError("handoff", "cannot be made by a handler that reads the feed")
         delivery.context = context or self.context
-        await self._node.hand_over(delivery, target, payload, self._origin(None))
+        origin = self._lending(None, None)
+        origin.trace = handler_trace(self._delivery.origin.trace)
+        try:
+            await self._node.hand_over(delivery, target, payload, origin)
+        except AgentbusError:
+            if origin.loan is not None:
+                origin.loan.close(NOTHING)
+            raise
 
     async def generate(
         self,
@@ -152,6 +220,7 @@ class Call(Requester):
         forced: tuple[int, ...] = (),
         salt: str = "",
         label: str = "",
+        budget: Budget | None = None,
     ) -> str:
         """Ask the agent's model and return its answer.
 
@@ -159,9 +228,11 @@ class Call(Requester):
         message; of both, and of what others said since, only what is new is prefilled.
         `ignore_end` decodes exactly `max_tokens`; `forced` decodes these token ids instead of the
         model's choice; calls share KV only with calls of the same `salt`; `label` marks the call
-        in the engine's token log.
+        in the engine's token log. What is left of the call's budget, or of `budget`, cuts
+        `max_tokens` down.
 
         Raises:
+            BudgetExceeded: there is not enough left for the prompt and a token of the answer.
             ModelNotFound: no model was given, or none of that name is served.
             ContextTooLong: context and answer do not fit the model's window.
         """
@@ -172,6 +243,7 @@ class Call(Requester):
             forced=forced,
             salt=salt,
             label=label,
+            budget=budget,
         )
         async with aclosing(parts):
             return "".join([part async for part in parts])
@@ -185,6 +257,7 @@ class Call(Requester):
         forced: tuple[int, ...] = (),
         salt: str = "",
         label: str = "",
+        budget: Budget | None = None,
     ) -> AsyncGenerator[str, None]:
         """Ask the agent's model and yield its answer as it comes. As `generate`."""
         request = Generation(
@@ -194,6 +267,7 @@ class Call(Requester):
             forced=forced,
             salt=salt,
             label=label,
+            budget=budget,
         )
         return self._node.generate(self, request)
 
@@ -213,9 +287,16 @@ class Call(Requester):
     def _name_as_source(self) -> str:
         return self.agent
 
+    def _lending(self, deadline: float | None, budget: Budget | None) -> Origin:
+        origin, ledger = self._origin(deadline), self._delivery.origin.ledger
+        if ledger is not None:
+            return origin.lent(ledger.lend(budget))
+        return origin if budget is None else origin.lent(Ledger(budget.amount).lend())
+
     def _origin(self, deadline: float | None) -> Origin:
         origin = self._delivery.origin
         until = origin.deadline_at
         if deadline is not None:
             until = min(until, self._node.now() + check_seconds(deadline))
-        return Origin(self.agent, until, origin.hops_left - 1, origin.trace)
+        trace = self._node.traces.caused(origin.trace)
+        return Origin(self.agent, until, origin.hops_left - 1, trace, origin.trace)

@@ -12,12 +12,13 @@ from ..telemetry import NO_COST, ModelCost
 __all__ = ["pack_cost", "read_cost"]
 
 _TIMES = struct.Struct(">dd")
-"""Seconds in the mailbox and in the handler; behind them the model calls' cost, if there were."""
+"""Seconds in the mailbox and in the handler; behind them the model calls' cost, if there were. A
+process that measures nothing sends an empty frame."""
 
 
 def pack_cost(queue_s: float, handle_s: float, model: ModelCost) -> bytes:
     """Write it as a frame."""
-    times = _TIMES.pack(queue_s, handle_s)
+    times = _TIMES.pack(queue_s, handle_s) if handle_s or model.calls else b""
     if model.calls:
         times += msgpack.packb(model.pack())
     return times
@@ -29,6 +30,8 @@ def read_cost(frame: bytes | memoryview) -> tuple[float, float, ModelCost]:
     Raises:
         MalformedFrame: the frame does not say.
     """
+    if not frame:
+        return 0.0, 0.0, NO_COST
     try:
         queue_s, handle_s = _TIMES.unpack_from(frame)
         model = NO_COST

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..messages import Envelope
-from ..telemetry import NO_COST, HopAccount, Metrics, ModelCost
+from ..telemetry import (
+    KEPT_BY,
+    NO_COST,
+    NOTHING,
+    Amount,
+    HopAccount,
+    Loan,
+    Metrics,
+    ModelCost,
+    SpanLog,
+)
 from ..wire import Buffer
 from .cost import read_cost
 from .deadlines import DeadlineTimer
 from .feed import FeedSink, FeedWriter
 from .flow import Inflow, Outflow
+from .origin import Origin
 from .payload import PayloadType, payload_type
 from .reply import Reply
+from .tracing import log_asked
 from .types import TypeTable
 
 if TYPE_CHECKING:
@@ -50,11 +61,15 @@ class Replies(Protocol):
         queue_s: float,
         handle_s: float,
         model: ModelCost,
+        spent: Amount | None,
     ) -> None:
-        """End the request with its reply and what it cost; see `HopAccount`."""
+        """End the request with its reply and what it cost; see `HopAccount`.
+
+        `spent` is what a request with a budget has used of that.
+        """
         ...
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """End the request with an error."""
         ...
 
@@ -117,8 +132,8 @@ class Awaiting(Protocol):
         """
         ...
 
-    def fail(self, error: AgentbusError) -> None:
-        """End with an error."""
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
+        """End with an error; `spent` is what it used of its budget, if it has one and that is known."""
         ...
 
 
@@ -134,7 +149,7 @@ class Pending:
         "_model",
         "_outflow",
         "_queue_s",
-        "_started",
+        "_spent",
         "_timer",
         "_value",
         "_waiter",
@@ -146,10 +161,12 @@ class Pending:
         "feed",
         "id",
         "is_moving",
+        "loan",
+        "origin",
         "received_bytes",
         "returns",
         "sent_bytes",
-        "source",
+        "started",
         "target",
         "transport",
         "window",
@@ -177,7 +194,7 @@ class Pending:
         self.feed = FeedWriter(timer.loop) if window else None
         self.window = window
         """Parts that the caller takes at first; 0 if it does not read parts."""
-        self._started = perf_counter()
+        self.started = metrics.clock()
         self.target = target
         self.context = context
         self.returns = returns
@@ -190,9 +207,13 @@ class Pending:
         """Set once the request was sent, until it ends."""
         self.deadline = 0
         """Its number at the timer."""
+        self.loan: Loan | None = None
+        """What it may spend, until it ends."""
+        self._spent: Amount | None = None
+        self._wall_s = 0.0
         # What follows is set by who sends it.
         self.id = 0
-        self.source = ""
+        self.origin: Origin | None = None
         self.transport = "inproc"
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -235,6 +256,9 @@ class Pending:
             former.release(self)
         self.target, self.id = offer.target, number
         self.context = offer.context or self.context
+        ledger = offer.origin.ledger
+        if self.loan is not None and ledger is not None:
+            self.loan.pass_on(ledger.allowed)
         self.sent_to(callee)
 
     def sent_to(self, callee: Callee) -> None:
@@ -278,9 +302,11 @@ class Pending:
         queue_s: float,
         handle_s: float,
         model: ModelCost,
+        spent: Amount | None,
     ) -> None:
         """End with a reply."""
         if not self.ended:
+            self._spent = spent
             value = (self.returns or payload_type(type(value))).receive(value)
             self.take_reply(value, context, queue_s, handle_s, model)
 
@@ -293,7 +319,8 @@ class Pending:
         model: ModelCost,
     ) -> None:
         """End with a reply whose value is the caller's own already."""
-        self._wall_s = perf_counter() - self._started
+        if self.window:  # else it is measured when it is asked for, right after the end
+            self._wall_s = self._metrics.clock() - self.started
         self.context = context
         self._queue_s = queue_s
         self._handle_s = handle_s
@@ -317,6 +344,7 @@ class Pending:
         kind = self.returns or types.find(envelope.schema)
         account, *frames = envelope.payloads
         value = kind.decode(tuple(frames))
+        self._spent = _amount(envelope.budget)
         self.take_reply(value, context, *read_cost(account))
 
     def replied_in_short(
@@ -334,10 +362,11 @@ class Pending:
         """
         self.take_parts(types.find(envelope.schema).decode_batch(envelope.payloads))
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """End with an error."""
         if self.ended:
             return
+        self._spent = spent
         self._metrics.failed(error.code)
         self._end(error)
 
@@ -362,12 +391,17 @@ class Pending:
             raise self._error
         return self._value
 
-    def drop(self) -> None:
-        """End since the caller no longer waits; the callee is told."""
+    def refuse(self, reason: BaseException) -> None:
+        """End since it was not taken: nobody has begun with it."""
+        self._spent = NOTHING
+        self.drop(reason if isinstance(reason, AgentbusError) else None)
+
+    def drop(self, reason: AgentbusError | None = None) -> None:
+        """End since the caller no longer waits, if no other reason is given; the callee is told."""
         if not self.ended:
             if self._waiter is not None:
                 self._waiter.cancel()
-            callee = self._end(RequestCancelled(self.target))
+            callee = self._end(reason or RequestCancelled(self.target))
             if callee is not None:
                 callee.abandon(self, None)
 
@@ -383,9 +417,12 @@ class Pending:
 
     def result(self) -> Reply[Any]:
         """Return the reply of a request that has ended with one."""
-        value = self.value()
-        account = HopAccount(
-            self.source,
+        return Reply(self.value(), self.context, self._account())
+
+    def _account(self) -> HopAccount:
+        self._wall_s = self._wall_s or self._metrics.clock() - self.started
+        return HopAccount(
+            "" if self.origin is None else self.origin.source,
             self.target,
             self.transport,
             self.sent_bytes,
@@ -395,7 +432,6 @@ class Pending:
             self._wall_s,
             self._model,
         )
-        return Reply(value, self.context, account)
 
     def _abandon(self, error: AgentbusError) -> None:
         callee = self.callee
@@ -417,5 +453,25 @@ class Pending:
                 self.feed.close()
             if self._outflow is not None:
                 self._outflow.close()
+        spans, origin = self._metrics.spans, self.origin
+        if (
+            spans is not None
+            and origin is not None
+            and (error is not None or origin.trace[KEPT_BY] >= spans.first)
+        ):
+            self._log(spans, origin, error)
         callee, self.callee = self.callee, None
+        if self.loan is not None:
+            # Without a callee nothing was sent, hence nothing spent.
+            self.loan.close(NOTHING if callee is None else self._spent)
         return callee
+
+    def _log(self, spans: SpanLog, origin: Origin, error: AgentbusError | None) -> None:
+        if error is not None:
+            self._queue_s = self._handle_s = 0.0
+            self._model = NO_COST
+        log_asked(spans, origin, self._account(), error)
+
+
+def _amount(budget: tuple[int, int] | None) -> Amount | None:
+    return None if budget is None else Amount(*budget)

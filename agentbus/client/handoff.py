@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
-from ..telemetry import ModelCost
+from ..telemetry import NOTHING, Amount, Ledger, Loan, ModelCost
 from ..wire import Buffer
 from .exchange import Pending
 from .mailbox import Delivery
 from .offer import Offer
+from .origin import Origin
 from .remote import Peer
 from .types import TypeTable
 
@@ -49,10 +50,11 @@ class Released:
         queue_s: float,
         handle_s: float,
         model: ModelCost,
+        spent: Amount | None,
     ) -> None:
         """Drop it: the new agent answers."""
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """Drop it: the new agent answers."""
 
 
@@ -82,6 +84,7 @@ class Handoff:
     async def run(self) -> None:
         """Offer the request to its new agent and wait until that is settled."""
         offer = self._offer
+        _limit(offer.origin, self.pending.loan)
         try:
             if not self._offer_here():
                 async with asyncio.timeout_at(offer.origin.deadline_at):
@@ -140,6 +143,15 @@ class Handoff:
         self._settled(None)
 
 
+def _limit(origin: Origin, loan: Loan | None) -> None:
+    """Have a hand-over bring no more than the request that is handed over may spend."""
+    if loan is None:
+        origin.ledger = None
+    else:
+        offered = NOTHING if origin.ledger is None else origin.ledger.allowed
+        origin.ledger = Ledger(loan.rest(offered))
+
+
 class _Offered:
     """The request as it is offered to an agent elsewhere. Implements `Awaiting`."""
 
@@ -156,7 +168,7 @@ class _Offered:
         """The agent has it in its mailbox."""
         self._moved()
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """The agent refuses it, or its process went away."""
         if not self._answer.done():
             self._answer.set_exception(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import AgentbusError, InvalidName, MalformedFrame
 from ..messages import Envelope, Kind
 from ..routing import BROKER, BUS
+from ..telemetry import NO_TRACE, Amount, Ledger
 from ..wire import read_failure
 from .inbox import Inbox
 from .offer import Offer, refusal
@@ -58,6 +59,8 @@ def _offered(peer: Peer, envelope: Envelope) -> Offer:
     if envelope.context:
         context = peer.exchange.held(peer.contexts, envelope)
     until = peer.timer.time() + envelope.remaining_us / 1e6
-    origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace)
+    origin = Origin(envelope.source, until, envelope.hops_left, envelope.trace or NO_TRACE)
+    if envelope.budget is not None:
+        origin.ledger = Ledger(Amount(*envelope.budget))
     target, frames, schema = envelope.target, envelope.payloads, envelope.schema
     return Offer(target, frames, schema, context, origin, peer.name)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..config import BusSettings
 from ..errors import NameTaken, NoResponder
-from ..telemetry import AgentMetrics, AgentReport, TimeLog
+from ..telemetry import AgentMetrics, AgentReport, Observer, TimeLog
 from .agent import Agent, HandlerSpec, handlers_of, role_of
 from .call import Call
 from .instances import Instances
@@ -24,7 +24,10 @@ MakeCall = Callable[[str, str, str, Delivery], Call]
 class Hosts:
     """Gives agents their mailboxes, and finds them."""
 
-    def __init__(self, make_call: MakeCall, pool: WorkerPool, settings: BusSettings) -> None:
+    def __init__(
+        self, make_call: MakeCall, pool: WorkerPool, settings: BusSettings, observer: Observer
+    ) -> None:
+        self._observer = observer
         self._make_call = make_call
         self._pool = pool
         self._settings = settings
@@ -126,6 +129,8 @@ class Hosts:
             pool=self._pool,
             limit=self._settings.mailbox,
             log=self._log,
+            clock=self._observer.clock,
+            spans=self._observer.spans,
         )
 
     def instance(self, target: str) -> Mailbox | None:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
@@ -27,13 +26,23 @@ from ..errors import (
     RequestCancelled,
     text_of,
 )
-from ..telemetry import NO_COST, TIMES, AgentMetrics, AgentReport, TimeLog
+from ..telemetry import (
+    KEPT_BY,
+    NO_COST,
+    TIMES,
+    AgentMetrics,
+    AgentReport,
+    Amount,
+    SpanLog,
+    TimeLog,
+)
 from .agent import Agent, HandlerSpec
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
 from .origin import Origin
 from .payload import SCHEMA_MARK, payload_type
 from .pool import WorkerPool
+from .tracing import log_handled
 
 if TYPE_CHECKING:
     from .call import Call
@@ -86,6 +95,7 @@ class Delivery:
         self.peer = peer
         """The process that sent it; empty if it is this one."""
         self.arrived = 0.0
+        """Set by who asks in this process, where the clock was read just before; else by the mailbox."""
         self.done = False
         self.cost = NO_COST
         self.feed: FeedReader | None = None
@@ -94,6 +104,12 @@ class Delivery:
         """Why `cancel` was called, if it was."""
         self.task: asyncio.Task[object] | None = None
         """The task that handles it now."""
+
+    @property
+    def spent(self) -> Amount | None:
+        """What handling it has used of its budget; None if it has none."""
+        ledger = self.origin.ledger
+        return None if ledger is None else ledger.used
 
     def cancel(self, reason: AgentbusError) -> None:
         """Stop handling this message, or never start."""
@@ -136,7 +152,7 @@ class Delivery:
     def acknowledge(self, answer: bool | None = None) -> None:
         """End the request with a yes or a no, or with an empty reply."""
         self.done = True
-        self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST)
+        self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST, self.spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +173,9 @@ class Blueprint:
     limit: int
     """Messages that may wait in one mailbox."""
     log: TimeLog
+    clock: Callable[[], float]
+    spans: SpanLog | None
+    """None if nothing is to be measured: then times are not kept either."""
 
 
 Waiting = tuple[Delivery, HandlerSpec]
@@ -250,7 +269,8 @@ class Mailbox:
         except InvalidMessage as error:
             self._metrics.failed(error.code)
             raise
-        delivery.arrived = perf_counter()
+        if not delivery.arrived:
+            delivery.arrived = blueprint.clock()
         if self._queue is not None:
             self._queue.append((delivery, spec))
         elif self._first is None:
@@ -293,8 +313,8 @@ class Mailbox:
                     continue
                 delivery.task = task
                 error: AgentbusError | None = None
+                started = blueprint.clock()
                 try:
-                    started = perf_counter()
                     call = blueprint.make_call(self.name, blueprint.model, blueprint.role, delivery)
                     value = None
                     if spec.streams:
@@ -310,7 +330,7 @@ class Mailbox:
                     delivery.task = None
                     delivery.done = True
                 if (error or delivery.interrupted) is not None or delivery.cost is not NO_COST:
-                    await self._settle(delivery, error, task)
+                    await self._settle(delivery, error, started, task)
                 handled += 1
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -353,18 +373,31 @@ class Mailbox:
             delivery, _ = following
             if not delivery.done:
                 delivery.done = True
-                delivery.replies.fail(reason or RequestCancelled(self.name))
+                delivery.replies.fail(reason or RequestCancelled(self.name), delivery.spent)
 
     def _answer(self, delivery: Delivery, value: Any, call: Call, started: float) -> None:
         # Memory that a peer lent goes back with the reply, not when the next message comes.
         delivery.payload = None
-        queue_s, handle_s = started - delivery.arrived, perf_counter() - started
-        delivery.replies.reply(value, call.context, queue_s, handle_s, delivery.cost)
-        log = self._blueprint.log
-        times = log.times
+        blueprint = self._blueprint
+        queue_s, handle_s = started - delivery.arrived, blueprint.clock() - started
+        ledger = delivery.origin.ledger
+        delivery.replies.reply(
+            value,
+            call.context,
+            queue_s,
+            handle_s,
+            delivery.cost,
+            None if ledger is None else ledger.used,
+        )
+        spans = blueprint.spans
+        if spans is None:
+            return
+        times = blueprint.log.times
         times += (self._metrics, queue_s, handle_s)
         if len(times) >= TIMES:
-            log.sort_in()
+            blueprint.log.sort_in()
+        if delivery.origin.trace[KEPT_BY] >= spans.first:
+            log_handled(spans, self.name, delivery, queue_s, handle_s, None)
 
     def _cancelled(self, delivery: Delivery, task: asyncio.Task[object]) -> AgentbusError:
         """Return the caller's error for a handler that was cancelled.
@@ -379,16 +412,25 @@ class Mailbox:
         return delivery.interrupted or RequestCancelled(self.name)
 
     async def _settle(
-        self, delivery: Delivery, error: AgentbusError | None, task: asyncio.Task[object]
+        self,
+        delivery: Delivery,
+        error: AgentbusError | None,
+        started: float,
+        task: asyncio.Task[object],
     ) -> None:
         """Do what an ordinary reply needs not."""
         if delivery.interrupted is not None:
             await _absorb_interrupt(task)
         if delivery.cost is not NO_COST:
             self._metrics.charged(delivery.cost)
-        if error is not None:
-            self._metrics.failed(error.code)
-            delivery.replies.fail(error)
+        if error is None:
+            return
+        self._metrics.failed(error.code)
+        spans, clock = self._blueprint.spans, self._blueprint.clock
+        if spans is not None:
+            queue_s, handle_s = started - delivery.arrived, clock() - started
+            log_handled(spans, self.name, delivery, queue_s, handle_s, error)
+        delivery.replies.fail(error, delivery.spent)
 
     def _failure(self, method: str, raised: Exception, trace: bytes) -> AgentbusError:
         """Return the caller's error for what a handler raised."""

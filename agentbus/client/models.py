@@ -13,9 +13,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..config import Prices
 from ..context import Context, SegmentKind, find_layout
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
-from ..errors import LayoutError, ModelNotFound, NoResponder
+from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
 from ..telemetry import ModelCost
 from .agent import Agent, handler
@@ -75,19 +76,26 @@ class ModelAgent(Agent):
             forced=ask.forced,
             tenant=ask.salt,
             label=ask.label,
+            budget=call.budget,
         )
+        prices = self.engine.capabilities.prices
         text = []
-        async with aclosing(self.engine.generate(request)) as items:
-            async for item in items:
-                if isinstance(item, Finished):
-                    call.charge(_cost(item.usage))
-                elif item.text:
-                    text.append(item.text)
-                    yield item.text
+        try:
+            async with aclosing(self.engine.generate(request)) as items:
+                async for item in items:
+                    if isinstance(item, Finished):
+                        call.charge(_cost(item.usage, prices))
+                    elif item.text:
+                        text.append(item.text)
+                        yield item.text
+        except EngineError:
+            if text:
+                call.forfeit()
+            raise
         call.remember(context.message(call.source, "".join(text)))
 
 
-def _cost(usage: Usage) -> ModelCost:
+def _cost(usage: Usage, prices: Prices) -> ModelCost:
     return ModelCost(
         1,
         0,
@@ -100,6 +108,7 @@ def _cost(usage: Usage) -> ModelCost:
         usage.prefill_s,
         usage.decode_s,
         usage.ttft_s,
+        prices.cost(usage.prefilled_tokens, usage.reused_tokens, usage.decoded_tokens),
     )
 
 
@@ -129,8 +138,9 @@ class ModelClient:
         )
         target = model_agent_name(call.model)
         text = []
+        stream = call.stream(target, ask, context=read, returns=type(None), budget=request.budget)
         try:
-            async with call.stream(target, ask, context=read, returns=type(None)) as parts:
+            async with stream as parts:
                 async for part in parts:
                     text.append(part)
                     yield part
@@ -142,9 +152,11 @@ class ModelClient:
                 f"no engine on this bus serves it; start one: agentbus worker --serve {call.model}"
             )
             raise ModelNotFound(call.model, advice) from error
+        except BudgetExceeded as error:
+            raise call.exceeded(error) from error
         answer = "".join(text)
         account = reply.account
-        call.charge(
+        call.account_for(
             replace(
                 account.model,
                 sent_bytes=account.sent_bytes,

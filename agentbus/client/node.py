@@ -11,9 +11,10 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from time import perf_counter
 from typing import Any
 
-from ..config import BusSettings, Keys
+from ..config import BusSettings, Keys, TelemetrySettings
 from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
@@ -25,7 +26,7 @@ from ..errors import (
 )
 from ..messages import Envelope
 from ..routing import BUS, Joined
-from ..telemetry import BusReport, LinkReport, Metrics
+from ..telemetry import BLIND, BusReport, LinkReport, Metrics, Observer, SpanLog, TraceIds
 from ..transport import Link
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
@@ -77,8 +78,9 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.timer = DeadlineTimer()
         self.types = TypeTable()
-        self.metrics = Metrics()
-        self.hosts = Hosts(partial(Call, self), pool, settings)
+        self.observer = _observer(name, settings.telemetry)
+        self.metrics = Metrics(self.observer)
+        self.hosts = Hosts(partial(Call, self), pool, settings, self.observer)
         self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.grants = Grants(self.loop, pool)
@@ -97,10 +99,8 @@ class Node:
         self.closed = False
         self.draining = False
         """Requests from other processes are refused."""
-        # A trace is told apart by where it began and its number there, and one number serves as
-        # its first span's too: drawing 24 random bytes for each would cost three times as much.
-        self._trace_prefix = secrets.token_bytes(8)
-        self._traces = 0
+        self.traces = TraceIds(secrets.token_bytes(24))
+        self._new_trace = self.traces.new
 
     def now(self) -> float:
         """The loop's clock."""
@@ -110,16 +110,15 @@ class Node:
         """The context that nothing was said in."""
         return self.tenant.empty()
 
-    def new_trace(self) -> bytes:
-        """Return a new trace id with its first span id."""
-        self._traces += 1
-        number = self._traces.to_bytes(8, "big")
-        return self._trace_prefix + number + number
+    def samples(self, trace: bytes) -> bool:
+        """Say whether the spans of a trace are kept."""
+        log = self.observer.spans
+        return log is not None and log.keeps(trace)
 
     def program_origin(self, deadline: float | None) -> Origin:
-        """Return the origin of requests that no handler makes."""
+        """Return the origin of a request that no handler makes."""
         seconds = self.settings.default_deadline if deadline is None else check_seconds(deadline)
-        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self.new_trace())
+        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self._new_trace())
 
     def pending(
         self, target: str, context: Context | None, returns: Any, *, stream: bool
@@ -138,20 +137,17 @@ class Node:
         Raises:
             AgentbusError: it could not be sent; `pending` has ended.
         """
-        if self.closed:
-            raise Closed("bus")
         target = pending.target
-        if origin.hops_left < 0:
-            raise HopsExhausted(target)
-        if origin.deadline_at <= self.timer.time():
-            raise DeadlineExceeded(target)
+        pending.origin, pending.loan = origin, origin.loan
         try:
+            if self.closed or origin.hops_left < 0 or origin.deadline_at <= self.timer.time():
+                raise self._unsendable(target, origin)
             mailbox = self._agents.get(target) or self.hosts.instance(target)
             if mailbox is not None:
                 schema = payload_type(type(payload)).schema
                 delivery = Delivery(payload, schema, origin, pending.context, pending)
                 delivery.feed = FeedReader() if pending.window else None
-                pending.source = origin.source
+                delivery.arrived = pending.started
                 pending.sent_to(delivery)
                 mailbox.put_now(delivery)
                 if not pending.ended:
@@ -162,10 +158,15 @@ class Node:
             if peer is None:
                 return False
             self.peers.send(peer, pending, payload, origin)
-        except BaseException:
-            pending.drop()
+        except BaseException as error:
+            pending.refuse(error)
             raise
         return True
+
+    def _unsendable(self, target: str, origin: Origin) -> AgentbusError:
+        if self.closed:
+            return Closed("bus")
+        return HopsExhausted(target) if origin.hops_left < 0 else DeadlineExceeded(target)
 
     async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
         """Find the agent's link, wait until it takes more, and send.
@@ -179,10 +180,11 @@ class Node:
             if not pending.ended:
                 self.peers.send(peer, pending, payload, origin)
         except TimeoutError:
-            pending.drop()
-            raise DeadlineExceeded(pending.target) from None
-        except BaseException:
-            pending.drop()
+            late = DeadlineExceeded(pending.target)
+            pending.refuse(late)
+            raise late from None
+        except BaseException as error:
+            pending.refuse(error)
             raise
 
     async def _ready(self, target: str, origin: Origin) -> Peer:
@@ -384,3 +386,9 @@ class _Restoring:
     async def drain(self, task: asyncio.Task[object]) -> None:
         """Try until the link goes on or is over."""
         await self._link.restore()
+
+
+def _observer(process: str, settings: TelemetrySettings) -> Observer:
+    if not settings.enabled:
+        return BLIND
+    return Observer(perf_counter, SpanLog(process, settings.sample, settings.spans))

@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..messages import Envelope, Kind
 from ..routing import MODEL
+from ..telemetry import NO_TRACE, NOTHING, Amount, Ledger
 from ..transport import Link
 from ..wire import (
     TRACE_SIZE,
@@ -189,9 +190,10 @@ class Peers:
             is_engine = target.startswith(MODEL)
             packed = self._contexts.outgoing(peer.contexts, context, engine=is_engine)
         number = peer.last_id = peer.last_id + 1
-        remaining_us, link = int(remaining * 1e6) or 1, peer.link
+        remaining_us, link, loan = int(remaining * 1e6) or 1, peer.link, pending.loan
         source, hops_left, trace = origin.source, origin.hops_left, origin.trace
-        if link.joins and not packed and not pending.window and _is_joinable(frames, trace):
+        is_plain = not packed and not pending.window and loan is None
+        if link.joins and is_plain and _is_joinable(frames, trace):
             pending.sent_bytes = link.join(
                 (_REQUESTS, source, target, kind.schema, hops_left),
                 number,
@@ -212,10 +214,12 @@ class Peers:
                     trace,
                     packed,
                     frames,
+                    0,
+                    None if loan is None else loan.amount,
                 )
             )
         pending.id = number
-        pending.source = source
+        pending.origin = origin
         pending.transport = link.via
         pending.sent_to(peer)
         peer.outgoing[number] = pending
@@ -249,6 +253,7 @@ class Peers:
                 origin.trace,
                 packed,
                 offer.frames,
+                budget=None if origin.ledger is None else origin.ledger.allowed,
             )
         )
         leg.id = number
@@ -312,7 +317,7 @@ class Peers:
             if not envelope.payloads:
                 raise MalformedFrame("a request has a payload")
         except AgentbusError as error:
-            peer.link.send(failure_envelope(envelope.id, error))
+            self._refuse_request(peer, envelope, envelope.id, error)
             return
         number, remaining_us, trace = envelope.id, envelope.remaining_us, envelope.trace
         self._accept(peer, envelope, number, remaining_us, trace, envelope.payloads, context)
@@ -341,7 +346,9 @@ class Peers:
                 seconds = self._default_deadline
             until = self._timer.time() + seconds
             target, credit = envelope.target, envelope.credit
-            origin = Origin(envelope.source, until, envelope.hops_left, trace)
+            origin = Origin(envelope.source, until, envelope.hops_left, trace or NO_TRACE)
+            if envelope.budget is not None:
+                origin.ledger = Ledger(Amount(*envelope.budget))
             replies = RemoteReplies(peer, number, target, context, credit)
             delivery = replies.delivery = Delivery(
                 frames, envelope.schema, origin, context, replies, peer.name
@@ -354,10 +361,17 @@ class Peers:
             if number in peer.contexts.tell_taken:
                 peer.link.send(Envelope(Kind.ACCEPT, number))
         except AgentbusError as error:
-            refused = peer.incoming.pop(number, None)
-            if refused is not None:
-                self._timer.cancel(refused.deadline)
-            peer.link.send(failure_envelope(number, error))
+            self._refuse_request(peer, envelope, number, error)
+
+    def _refuse_request(
+        self, peer: Peer, envelope: Envelope, number: int, error: AgentbusError
+    ) -> None:
+        """End a request that was not begun, and so has spent nothing."""
+        refused = peer.incoming.pop(number, None)
+        if refused is not None:
+            self._timer.cancel(refused.deadline)
+        spent = None if envelope.budget is None else NOTHING
+        peer.link.send(failure_envelope(number, error, spent))
 
     def _take_reply(self, peer: Peer, envelope: Envelope) -> None:
         pending = peer.outgoing.get(envelope.id)
@@ -397,7 +411,8 @@ class Peers:
                 failure = read_failure(envelope)
                 if isinstance(failure, Draining | NoResponder | GrantRefused):
                     self._inbox.draining_elsewhere(failure.target)
-                pending.fail(failure)
+                budget = envelope.budget
+                pending.fail(failure, None if budget is None else Amount(*budget))
             except AgentbusError as error:
                 pending.fail(error)
 
@@ -493,7 +508,7 @@ class Peers:
     def _refuse(self, peer: Peer, waiting: Envelope, error: AgentbusError) -> None:
         """End a request whose context cannot be had."""
         if waiting.kind is Kind.REQUEST:
-            peer.link.send(failure_envelope(waiting.id, error))
+            self._refuse_request(peer, waiting, waiting.id, error)
             return
         pending = peer.outgoing.pop(waiting.id, None)
         if pending is not None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from ..context import Context
 from ..errors import AgentbusError, MalformedFrame, NoResponder, PeerLost
 from ..messages import Envelope, Kind
-from ..telemetry import NO_COST
+from ..telemetry import NO_COST, Amount
 from ..wire import Buffer, Frames, count_batch
 from .cost import pack_cost
 from .flow import MAX_CREDIT
@@ -82,7 +82,8 @@ class Relay:
     def refuse(self, request: object) -> None:
         """End a request that waited and that nobody will take."""
         if isinstance(request, _Waiting) and not request.delivery.done:
-            request.delivery.replies.fail(NoResponder(request.target))
+            delivery = request.delivery
+            delivery.replies.fail(NoResponder(request.target), delivery.spent)
 
     async def unseat(self, process: str) -> bool:
         """End the link to a process if it is broken; returns whether it was."""
@@ -113,7 +114,7 @@ class Relay:
         if not isinstance(replies, RemoteReplies):
             raise TypeError("only what came over a link is carried on")
         if peer is None:
-            replies.fail(PeerLost(process))
+            replies.fail(PeerLost(process), delivery.spent)
             self.finished(target, process)
             return
         leg = _Leg(self, target, peer, replies, delivery)
@@ -122,7 +123,7 @@ class Relay:
             offer = Offer(target, payload, schema, context, delivery.origin, delivery.peer)
             self._peers.carry(peer, leg, offer, replies.credit)
         except AgentbusError as error:
-            leg.fail(error)
+            leg.fail(error, delivery.spent)
         else:
             leg.join()
 
@@ -190,7 +191,7 @@ class _Leg:
 
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """Pass the reply on."""
-        self._pass(lambda: self._replies.pass_reply(envelope.schema, envelope.payloads, context))
+        self._pass(lambda: self._replies.pass_reply(envelope, context))
         self._end()
 
     def replied_in_short(
@@ -198,7 +199,8 @@ class _Leg:
     ) -> None:
         """Pass the reply on."""
         frames = (pack_cost(queue_s, handle_s, NO_COST), frame)
-        self._pass(lambda: self._replies.pass_reply(schema, frames, self.context))
+        reply = Envelope(Kind.REPLY, schema=schema, payloads=frames)
+        self._pass(lambda: self._replies.pass_reply(reply, self.context))
         self._end()
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
@@ -237,10 +239,10 @@ class _Leg:
 
         self._replies.ask_handover(offer, settled)
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """Pass an error on, or the loss of the process."""
         self._delivery.done = True
-        self._replies.fail(error)
+        self._replies.fail(error, spent)
         self._end()
 
     # --- from the caller

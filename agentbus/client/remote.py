@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..context import Context
 from ..errors import AgentbusError, Closed, DeadlineExceeded, MalformedFrame, RequestCancelled
 from ..messages import Envelope, Kind
-from ..telemetry import ModelCost
+from ..telemetry import Amount, ModelCost
 from ..transport import Link
 from ..wire import Frames, failure_envelope, is_small, pack_reply_head
 from .busy_poll import BusyPoll
@@ -259,6 +259,7 @@ class RemoteReplies:
         queue_s: float,
         handle_s: float,
         model: ModelCost,
+        spent: Amount | None,
     ) -> None:
         """Send the reply; the context goes along if the handler changed it."""
         if self._parts is not None:
@@ -272,18 +273,20 @@ class RemoteReplies:
             if context is not None and context != self._context:
                 packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
             frames = kind.encode(value)
-            if link.joins and not packed and not model.calls and is_small(frames):
+            is_plain = not packed and not model.calls and spent is None
+            if link.joins and is_plain and is_small(frames):
                 head = pack_reply_head(self._id, queue_s, handle_s)
                 link.join((_REPLIES, "", "", kind.schema, 0), 0, head, frames[0])
             else:
                 payloads = (pack_cost(queue_s, handle_s, model), *frames)
-                link.send(
-                    Envelope(_REPLY, self._id, "", "", kind.schema, 0, -1, 0, b"", packed, payloads)
+                reply = Envelope(
+                    _REPLY, self._id, "", "", kind.schema, 0, -1, 0, b"", packed, payloads, 0, spent
                 )
+                link.send(reply)
             peer.poll.sent()
             self._end()
         except AgentbusError as error:
-            self.fail(error)
+            self.fail(error, spent)
 
     def ask_taken(self, target: str) -> None:
         """Tell the caller that its agent has the request, at once or when that is known."""
@@ -340,6 +343,7 @@ class RemoteReplies:
                 trace=origin.trace,
                 context=packed,
                 payloads=offer.frames,
+                budget=None if origin.ledger is None else origin.ledger.allowed,
             )
         )
         self._handover = settled
@@ -362,7 +366,7 @@ class RemoteReplies:
         if self._open:
             self._peer.link.send(Envelope(_PART, self._id, schema=schema, payloads=frames))
 
-    def pass_reply(self, schema: str, frames: Frames, context: Context | None) -> None:
+    def pass_reply(self, reply: Envelope, context: Context | None) -> None:
         """Send the reply as another process wrote it. Errors as in `Link.send`."""
         if not self._open:
             return
@@ -370,10 +374,18 @@ class RemoteReplies:
         packed = b""
         if context is not None and context != self._context:
             packed = peer.exchange.outgoing(peer.contexts, context, engine=False)
-        peer.link.send(Envelope(_REPLY, self._id, schema=schema, context=packed, payloads=frames))
+        passed = Envelope(
+            _REPLY,
+            self._id,
+            schema=reply.schema,
+            context=packed,
+            payloads=reply.payloads,
+            budget=reply.budget,
+        )
+        peer.link.send(passed)
         self._end()
 
-    def fail(self, error: AgentbusError) -> None:
+    def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """Send the error."""
         if self._parts is not None:
             self._parts.flush()
@@ -381,7 +393,7 @@ class RemoteReplies:
             return
         self._end()
         try:
-            self._peer.link.send(failure_envelope(self._id, error))
+            self._peer.link.send(failure_envelope(self._id, error, spent))
         except AgentbusError:
             # The caller must not wait for ever: with the link gone it gets PeerLost.
             self._peer.link.abort()

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from ..context import Context
 from ..errors import ConfigError
+from ..telemetry import Budget
 from .exchange import Pending
 from .origin import Origin
 from .reply import Reply
@@ -70,6 +71,24 @@ class Requester:
         raise NotImplementedError
 
     def _origin(self, deadline: float | None) -> Origin:
+        """Return the origin of what is sent from here, without a budget."""
+        raise NotImplementedError
+
+    def _lending(self, deadline: float | None, budget: Budget | None) -> Origin:
+        """Return the origin of a request, with what it may spend: that is its own until it ends."""
+        raise NotImplementedError
+
+    @property
+    def budget(self) -> Budget | None:
+        """What is left for requests made from here; None if nothing limits them."""
+        raise NotImplementedError
+
+    def within(self, budget: Budget) -> Requester:
+        """Return an asker whose requests together stay within a budget, and within this one's.
+
+        Requests that are under way at once need a share each, by `budget=`: one without takes all
+        that is left until it ends. `patterns.gather` and `patterns.hedged` give equal shares.
+        """
         raise NotImplementedError
 
     @overload
@@ -81,6 +100,7 @@ class Requester:
         returns: type[T],
         context: Context | None = ...,
         deadline: float | None = ...,
+        budget: Budget | None = ...,
     ) -> T: ...
     @overload
     async def request(
@@ -90,6 +110,7 @@ class Requester:
         *,
         context: Context | None = ...,
         deadline: float | None = ...,
+        budget: Budget | None = ...,
     ) -> Any: ...
     async def request(
         self,
@@ -99,14 +120,17 @@ class Requester:
         returns: Any = None,
         context: Context | None = None,
         deadline: float | None = None,
+        budget: Budget | None = None,
     ) -> Any:
         """Ask an agent and return the value that it answers with.
 
-        `deadline` is in seconds from now. Raises as `call` does.
+        `deadline` is in seconds from now. `budget` is what the request, and all that it causes, may
+        spend on models; a handler's requests get at most what is left of its own, by default all
+        of it until they end. Raises as `call` does.
         """
         sender = self._sender
         pending = sender.pending(target, context, returns, stream=False)
-        origin = self._origin(deadline)
+        origin = self._lending(deadline, budget)
         if not sender.send_nowait(pending, payload, origin):
             await sender.send(pending, payload, origin)
         return pending.value() if pending.ended else await pending.wait()
@@ -120,6 +144,7 @@ class Requester:
         returns: type[T],
         context: Context | None = ...,
         deadline: float | None = ...,
+        budget: Budget | None = ...,
     ) -> Reply[T]: ...
     @overload
     async def call(
@@ -129,6 +154,7 @@ class Requester:
         *,
         context: Context | None = ...,
         deadline: float | None = ...,
+        budget: Budget | None = ...,
     ) -> Reply[Any]: ...
     async def call(
         self,
@@ -138,6 +164,7 @@ class Requester:
         returns: Any = None,
         context: Context | None = None,
         deadline: float | None = None,
+        budget: Budget | None = None,
     ) -> Reply[Any]:
         """Ask an agent; return its value, the context as it now is, and what the hop cost.
 
@@ -148,12 +175,13 @@ class Requester:
             MailboxFull, LinkFull: it was refused, since too much waits already.
             PeerLost: the callee's process went away.
             DeadlineExceeded: the deadline passed first.
+            BudgetExceeded: a model call would have spent more than the budget has left.
             HandlerFailed: the handler raised an exception of its own.
             InvalidMessage, TooLarge: the payload cannot be sent or does not fit the handler.
         """
         sender = self._sender
         pending = sender.pending(target, context, returns, stream=False)
-        origin = self._origin(deadline)
+        origin = self._lending(deadline, budget)
         if not sender.send_nowait(pending, payload, origin):
             await sender.send(pending, payload, origin)
         await pending.wait()
@@ -167,6 +195,7 @@ class Requester:
         returns: Any = None,
         context: Context | None = None,
         deadline: float | None = None,
+        budget: Budget | None = None,
     ) -> ReplyStream[Any]:
         """Ask an agent and read its answer part by part.
 
@@ -179,7 +208,7 @@ class Requester:
         pending = sender.pending(target, context, returns, stream=True)
 
         async def start() -> None:
-            origin = self._origin(deadline)
+            origin = self._lending(deadline, budget)
             if not sender.send_nowait(pending, payload, origin):
                 await sender.send(pending, payload, origin)
 

@@ -14,6 +14,7 @@ from ..config import BusSettings, Keys
 from ..context import Context
 from ..errors import ConfigError, DeadlineExceeded, NoResponder, NotAuthorised, PeerLost
 from ..routing import BROKER, Join, Joined, Locate, Location, Route, ShowGrant
+from ..telemetry import NO_TRACE
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
 from .direct import DirectLinks
@@ -240,8 +241,10 @@ class Routes:
         """Ask the home's broker something."""
         pending = self._asker.pending(BROKER, None, answer, stream=False)
         try:
+            # Without the asker's trace and budget: this is the bus's own affair.
+            own = Origin(origin.source, origin.deadline_at, origin.hops_left, NO_TRACE)
             async with asyncio.timeout_at(origin.deadline_at):
-                await self._asker.send(pending, what, origin)
+                await self._asker.send(pending, what, own)
                 answered: T = await pending.wait()
         except TimeoutError:
             raise DeadlineExceeded(BROKER) from None

@@ -1,6 +1,15 @@
 """Engines: the contract, the scripted one for tests, and how others are found."""
 
-from .base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
+from .base import (
+    Capabilities,
+    Engine,
+    EngineStats,
+    Finished,
+    GenerateRequest,
+    Piece,
+    Usage,
+    within_budget,
+)
 from .registry import EngineFactory, installed_engines, open_engine
 
 __all__ = [
@@ -14,4 +23,5 @@ __all__ = [
     "Usage",
     "installed_engines",
     "open_engine",
+    "within_budget",
 ]

@@ -7,14 +7,26 @@ is `agentbus.workers`'.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ..config import Prices
 from ..context.layout import Prompt
-from ..errors import ConfigError
+from ..errors import BudgetExceeded, ConfigError
+from ..telemetry import NANOS, Budget
 
-__all__ = ["Capabilities", "Engine", "EngineStats", "Finished", "GenerateRequest", "Piece", "Usage"]
+__all__ = [
+    "Capabilities",
+    "Engine",
+    "EngineStats",
+    "Finished",
+    "GenerateRequest",
+    "Piece",
+    "Usage",
+    "within_budget",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +37,7 @@ class Capabilities:
     window: int
     prefix_reuse: bool
     append_only_template: bool
+    prices: Prices = field(default_factory=Prices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,8 @@ class GenerateRequest:
     """Salt of the KV index: KV is shared within a tenant only."""
     label: str = ""
     """Copied to the token log."""
+    budget: Budget | None = None
+    """What the call may spend; see `within_budget`."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -111,6 +126,7 @@ class Engine(Protocol):
             ContextTooLong: prompt and `max_tokens` do not fit the window.
             KVExhausted: the pool has no room left that may be evicted.
             LayoutError: the model's template cannot render the prompt.
+            BudgetExceeded: see `within_budget`, which an engine calls before it computes anything.
         """
         ...
 
@@ -129,3 +145,37 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """End running calls, free the model."""
         ...
+
+
+def within_budget(request: GenerateRequest, prompt_tokens: int, prices: Prices) -> GenerateRequest:
+    """Return the request with an answer no longer than its budget pays for.
+
+    The prompt is reckoned as if nothing of it were reused. An answer whose length is given, by
+    `forced` or `ignore_end`, is not cut.
+
+    Raises:
+        BudgetExceeded: the prompt and a token of the answer, or all of an answer that is not cut,
+            are over the budget.
+    """
+    if request.budget is None:
+        return request
+    wanted = len(request.forced) or request.max_tokens
+    least = wanted if request.forced or request.ignore_end else min(1, wanted)
+    allowed = request.budget.amount
+    if prompt_tokens + least > allowed.tokens:
+        raise BudgetExceeded("tokens", allowed.tokens, 0, prompt_tokens + least)
+    dearest = max(prices.prompt, prices.reused)
+
+    def nanos(answer: int) -> int:
+        cost = (prompt_tokens * dearest + answer * prices.answer) / 1000
+        return math.ceil(cost * NANOS)
+
+    if nanos(least) > allowed.nanos:
+        raise BudgetExceeded("cost", allowed.nanos, 0, nanos(least))
+    longest = min(wanted, allowed.tokens - prompt_tokens)
+    if nanos(longest) > allowed.nanos:
+        paid = allowed.nanos / NANOS * 1000 - prompt_tokens * dearest
+        longest = max(least, min(longest, int(paid / prices.answer)))
+        while nanos(longest) > allowed.nanos:
+            longest -= 1
+    return request if longest >= wanted else replace(request, max_tokens=longest)

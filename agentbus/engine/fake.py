@@ -19,7 +19,7 @@ from ..config import EngineSettings
 from ..context import Prompt, Turn
 from ..errors import AgentbusError, Closed, ContextTooLong, EngineFailed, MisuseError
 from ..kv import BlockPool, Lease, RadixIndex
-from .base import Capabilities, EngineStats, Finished, GenerateRequest, Piece, Usage
+from .base import Capabilities, EngineStats, Finished, GenerateRequest, Piece, Usage, within_budget
 from .token_log import TokenLog, TokenRecord
 
 __all__ = ["WINDOW", "FakeEngine", "Reply", "Script", "echo", "open_engine"]
@@ -98,7 +98,11 @@ class FakeEngine:
         self._running = 0
         self._finished = 0
         self._capabilities = Capabilities(
-            model=model, window=window, prefix_reuse=True, append_only_template=True
+            model=model,
+            window=window,
+            prefix_reuse=True,
+            append_only_template=True,
+            prices=settings.prices,
         )
 
     @property
@@ -111,6 +115,7 @@ class FakeEngine:
         self._require_open()
         reply = self._script(request)
         prompt = self._prompt_ids(request.prompt)
+        request = within_budget(request, len(prompt), self._capabilities.prices)
         answer = self._answer(request, reply)
         lease = self._begin(request, prompt, len(request.forced) or request.max_tokens)
         said: list[int] = []

@@ -7,7 +7,7 @@ AgentbusError
 ├── DeliveryError            how a request ended without a reply
 │   ├── NoResponder, NoHandler, PeerLost, DeadlineExceeded, RequestCancelled
 │   ├── MailboxFull, LinkFull, StreamOverflow, HandlerFailed, HopsExhausted, QuorumMissed, Draining
-│   ├── AnswersInParts, GrantRefused
+│   ├── AnswersInParts, BudgetExceeded, GrantRefused
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
@@ -26,6 +26,7 @@ from .codes import describe, restore, text_of
 from .context import ContextError, LayoutError, UnknownContext
 from .delivery import (
     AnswersInParts,
+    BudgetExceeded,
     DeadlineExceeded,
     DeliveryError,
     Draining,
@@ -67,6 +68,7 @@ from .protocol import FrameTooLarge, MalformedFrame, ProtocolError, UnexpectedFr
 __all__ = [
     "AgentbusError",
     "AnswersInParts",
+    "BudgetExceeded",
     "Closed",
     "ConfigError",
     "ContextError",

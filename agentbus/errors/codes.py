@@ -12,6 +12,7 @@ from .base import AgentbusError
 from .context import LayoutError, UnknownContext
 from .delivery import (
     AnswersInParts,
+    BudgetExceeded,
     DeadlineExceeded,
     Draining,
     GrantRefused,
@@ -73,6 +74,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     LinkFull,
     StreamOverflow,
     HopsExhausted,
+    BudgetExceeded,
     QuorumMissed,
     HandlerFailed,
     MalformedFrame,

@@ -9,6 +9,7 @@ from .base import AgentbusError
 
 __all__ = [
     "AnswersInParts",
+    "BudgetExceeded",
     "DeadlineExceeded",
     "DeliveryError",
     "Draining",
@@ -185,6 +186,30 @@ class HopsExhausted(DeliveryError):
     def __str__(self) -> str:
         return (
             f"the request to {self.target!r} is over the limit of hops; do agents call in a circle?"
+        )
+
+
+@dataclass(eq=False)
+class BudgetExceeded(DeliveryError):
+    """A model call would spend more than the request's budget has left; it was not begun.
+
+    `what` is `tokens` or `cost`; costs are in billionths of their unit. `spent` includes what is
+    lent to other requests that are under way.
+    """
+
+    code: ClassVar[str] = "budget_exceeded"
+    what: str
+    allowed: int
+    spent: int
+    asked: int
+
+    def __str__(self) -> str:
+        unit = 1 if self.what == "tokens" else 10**9
+        amounts = (self.allowed, self.spent, self.asked)
+        allowed, spent, asked = (f"{amount / unit:.12g}" for amount in amounts)
+        return (
+            f"the budget of {allowed} ({self.what}) does not suffice: {spent} is spent, or lent to "
+            f"others, and {asked} or more is asked for"
         )
 
 

@@ -6,6 +6,8 @@ from .http import Page, parse_address, serve_http
 from .process import (
     OFF,
     DescribeAgent,
+    FindSpans,
+    FoundSpans,
     ProcessAgent,
     ProcessQuery,
     ProcessReport,
@@ -13,24 +15,32 @@ from .process import (
     process_agent_name,
 )
 from .rates import AgentRates, handled, rates
-from .survey import survey
+from .survey import find_spans, survey
+from .traces import Branch, TraceSummary, summaries, tree
 
 __all__ = [
     "OFF",
     "AgentDescription",
     "AgentRates",
+    "Branch",
     "DescribeAgent",
+    "FindSpans",
+    "FoundSpans",
     "HandlerDescription",
     "Page",
     "ProcessAgent",
     "ProcessQuery",
     "ProcessReport",
+    "TraceSummary",
     "exposition",
+    "find_spans",
     "handled",
     "operate",
     "parse_address",
     "process_agent_name",
     "rates",
     "serve_http",
+    "summaries",
     "survey",
+    "tree",
 ]

@@ -12,7 +12,7 @@ from time import monotonic
 from ..client import Agent, Bus, Call, handler
 from ..errors import NoResponder
 from ..routing import PROCESS
-from ..telemetry import BusReport
+from ..telemetry import BusReport, Span
 from .describe import AgentDescription, describe_handlers
 from .exposition import exposition
 from .http import Page, serve_http
@@ -20,6 +20,8 @@ from .http import Page, serve_http
 __all__ = [
     "OFF",
     "DescribeAgent",
+    "FindSpans",
+    "FoundSpans",
     "ProcessAgent",
     "ProcessQuery",
     "ProcessReport",
@@ -57,6 +59,20 @@ class DescribeAgent:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class FindSpans:
+    """Which spans do you keep of traces whose id begins so? Answered with `FoundSpans`."""
+
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSpans:
+    """The latest spans of one process, the oldest first."""
+
+    spans: tuple[Span, ...]
+
+
 class ProcessAgent(Agent):
     """Answers questions about the process that it is in."""
 
@@ -76,6 +92,11 @@ class ProcessAgent(Agent):
             draining=self._bus.draining,
             bus=self._bus.report(),
         )
+
+    @handler
+    async def spans(self, what: FindSpans, call: Call) -> FoundSpans:
+        """Return the spans that are asked for."""
+        return FoundSpans(tuple(self._bus.spans(what.trace)))
 
     @handler
     async def describe(self, what: DescribeAgent, call: Call) -> AgentDescription:

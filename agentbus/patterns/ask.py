@@ -7,6 +7,7 @@ from typing import Any
 
 from ..client import Reply, Requester
 from ..context import Context
+from ..telemetry import Budget
 
 __all__ = ["Ask"]
 
@@ -20,7 +21,9 @@ class Ask:
     context: Context | None = None
     returns: Any = None
 
-    async def call(self, asker: Requester, deadline: float | None) -> Reply[Any]:
+    async def call(
+        self, asker: Requester, deadline: float | None, budget: Budget | None = None
+    ) -> Reply[Any]:
         """Make the request. Errors as in `Requester.call`."""
         return await asker.call(
             self.target,
@@ -28,4 +31,5 @@ class Ask:
             context=self.context,
             returns=self.returns,
             deadline=deadline,
+            budget=budget,
         )

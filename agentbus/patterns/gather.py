@@ -43,7 +43,8 @@ async def gather(
     """Ask all at once; return when `quorum` of them have answered, or all have ended.
 
     What is still under way at the quorum is cancelled. Without a quorum every end is waited for,
-    and errors stand beside the replies. `deadline` is in seconds from now and holds for each.
+    and errors stand beside the replies. `deadline` is in seconds from now and holds for each. What
+    is left of the asker's budget, if it has one, is shared out equally.
 
     Raises:
         QuorumMissed: so many failed that the quorum cannot be reached; its `outcomes` has what
@@ -52,13 +53,15 @@ async def gather(
     """
     if quorum is not None and not 1 <= quorum <= len(asks):
         raise ConfigError("quorum", f"must be between 1 and {len(asks)}, not {quorum}")
+    left = asker.budget
+    share = None if left is None or not asks else left.share(len(asks))
     outcomes: list[Reply[Any] | AgentbusError] = [RequestCancelled(ask.target) for ask in asks]
     answered = failed = 0
 
     async def ask(place: int) -> None:
         nonlocal answered, failed
         try:
-            outcomes[place] = await asks[place].call(asker, deadline)
+            outcomes[place] = await asks[place].call(asker, deadline, share)
             answered += 1
         except AgentbusError as error:
             outcomes[place] = error

@@ -24,7 +24,8 @@ async def hedged(
     """Ask the first; ask the next too when `after` seconds passed, or when all before failed.
 
     The first reply is returned and the others are cancelled: only ask what may be done twice. All
-    copies share the deadline, in seconds from now.
+    copies share the deadline, in seconds from now. What is left of the asker's budget, if it has one,
+    is shared out equally; a copy that is cancelled counts as having spent its share.
 
     Raises:
         ConfigError: there is nobody to ask, or `after` is negative.
@@ -33,13 +34,15 @@ async def hedged(
     if not asks or not after >= 0:
         raise ConfigError("hedged", "takes one question or more, and a time that is not negative")
     until = anyio.current_time() + deadline if deadline is not None else None
+    budget = asker.budget
+    share = None if budget is None else budget.share(len(asks))
     won: list[Reply[Any]] = []
     errors: dict[int, AgentbusError] = {}
 
     async def ask(place: int, ended: anyio.Event) -> None:
         left = None if until is None else until - anyio.current_time()
         try:
-            won.append(await asks[place].call(asker, left))
+            won.append(await asks[place].call(asker, left, share))
             group.cancel_scope.cancel()
         except AgentbusError as error:
             errors[place] = error

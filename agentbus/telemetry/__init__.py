@@ -1,7 +1,9 @@
 """Accounts of what hops cost, and what a process counts. Pure values and counters."""
 
 from .account import NO_COST, HopAccount, ModelCost
+from .budget import NANOS, NO_LIMIT, NOTHING, Amount, Budget, Ledger, Loan
 from .metrics import (
+    BLIND,
     TIMES,
     AgentMetrics,
     AgentReport,
@@ -10,22 +12,50 @@ from .metrics import (
     Histogram,
     LinkReport,
     Metrics,
+    Observer,
     TimeLog,
     upper_bound,
 )
+from .trace import (
+    KEPT_BY,
+    NO_TRACE,
+    Span,
+    SpanLog,
+    TraceIds,
+    handler_trace,
+    parse_traceparent,
+    traceparent,
+)
 
 __all__ = [
+    "BLIND",
+    "KEPT_BY",
+    "NANOS",
+    "NOTHING",
     "NO_COST",
+    "NO_LIMIT",
+    "NO_TRACE",
     "TIMES",
     "AgentMetrics",
     "AgentReport",
+    "Amount",
+    "Budget",
     "BusReport",
     "Distribution",
     "Histogram",
     "HopAccount",
+    "Ledger",
     "LinkReport",
+    "Loan",
     "Metrics",
     "ModelCost",
+    "Observer",
+    "Span",
+    "SpanLog",
     "TimeLog",
+    "TraceIds",
+    "handler_trace",
+    "parse_traceparent",
+    "traceparent",
     "upper_bound",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class ModelCost:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     ttft_s: float = 0.0
+    cost: float = 0.0
+    """In the unit of the engines' prices."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         pairs = zip(self.pack(), other.pack(), strict=True)
@@ -48,6 +51,8 @@ class ModelCost:
         for name, value in zip(names, row, strict=True):
             if type(value) is not type(getattr(NO_COST, name)) and type(value) is not int:
                 raise ValueError(f"{name} is not a number")
+            if not 0 <= value < math.inf:  # type: ignore[operator]
+                raise ValueError(f"{name} is negative or not finite")
         return ModelCost(*row)  # type: ignore[arg-type]
 
 

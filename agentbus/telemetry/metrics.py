@@ -7,13 +7,16 @@ any text form are made of reports.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from .account import ModelCost
+from .trace import SpanLog
 
 __all__ = [
+    "BLIND",
     "BUCKETS",
     "TIMES",
     "AgentMetrics",
@@ -23,6 +26,7 @@ __all__ = [
     "Histogram",
     "LinkReport",
     "Metrics",
+    "Observer",
     "TimeLog",
     "upper_bound",
 ]
@@ -90,6 +94,21 @@ class Histogram:
     def report(self) -> Distribution:
         """Return what it holds now."""
         return Distribution(tuple(self.counts), self.total_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """With what a process looks at its requests: a clock, in seconds, and a log of spans.
+
+    Without a log, times are not kept either.
+    """
+
+    clock: Callable[[], float]
+    spans: SpanLog | None = None
+
+
+BLIND = Observer(repeat(0.0).__next__)
+"""Sees nothing: each moment is 0. A clock of C that does not look is the cheapest there is."""
 
 
 def _add(counts: dict[str, int], key: str) -> None:
@@ -187,9 +206,11 @@ class TimeLog:
 class Metrics:
     """What a process counts that belongs to no agent of its own."""
 
-    __slots__ = ("dropped", "failures", "published", "sent")
+    __slots__ = ("clock", "dropped", "failures", "published", "sent", "spans")
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer = BLIND) -> None:
+        self.clock = observer.clock
+        self.spans = observer.spans
         self.sent = 0
         """Requests made here."""
         self.failures: dict[str, int] = {}

@@ -2,7 +2,9 @@
 
     frame  = size:u32  header_size:u16  header  context  payload*       (numbers big-endian)
     header = msgpack [kind, id, source, target, schema, credit, remaining_us, hops_left, trace,
-                      context_size, [payload_size*]]
+                      context_size, [payload_size*], budget?]
+
+`budget`, [tokens, billionths of a unit of cost], stands there for requests that have one.
 
 In place of a size, [arena, offset, size, generation] refers to a payload in shared memory.
 `size` counts all that follows it. Context and payloads stand behind the header as they are: they
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import msgpack
 
@@ -52,6 +54,7 @@ _MAX_INT = 2**63 - 1
 _SCRATCH = 512
 """Bytes that a packer begins with; its own default is 256 KiB, for every link."""
 _TRACE_SIZES = (0, 24)
+_MAX_BUDGET = 2**62
 _JOINED = 64 * 1024
 """Frames up to this size are one buffer: copying it costs less than a second buffer's write."""
 _VIEWED = 64 * 1024
@@ -120,21 +123,22 @@ class Encoder:
             bodies.append(body)
             sizes.append(len(body))
             size += len(body)
-        header: bytes = self._pack(
-            (
-                envelope.kind,
-                id_,
-                source,
-                target,
-                schema,
-                envelope.credit,
-                remaining_us,
-                hops_left,
-                trace,
-                len(context),
-                sizes,
-            )
+        fields: tuple[Any, ...] = (
+            envelope.kind,
+            id_,
+            source,
+            target,
+            schema,
+            envelope.credit,
+            remaining_us,
+            hops_left,
+            trace,
+            len(context),
+            sizes,
         )
+        if envelope.budget is not None:
+            fields = (*fields, _check_budget(envelope.budget))
+        header: bytes = self._pack(fields)
         header_size = len(header)
         size += _SIZE_OF_HEADER_SIZE + header_size
         if (
@@ -183,6 +187,20 @@ def _check(envelope: Envelope) -> None:
     )
 
 
+def _check_budget(budget: object) -> tuple[int, int]:
+    if not _is_budget(budget):
+        raise InvalidMessage("envelope", f"a budget of {budget!r}")
+    return budget
+
+
+def _is_budget(budget: object) -> TypeGuard[tuple[int, int]]:
+    return (
+        isinstance(budget, tuple)
+        and len(budget) == 2
+        and all(type(amount) is int and 0 <= amount <= _MAX_BUDGET for amount in budget)
+    )
+
+
 def _flat(buffer: Buffer) -> memoryview:
     """View any contiguous buffer, such as a tensor's, as its bytes."""
     view = memoryview(buffer)
@@ -216,7 +234,7 @@ class Decoder:
         self._frame_limit = limits.frame
         self._header_limit = limits.header
         self._payload_limit = limits.payloads
-        self._item_limit = max(len(_FIELDS), limits.payloads)
+        self._item_limit = max(len(_FIELDS) + 1, limits.payloads)
         self._pending = bytearray()
         self._need = 0
         """Size of the frame that is pending; 0 while its prefix is incomplete."""
@@ -303,8 +321,9 @@ class Decoder:
         header = start + _SIZE_OF_PREFIX
         body = header + header_size
         fields = unpack(data[header:body], text=MAX_TEXT, items=self._item_limit)
+        budget = None
         if type(fields) is not tuple or len(fields) != len(_FIELDS):
-            raise MalformedFrame(f"the header is not an array of {len(_FIELDS)} fields")
+            fields, budget = _split_budget(fields)
         kind, id_, source, target, schema, credit, remaining, hops, trace, context, sizes = fields
         if not (  # three times as fast as comparing tuples of types
             type(kind) is type(id_) is type(credit) is type(remaining) is type(hops) is int
@@ -342,7 +361,18 @@ class Decoder:
             bytes(data[body:rest]),
             _cut(data, rest, end, sizes, self._resolve),
             end - start,
+            budget,
         )
+
+
+def _split_budget(fields: object) -> tuple[tuple[Any, ...], tuple[int, int]]:
+    """Take the budget off a header that has one."""
+    if not isinstance(fields, tuple) or len(fields) != len(_FIELDS) + 1:
+        raise MalformedFrame(f"the header is not an array of {len(_FIELDS)} fields, and a budget")
+    *others, budget = fields
+    if not _is_budget(budget):
+        raise MalformedFrame("the header's budget is no two numbers within their bounds")
+    return tuple(others), budget
 
 
 def _cut(

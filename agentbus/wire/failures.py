@@ -16,12 +16,17 @@ _MAX_FIELD_BYTES = 4 * _MAX_FIELD
 _MAX_FIELDS = 16
 
 
-def failure_envelope(request_id: int, error: AgentbusError) -> Envelope:
-    """Make the envelope that ends a request, or with id 0 the link, with `error`."""
+def failure_envelope(
+    request_id: int, error: AgentbusError, spent: tuple[int, int] | None = None
+) -> Envelope:
+    """Make the envelope that ends a request, or with id 0 the link, with `error`.
+
+    `spent` is what a request with a budget has spent, as in `Envelope.budget`.
+    """
     code, data = describe(error)
     cut = {k: v[:_MAX_FIELD] if isinstance(v, str) else v for k, v in data.items()}
     packed = msgpack.packb(cut, unicode_errors="replace")
-    return Envelope(Kind.ERROR, request_id, schema=code, payloads=(packed,))
+    return Envelope(Kind.ERROR, request_id, schema=code, payloads=(packed,), budget=spent)
 
 
 def read_failure(envelope: Envelope) -> AgentbusError:

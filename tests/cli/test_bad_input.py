@@ -32,6 +32,11 @@ CASES = {
         ["worker", "--serve", "fake:", "--threads", "-1"],
         "must be between 0 and 1024, not -1",
     ),
+    "no prices": (
+        ["worker", "--serve", "fake:", "--prices", "cheap"],
+        "prices: takes three numbers, as in 0.2,0.02,1, not 'cheap'",
+    ),
+    "a gift": (["worker", "--serve", "fake:", "--prices", "1,-1,1"], "prices.reused: must be 0"),
     "no metrics address": (["up", "--metrics", "here"], "'here' is not HOST:PORT, for example"),
     "no settings file": (
         ["up", "--config", "{folder}/none.toml"],

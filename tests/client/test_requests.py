@@ -523,7 +523,7 @@ def test_a_union_may_not_meet_another_handler_of_its_types() -> None:
 
 async def test_each_request_of_a_program_begins_a_trace(pair: Pair) -> None:
     async with pair.open() as (host, asker):
-        traces = [bus._sender.new_trace() for bus in (host, asker) for _ in range(100)]
+        traces = [bus._sender.traces.new() for bus in (host, asker) for _ in range(100)]
     assert {len(trace) for trace in traces} == {24}
     assert len({trace[:16] for trace in traces}) == 200
 

@@ -25,7 +25,7 @@ class TestFake(EngineContract):
 
 class TestScripted(EngineContract):
     async def open(self, settings: EngineSettings) -> Engine:
-        return ScriptedEngine([" Tides rise."] * 100, settings=settings)
+        return ScriptedEngine([" Tides rise and fall twice a day."] * 100, settings=settings)
 
 
 class TestTorch(EngineContract):

@@ -107,7 +107,7 @@ def test_nobody_is_sent_to_another_project_of_our_import_name() -> None:
 
 
 def test_the_rules_decide_what_it_says(tmp_path: Path) -> None:
-    [rules] = blocks("toml")
+    rules = "\n".join(blocks("toml"))  # all settings of the README make one file
     path = tmp_path / "agentbus.toml"
     path.write_text(rules, encoding="utf-8")
     explained = [words for words in commands() if words[:2] == ["acl", "explain"]]

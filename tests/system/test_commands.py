@@ -62,6 +62,15 @@ async def test_a_bus_is_asked_and_watched(socket_dir: Path) -> None:
         assert set(top) == {"$broker", "adder"}
         assert (top["adder"]["requests"], top["adder"]["errors"]) == (5, 2)
         assert top["adder"]["process"] == row["process"]
+        [traces] = await printed("trace", *at)
+        kept = [trace for trace in traces if trace["error"] == "handler_failed"]
+        assert kept and kept[0]["target"] == "adder"
+        [spans] = await printed("trace", kept[0]["trace"], *at)
+        assert {span["trace"] for span in spans} == {kept[0]["trace"]}
+        status, out, _ = await finished("trace", kept[0]["trace"], *at)
+        assert (status, "process adder" in out, "handler_failed" in out) == (0, True, True)
+        status, _, err = await finished("trace", "no", *at)
+        assert (status, "no traces are known whose id begins with 'no'" in err) == (1, True)
         [checks] = await printed("doctor", *at)
         assert {check["status"] for check in checks} <= {"ok", "warn"}
 

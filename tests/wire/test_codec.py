@@ -52,6 +52,7 @@ envelopes = st.builds(
     trace=st.one_of(st.just(b""), st.binary(min_size=24, max_size=24)),
     context=bodies,
     payloads=st.lists(bodies, max_size=3).map(tuple),
+    budget=st.none() | st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)),
 )
 
 
@@ -238,11 +239,38 @@ def test_a_frame_of_exactly_the_limit_passes() -> None:
         fields_of(sizes={1: 2}),
         fields_of(sizes=msgpack.ExtType(4, b"x")),
         fields_of(sizes=msgpack.Timestamp(1, 2)),
+        fields_of(budget=None),
+        fields_of(budget=5),
+        fields_of(budget=()),
+        fields_of(budget=(1,)),
+        fields_of(budget=(1, 2, 3)),
+        fields_of(budget=(-1, 0)),
+        fields_of(budget=(0, -1)),
+        fields_of(budget=(1.5, 0)),
+        fields_of(budget=(0, float("nan"))),
+        fields_of(budget=(0, float("inf"))),
+        fields_of(budget=(True, 0)),
+        fields_of(budget=("1", 0)),
+        fields_of(budget=(2**62 + 1, 0)),
+        fields_of(budget=(0, 2**64 - 1)),
+        fields_of(budget={0: 1}),
+        (*fields_of(budget=(1, 2)), "from a newer version"),
     ],
 )
 def test_wrong_headers_are_malformed(fields: tuple[object, ...]) -> None:
     with pytest.raises(MalformedFrame):
         Decoder(LIMITS).feed(frame(*fields))
+
+
+@pytest.mark.parametrize("budget", [(-1, 0), (0, 2**62 + 1), (0.5, 0), (1,)])
+def test_a_budget_that_no_peer_would_take_is_not_sent(budget: tuple[int, int]) -> None:
+    with pytest.raises(InvalidMessage, match="budget"):
+        encode(Envelope(Kind.REQUEST, budget=budget), LIMITS)
+
+
+def test_a_header_without_a_budget_is_no_longer_for_it() -> None:
+    with_budget = Envelope(Kind.REQUEST, id=1, budget=(1, 2))
+    assert len(whole(with_budget)) == len(whole(Envelope(Kind.REQUEST, id=1))) + 3
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,18 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from ...config import EngineSettings
+from ...config import EngineSettings, Prices
 from ...context import Prompt, Turn
 from ...engine import Engine, Finished, GenerateRequest, Piece
-from ...errors import Closed, ContextTooLong, KVExhausted, MisuseError
+from ...errors import BudgetExceeded, Closed, ContextTooLong, KVExhausted, MisuseError
+from ...telemetry import Budget
 
 __all__ = ["POOL_TOKENS", "EngineContract"]
 
 POOL_TOKENS = 2048
 """Tokens of the KV pool in these tests, in blocks of 16."""
 _CUE = Turn("assistant", "", "writer")
+_PRICES = Prices(prompt=1.0, reused=0.1, answer=2.0)
 
 
 def prompt(*texts: str) -> Prompt:
@@ -63,7 +65,8 @@ class EngineContract:
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         """The engine, open."""
-        opened = await self.open(EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1))
+        settings = EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1, prices=_PRICES)
+        opened = await self.open(settings)
         yield opened
         await opened.aclose()
 
@@ -227,3 +230,36 @@ class EngineContract:
                         assert isinstance(item, Piece)
         with pytest.raises(Closed):
             await answer(engine, request)
+
+    async def test_an_answer_is_no_longer_than_the_budget_pays_for(self, engine: Engine) -> None:
+        asked = prompt("Tides rise and fall.")
+        size = len(engine.tokenize(asked))
+        assert engine.capabilities.prices == _PRICES
+        for budget in (Budget(tokens=size + 3), Budget(cost=(size * 1.0 + 3.9 * 2.0) / 1000)):
+            request = GenerateRequest(prompt=asked, max_tokens=9, budget=budget)
+            pieces, finished = await answer(engine, request)
+            assert len(ids(pieces)) == finished.usage.decoded_tokens == 3
+            assert finished.reason == "length"
+        ample = GenerateRequest(prompt=asked, max_tokens=4, budget=Budget(tokens=10_000, cost=5))
+        _, finished = await answer(engine, ample)
+        assert finished.usage.decoded_tokens == 4
+
+    async def test_what_the_budget_does_not_pay_for_is_not_begun(self, engine: Engine) -> None:
+        asked = prompt("Tides rise and fall.")
+        size = len(engine.tokenize(asked))
+        for what, budget in (
+            ("tokens", Budget(tokens=size)),
+            ("cost", Budget(cost=size * 1.0 / 1000)),
+        ):
+            with pytest.raises(BudgetExceeded) as refused:
+                await answer(engine, GenerateRequest(prompt=asked, max_tokens=9, budget=budget))
+            assert refused.value.what == what
+        whole = Budget(tokens=size + 5)
+        for request in (
+            GenerateRequest(prompt=asked, max_tokens=6, ignore_end=True, budget=whole),
+            GenerateRequest(prompt=asked, forced=(1,) * 6, budget=whole),
+        ):
+            with pytest.raises(BudgetExceeded):
+                await answer(engine, request)
+        stats = engine.stats()
+        assert stats.cached_blocks == stats.locked_blocks == stats.finished == 0
