@@ -21,7 +21,7 @@ from agentbus.patterns import Ask, gather, hedged, retried
 
 from .conftest import Pair
 
-pytestmark = [pytest.mark.anyio, pytest.mark.promise("flow.budget")]
+pytestmark = pytest.mark.anyio
 
 MODEL = "fake:budget"
 PRICES = Prices(prompt=0.2, reused=0.02, answer=1.0)
@@ -162,6 +162,7 @@ async def prompt_size(asker: Bus, agent: str = "a") -> int:
 
 
 @pytest.mark.parametrize("agent", ["a", "c"])
+@pytest.mark.promise("flow.budget")
 async def test_an_answer_is_cut_and_a_prompt_over_the_budget_is_not_read(
     pair: Pair, agent: str
 ) -> None:
