@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import anyio
 from anyio.to_thread import run_sync
+from mypy_extensions import mypyc_attr
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
@@ -49,6 +50,7 @@ _DRAIN_LOOK = 0.01
 """Seconds between two looks whether all requests have ended."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Bus(Requester):
     """This process's place on a bus. Make it with `Bus.open`, use it in `async with`."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol, TypeVar, overload
 
+from mypy_extensions import mypyc_attr
+
 from ..context import Context
 from ..errors import ConfigError
 from ..telemetry import Budget
@@ -56,6 +58,7 @@ class Sender(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Requester:
     """Asks agents. `Bus` asks for a program, `Call` for a handler, within what it was given."""
 

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
+from mypy_extensions import mypyc_attr
+
 from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
@@ -42,6 +44,7 @@ Settled = Callable[[AgentbusError | None], None]
 """Told once, before anything else, that a link opened (None) or why it never did."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StreamLink(asyncio.Protocol):
     """A `base.Link` over whatever transport the loop connects it to."""
 
