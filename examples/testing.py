@@ -2,7 +2,7 @@
 
 import asyncio
 
-from agentbus import Agent, Bus, Call, handler
+from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.errors import PeerLost
 from agentbus.testing import Fault, FaultKind, fault_proxy, open_bus
 
@@ -23,7 +23,8 @@ async def main() -> None:
         print(model.prompts[0])
         print(f"handled: {bus.handled[0].payload}")
 
-        async with fault_proxy(bus.host_url) as proxy, Bus.open(proxy.url) as far:
+        alone = BusSettings(rejoin_timeout=0)  # what it joined is not looked for again
+        async with fault_proxy(bus.host_url) as proxy, Bus.open(proxy.url, settings=alone) as far:
             proxy.inject(Fault(FaultKind.CUT, after_bytes=20))  # in the midst of the request
             try:
                 await far.request("writer", "And further out?")

@@ -10,6 +10,8 @@ import asyncio
 import secrets
 from dataclasses import replace
 
+from mypy_extensions import mypyc_attr
+
 from ..config import Limits
 from ..errors import Closed
 from ..wire import TICKET_SIZE, Hello, Resume, State
@@ -20,6 +22,7 @@ from .redial import Dialer, Down, restore
 __all__ = ["LastingLink", "Tickets"]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LastingLink(StreamLink):
     """A `StreamLink` that waits for another connection when its own breaks."""
 

@@ -44,7 +44,9 @@ def mutate_envelope(rng: random.Random, envelope: Envelope) -> Envelope:
     changes: dict[str, Any] = {}
     for name in rng.choices(_FIELDS, k=rng.randint(1, 3)):
         value = getattr(envelope, name)
-        if type(value) is int:
+        if name == "budget":
+            changes[name] = rng.choice((None, (rng.choice(_NUMBERS), rng.choice(_NUMBERS))))
+        elif type(value) is int:
             changes[name] = rng.choice(_NUMBERS)
         elif type(value) is str:
             changes[name] = rng.choice(_TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -71,6 +72,7 @@ def envelopes() -> list[Envelope]:
         Envelope(Kind.HELLO, payloads=(msgpack.packb((PROTOCOL_VERSION, "there", "/run/x")),)),
         request,
         Envelope(Kind.REQUEST, id=8, target="echo", schema="str", payloads=(text,)),
+        replace(request, budget=(5000, 2_000_000)),
         Envelope(Kind.REQUEST, id=9, target="echo", payloads=(text, Reference("3:a", 0, 9000, 1))),
         Envelope(Kind.REPLY, id=1, schema="str", context=context, payloads=(_ACCOUNT, text)),
         failure_envelope(1, HandlerFailed("echo", "ValueError", "no")),
