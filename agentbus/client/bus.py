@@ -29,6 +29,7 @@ from ..telemetry import Budget, BusReport, Ledger, Span, parse_traceparent
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
 from .call import Call
+from .closing import close_links
 from .links import Links
 from .models import ModelAgent, model_agent_name
 from .node import Node
@@ -149,7 +150,7 @@ class Bus(Requester):
         node.grants.forget_all()
         await self._briefly(node.pool.aclose)
         await self._briefly(lambda: self._stop_all(node))
-        await self._briefly(node.peers.aclose)
+        await self._briefly(lambda: close_links([peer.link for peer in node.peers]))
         if self._export is not None:
             await self._briefly(self._export.aclose)
         node.topics.delayed.close()

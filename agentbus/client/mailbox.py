@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ from .agent import Agent, HandlerSpec
 from .exchange import Pending, Replies
 from .feed import FeedReader, FeedSink
 from .origin import Origin
+from .parts import write_parts
 from .payload import SCHEMA_MARK, payload_type
 from .pool import WorkerPool
 from .tracing import log_handled
@@ -318,7 +318,9 @@ class Mailbox:
                     call = blueprint.make_call(self.name, blueprint.model, blueprint.role, delivery)
                     value = None
                     if spec.streams:
-                        await _stream(spec.function(self.agent, delivery.payload, call), delivery)
+                        await write_parts(
+                            spec.function(self.agent, delivery.payload, call), delivery
+                        )
                     else:
                         value = await spec.function(self.agent, delivery.payload, call)
                     self._answer(delivery, value, call, started)
@@ -444,18 +446,6 @@ class Mailbox:
             extra={"trace_id": trace[:_TRACE_ID].hex()},
         )
         return HandlerFailed(self.name, type(raised).__name__, text_of(raised)[:_ERROR_TEXT])
-
-
-async def _stream(parts: AsyncGenerator[Any, None], delivery: Delivery) -> None:
-    """Send what a handler yields."""
-    async with aclosing(parts):
-        count = 0
-        async for part in parts:
-            count += 1
-            if not delivery.replies.part(part):
-                await delivery.replies.writable()
-            elif count % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
 
 
 async def _absorb_interrupt(task: asyncio.Task[object]) -> None:

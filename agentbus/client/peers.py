@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import anyio
-
 from ..config import BusSettings
 from ..context import Context, TenantKey
 from ..errors import (
@@ -56,9 +54,6 @@ logger = logging.getLogger("agentbus")
 # An enum's member costs 0.2 µs to look up on Python 3.11, and this is for every request.
 _REQUEST = Kind.REQUEST
 _REQUESTS = Kind.REQUESTS
-_DROPPED_WITHIN = 1.5
-"""Seconds in which nothing is left of links that were dropped: the socket of several over tcp ends
-with the last of them, when what it may still send has been sent."""
 _REPLY_PAYLOADS = 2
 """At least: the account, the value's msgpack, and behind it its buffers."""
 
@@ -262,17 +257,6 @@ class Peers:
     def remember(self, peer: Peer | None, context: Context) -> None:
         """Note that a peer holds `context`, as this process does."""
         self._contexts.remember(None if peer is None else peer.contexts, context)
-
-    async def aclose(self) -> None:
-        """Close all links in order; if cancelled, drop those whose peers have not answered."""
-        links = [peer.link for peer in self]
-        try:
-            await _close(links)
-        finally:
-            for link in links:
-                link.abort()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_DROPPED_WITHIN):
-                await _close(links)
 
     def _context_of(self, peer: Peer, envelope: Envelope) -> Context | None:
         """Return the context that came with a message; None if its rest had to be asked for."""
@@ -517,9 +501,3 @@ class Peers:
 
 def _is_joinable(frames: Frames, trace: bytes) -> bool:
     return is_small(frames) and len(trace) == TRACE_SIZE
-
-
-async def _close(links: list[Link]) -> None:
-    async with anyio.create_task_group() as group:
-        for link in links:
-            group.start_soon(link.aclose)

@@ -1,0 +1,33 @@
+"""What a streaming handler yields, on its way to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from .exchange import Replies
+
+__all__ = ["write_parts"]
+
+_YIELD_EVERY = 256
+"""Parts streamed in a row before other tasks of the loop get a turn."""
+
+
+class Answered(Protocol):
+    """A message with who is answered, which a hand-over changes."""
+
+    replies: Replies
+
+
+async def write_parts(parts: AsyncGenerator[Any, None], delivery: Answered) -> None:
+    """Send what a handler yields."""
+    async with aclosing(parts):
+        count = 0
+        async for part in parts:
+            count += 1
+            if not delivery.replies.part(part):
+                await delivery.replies.writable()
+            elif count % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
