@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +24,7 @@ from .exchange import Replies
 from .flow import Inflow
 from .mailbox import Delivery
 from .origin import Origin
+from .parts import join_text
 from .payload import PayloadType, payload_type
 from .requester import Requester, Sender, check_seconds
 from .scopes import Limited
@@ -245,8 +245,7 @@ class Call(Requester):
             label=label,
             budget=budget,
         )
-        async with aclosing(parts):
-            return "".join([part async for part in parts])
+        return await join_text(parts)
 
     def generate_stream(
         self,

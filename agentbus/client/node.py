@@ -53,6 +53,7 @@ from .requester import check_seconds
 from .routes import Routes
 from .topics import Topics
 from .types import TypeTable
+from .waiting import wait_until
 
 __all__ = ["Node"]
 
@@ -175,8 +176,7 @@ class Node:
             AgentbusError: it could not be sent; `pending` has ended.
         """
         try:
-            async with asyncio.timeout_at(origin.deadline_at):
-                peer = await self._ready(pending.target, origin)
+            peer = await wait_until(origin.deadline_at, self._ready(pending.target, origin))
             if not pending.ended:
                 self.peers.send(peer, pending, payload, origin)
         except TimeoutError:

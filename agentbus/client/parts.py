@@ -1,4 +1,4 @@
-"""What a streaming handler yields, on its way to the caller."""
+"""Parts of streams: what a handler yields, and what a model says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .exchange import Replies
 
-__all__ = ["write_parts"]
+__all__ = ["join_text", "write_parts"]
 
 _YIELD_EVERY = 256
 """Parts streamed in a row before other tasks of the loop get a turn."""
@@ -31,3 +31,9 @@ async def write_parts(parts: AsyncGenerator[Any, None], delivery: Answered) -> N
                 await delivery.replies.writable()
             elif count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
+
+
+async def join_text(parts: AsyncGenerator[str, None]) -> str:
+    """Return what a model says, piece by piece, as one text."""
+    async with aclosing(parts):
+        return "".join([part async for part in parts])
