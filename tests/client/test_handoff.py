@@ -292,6 +292,7 @@ async def test_who_reads_the_feed_keeps_the_request(place: str, socket_dir: Path
                 await anext(stream)
 
 
+@pytest.mark.pure
 async def test_one_hand_over_at_a_time(socket_dir: Path) -> None:
     """A peer that offers one request again and again makes nobody work for it."""
     async with two("away", socket_dir) as (bus, _, second, _):
