@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import base64
 import copy
-import datetime
-import decimal
-import enum
-import types
 import typing
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -28,11 +22,11 @@ from blake3 import blake3
 
 from ..errors import InvalidMessage
 from ..wire import Frames, copy_buffers, is_buffer_type, pack, unpack_frames
+from .annotations import holds_buffers
+from .copies import copier
 from .flat import flat_dump
 
 __all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type"]
-
-Copy = Callable[[Any], Any]
 
 PLAIN = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
 """Types that every process knows by name."""
@@ -40,88 +34,6 @@ SCHEMA_MARK = "#"
 """Stands on the wire between a type's name and its fingerprint."""
 _SCRATCH_BYTES = 4096
 """First size of a packer's buffer, which is kept from message to message and grows as needed."""
-
-_ATOMS = (
-    str,
-    int,
-    float,
-    bool,
-    bytes,
-    complex,
-    type(None),
-    enum.Enum,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
-    decimal.Decimal,
-    uuid.UUID,
-)
-_IMMUTABLE_ORIGINS = (tuple, frozenset, typing.Union, types.UnionType)
-
-
-def _is_immutable(annotation: Any) -> bool:
-    """Tell whether no value of this type can be changed, as far as annotations tell."""
-    if annotation is None or annotation is Ellipsis:
-        return True
-    origin = typing.get_origin(annotation)
-    if origin is typing.Literal:
-        return True
-    if origin is typing.Annotated:
-        return _is_immutable(typing.get_args(annotation)[0])
-    if origin in _IMMUTABLE_ORIGINS:
-        return all(_is_immutable(argument) for argument in typing.get_args(annotation))
-    if not isinstance(annotation, type):
-        return False
-    return issubclass(annotation, _ATOMS) or _is_frozen(annotation)
-
-
-def _is_frozen(kind: type) -> bool:
-    if issubclass(kind, pydantic.BaseModel):
-        return bool(kind.model_config.get("frozen")) and _has_immutable_fields(kind)
-    if is_dataclass(kind):
-        return bool(kind.__dataclass_params__.frozen) and _has_immutable_fields(kind)  # type: ignore[attr-defined]
-    return False
-
-
-def _has_immutable_fields(kind: type) -> bool:
-    if issubclass(kind, pydantic.BaseModel):
-        open_ended = kind.model_config.get("extra") == "allow" or kind.__private_attributes__
-        annotations = [f.annotation for f in kind.model_fields.values()]
-        return not open_ended and all(_is_immutable(a) for a in annotations)
-    try:
-        hints = typing.get_type_hints(kind)
-    except NameError:
-        return False
-    return is_dataclass(kind) and all(_is_immutable(hints[f.name]) for f in fields(kind))
-
-
-def _holds_buffers(annotation: Any) -> bool:
-    """Tell whether a value of this type may hold arrays or bytes, as far as annotations tell."""
-    origin = typing.get_origin(annotation)
-    if annotation is None or annotation is Ellipsis or origin is typing.Literal:
-        return False
-    if origin is typing.Annotated:
-        return _holds_buffers(typing.get_args(annotation)[0])
-    if origin in (list, set, dict, *_IMMUTABLE_ORIGINS):
-        return any(_holds_buffers(argument) for argument in typing.get_args(annotation))
-    if not isinstance(annotation, type) or issubclass(annotation, bytes):
-        return True
-    if issubclass(annotation, pydantic.BaseModel):
-        is_open = annotation.model_config.get("extra") == "allow"
-        return is_open or any(
-            _holds_buffers(f.annotation) for f in annotation.model_fields.values()
-        )
-    if is_dataclass(annotation):
-        return _dataclass_holds_buffers(annotation)
-    return not issubclass(annotation, _ATOMS)
-
-
-def _dataclass_holds_buffers(kind: type) -> bool:
-    try:
-        hints = typing.get_type_hints(kind)
-    except NameError:
-        return True
-    return any(_holds_buffers(hints[f.name]) for f in fields(kind))
 
 
 def _instances(schema: Any) -> Iterator[Any]:
@@ -147,92 +59,6 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
         if all(is_buffer_type(found) for found in _instances(adapter.core_schema)):
             return adapter
         raise
-
-
-def _share(value: Any) -> Any:
-    return value
-
-
-def _copy_view(value: Any) -> memoryview:
-    return memoryview(bytes(value))
-
-
-def _copy_items(kind: Callable[[Any], Any], item: Copy) -> Copy:
-    """Copy a list or set by its items; what is no such thing after all, deeply."""
-    if item is _share:
-        return lambda value: value.copy() if type(value) is kind else copy.deepcopy(value)
-    return lambda value: kind(map(item, value)) if type(value) is kind else copy.deepcopy(value)
-
-
-def _copy_values(item: Copy) -> Copy:
-    """Copy a dict by its values; what is no dict after all, deeply."""
-
-    def copied(value: Any) -> Any:
-        if type(value) is not dict:
-            return copy.deepcopy(value)
-        return dict(value) if item is _share else {key: item(one) for key, one in value.items()}
-
-    return copied
-
-
-_set_fields, _set_fields_set, _set_extra, _set_private = (
-    pydantic.BaseModel.__dict__[name].__set__
-    for name in (
-        "__dict__",
-        "__pydantic_fields_set__",
-        "__pydantic_extra__",
-        "__pydantic_private__",
-    )
-)
-
-
-def _copy_model(kind: type[pydantic.BaseModel]) -> Copy:
-    """Copy a model, and within it only those fields that could be changed."""
-    if kind.model_config.get("extra") == "allow" or kind.__private_attributes__:
-        return copy.deepcopy
-    changeable = [
-        (name, _copier(field.annotation))
-        for name, field in kind.model_fields.items()
-        if not _is_immutable(field.annotation)
-    ]
-    new = kind.__new__
-
-    def copied(value: pydantic.BaseModel) -> pydantic.BaseModel:
-        if type(value) is not kind:
-            return copy.deepcopy(value)
-        inside = value.__dict__.copy()
-        for name, copier in changeable:
-            inside[name] = copier(inside[name])
-        # As `BaseModel.__copy__` does it, which takes four times as long.
-        made = new(kind)
-        _set_fields(made, inside)
-        _set_fields_set(made, value.__pydantic_fields_set__.copy())
-        _set_extra(made, None)
-        _set_private(made, None)
-        return made
-
-    return copied
-
-
-def _copier(kind: Any) -> Copy:
-    """Choose the cheapest copy that still separates sender and receiver.
-
-    Only types that say what they hold are copied by their parts; all others deeply.
-    """
-    if _is_immutable(kind):
-        return _share
-    if kind is memoryview:
-        return _copy_view
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (list, set) and len(arguments) == 1:
-        return _copy_items(origin, _copier(arguments[0]))
-    if origin is dict and _is_immutable(arguments[0]):
-        return _copy_values(_copier(arguments[1]))
-    if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-        return _copy_model(kind)
-    if is_dataclass(kind) and isinstance(kind, type) and _has_immutable_fields(kind):
-        return copy.copy
-    return copy.deepcopy
 
 
 def _fingerprint(kind: Any, adapter: pydantic.TypeAdapter[Any]) -> str:
@@ -270,8 +96,8 @@ class PayloadType:
         self.name: str = getattr(kind, "__name__", None) or str(kind)
         """By it handlers are chosen, so that a newer or older version of a type still finds them."""
         try:
-            self._copy = _copier(kind)
-            self._holds_buffers = _holds_buffers(kind)
+            self._copy = copier(kind)
+            self._holds_buffers = holds_buffers(kind)
         except RecursionError:  # a type that contains itself
             self._copy = copy.deepcopy
             self._holds_buffers = True
