@@ -190,7 +190,8 @@ class _Borrower:
     def __init__(self, pid: int, limit: int, release: Callable[[int], None]) -> None:
         self._pid = pid
         self._limit = limit
-        self._release = release
+        self.release = release
+        """Told of each loan that ends, by its generation."""
         self._arena = ""
         self._size = 0
         self._memory: mmap.mmap | None = None
@@ -203,11 +204,10 @@ class _Borrower:
         loan = check_loan(reference, self._last, self._size, self._limit)
         self._last = loan.generation
         # The finalizer is a root: it must not keep the link, whose owner may keep the view.
-        release = weakref.WeakMethod(self._release)
         # Unlike a memoryview, this can be watched by a finalizer.
         lent = (ctypes.c_char * loan.size).from_buffer(memory, loan.offset)
         lent.loan = loan  # type: ignore[attr-defined]
-        finalizer = weakref.finalize(lent, _end_loan, loan, memory, release)
+        finalizer = weakref.finalize(lent, _end_loan, loan, memory, weakref.ref(self))
         finalizer.atexit = False
         return memoryview(lent).cast("B").toreadonly()
 
@@ -246,12 +246,10 @@ class _Borrower:
         )
 
 
-def _end_loan(
-    loan: Loan, memory: mmap.mmap, release: weakref.WeakMethod[Callable[[int], None]]
-) -> None:
+def _end_loan(loan: Loan, memory: mmap.mmap, borrower: weakref.ref[_Borrower]) -> None:
     """Give a block back. Runs in whatever thread drops the last view."""
     if loan.written:  # forget the pages that differ from the peer's
         memory.madvise(mmap.MADV_DONTNEED, loan.offset, loan.size + -loan.size % BLOCK_ALIGN)
-    tell = release()
-    if tell is not None:
-        tell(loan.generation)
+    told = borrower()
+    if told is not None:
+        told.release(loan.generation)
