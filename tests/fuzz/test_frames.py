@@ -77,6 +77,7 @@ def _overrun(decoder: Decoder, data: bytes) -> list[Envelope]:
     raise IndexError("behind the end")
 
 
+@pytest.mark.pure
 def test_a_defect_is_found_and_can_be_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "feed", _overrun)
     with pytest.raises(Finding, match=r"IndexError: behind the end \(seed 7, frame \d+\)"):

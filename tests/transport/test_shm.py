@@ -292,9 +292,9 @@ async def test_an_honest_reference_is_accepted(path: str) -> None:
         (0, 0, 1),
         (0, 100, 0),
         (0, 100, -5),
-        (0, 100, True),
-        (0, "100", 1),
-        (0, 1.0, 1),
+        pytest.param((0, 100, True), marks=pytest.mark.pure),
+        pytest.param((0, "100", 1), marks=pytest.mark.pure),
+        pytest.param((0, 1.0, 1), marks=pytest.mark.pure),
     ],
     ids=str,
 )

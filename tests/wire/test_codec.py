@@ -262,7 +262,15 @@ def test_wrong_headers_are_malformed(fields: tuple[object, ...]) -> None:
         Decoder(LIMITS).feed(frame(*fields))
 
 
-@pytest.mark.parametrize("budget", [(-1, 0), (0, 2**62 + 1), (0.5, 0), (1,)])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        (-1, 0),
+        (0, 2**62 + 1),
+        pytest.param((0.5, 0), marks=pytest.mark.pure),
+        pytest.param((1,), marks=pytest.mark.pure),
+    ],
+)
 def test_a_budget_that_no_peer_would_take_is_not_sent(budget: tuple[int, int]) -> None:
     with pytest.raises(InvalidMessage, match="budget"):
         encode(Envelope(Kind.REQUEST, budget=budget), LIMITS)
