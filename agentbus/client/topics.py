@@ -22,7 +22,7 @@ from ..names import check_pattern, check_topic
 from ..routing import PUBLISH, SUBSCRIBE, SubscriptionTable
 from ..telemetry import Metrics
 from ..transport import Link
-from ..wire import Frames, copy_buffers, count_batch, is_small, published
+from ..wire import MAX_BATCH, Frames, copy_buffers, count_batch, is_small, published
 from .delayed import Delayed
 from .gate import MAX_DECISIONS, Gate
 from .payload import payload_type
@@ -110,8 +110,9 @@ class Topics:
             self._patterns[peer] = count + 1
             self._table.add(pattern, peer)
         elif text.startswith("-"):
-            self._table.remove(pattern, peer)
-            self._patterns[peer] = max(0, self._patterns.get(peer, 0) - 1)
+            if self._table.count(pattern, peer):
+                self._table.remove(pattern, peer)
+                self._patterns[peer] -= 1
         else:
             raise InvalidMessage("str", "say +pattern or -pattern")
 
@@ -129,8 +130,9 @@ class Topics:
                     if self.gate is not None:
                         self.gate.check_subscribe(peer, pattern)
                 except PermissionDenied as error:
-                    while not self._table.remove(pattern, peer):
-                        pass  # once for each time that it subscribed
+                    for _ in range(self._table.count(pattern, peer)):
+                        self._table.remove(pattern, peer)
+                        self._patterns[peer] -= 1
                     dropped.append((peer, error))
         return dropped
 
@@ -206,6 +208,8 @@ class Topics:
         """Hand on a message that a link brought, to all but the link that brought it."""
         if not envelope.payloads:
             raise MalformedFrame("a published message has a payload")
+        if (count := _count(envelope)) > MAX_BATCH:
+            raise MalformedFrame(f"{count} messages in one envelope are over {MAX_BATCH}")
         topic, source = envelope.target, envelope.source
         if (
             self.gate is not None or (self.is_broker and topic.startswith(_RESERVED))

@@ -56,6 +56,16 @@ class SubscriptionTable(Generic[S]):
         _prune(self._root)
         return count == 1
 
+    def count(self, pattern: str, subscriber: S) -> int:
+        """Return how often a subscriber holds a pattern."""
+        node: _Node[S] | None = self._root
+        *body, last = pattern.split(".")
+        for token in body if last == ">" else (*body, last):
+            node = None if node is None else node.children.get(token)
+        if node is None:
+            return 0
+        return (node.rest if last == ">" else node.subscribers).get(subscriber, 0)
+
     def remove_all(self, subscriber: S) -> None:
         """Unsubscribe from everything."""
         self._matches.clear()

@@ -86,7 +86,7 @@ class StreamLink(asyncio.Protocol):
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._joined = Joined()
+        self._joined = Joined(limits)
         self._queue: list[Buffer] = []
         self._queued = 0
         self._sent = Unacknowledged()
@@ -270,9 +270,11 @@ class StreamLink(asyncio.Protocol):
             # Answers to several at once are joined, like all that is sent within a turn.
             begins = len(envelopes) > 1 and not self.joins
             self.joins |= begins
-            self._owner.received(self, envelopes)
-            if begins:
-                self._turn_ended()
+            try:
+                self._owner.received(self, envelopes)
+            finally:
+                if begins:
+                    self._turn_ended()
         if session.state is not _OPEN:
             self._finish()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .batches import (
+    MAX_BATCH,
     TRACE_SIZE,
     Joined,
     JoinKey,
@@ -43,6 +44,7 @@ from .version import PROTOCOL_VERSION
 __all__ = [
     "ACK_EVERY",
     "BLOCK_ALIGN",
+    "MAX_BATCH",
     "MAX_TEXT",
     "NO_SHARING",
     "PROTOCOL_VERSION",

@@ -11,10 +11,13 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..config import Limits
 from ..errors import MalformedFrame
 from ..messages import Envelope, Kind
+from .codec import MAX_TEXT
 
 __all__ = [
+    "MAX_BATCH",
     "TRACE_SIZE",
     "JoinKey",
     "Joined",
@@ -32,6 +35,8 @@ _SMALL = 4096
 """Bytes of a published value that is joined with others; larger ones gain little from it."""
 _FULL = 32 * 1024
 """Bytes of values from which on they are not kept any longer."""
+MAX_BATCH = _FULL
+"""Published values in one envelope, at most. In memory each is a message, however few its bytes."""
 _HEADS = {0xDC: 3, 0xDD: 5}
 """Bytes of an array's head by its first one, where the count is not within that."""
 _ONE = b"\x91"
@@ -39,6 +44,10 @@ _ONE = b"\x91"
 _PUBLISH = Kind.PUBLISH
 _MANY = 12
 """Requests or replies that leave together: with many more the peer would stand idle meanwhile."""
+_WIDEST = 1024
+"""Bytes of a header of joined messages, at most."""
+_LARGEST = 2 * _SMALL
+"""Bytes of the last message that is added, with its head, and what frames cost; at most."""
 TRACE_SIZE = 24
 """Bytes of a request's trace; one without a trace is not joined."""
 _REQUEST_HEAD = struct.Struct(f">Q{TRACE_SIZE}s")
@@ -90,11 +99,17 @@ _NOTHING: JoinKey = (_PUBLISH, "", "", "", 0)
 
 
 class Joined:
-    """Messages that wait to leave one link together."""
+    """Messages that wait to leave one link together.
 
-    __slots__ = ("_first", "_heads", "_key", "_values", "size")
+    What waits can be sent: nobody could be told any more that it cannot.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_first", "_full", "_heads", "_key", "_many", "_values", "size")
+
+    def __init__(self, limits: Limits) -> None:
+        self._full = min(_FULL, limits.frame - _WIDEST - _LARGEST)
+        """Bytes from which on no other message surely has room."""
+        self._many = min(_MANY, limits.payloads - 1) if limits.header >= _WIDEST else 0
         self._key: JoinKey | None = None
         self._first = 0
         self._heads: list[bytes] = []
@@ -115,14 +130,17 @@ class Joined:
         )
 
     def add(self, key: JoinKey, number: int, head: bytes, value: bytes | memoryview) -> bool:
-        """Keep a message that `fits`. Returns whether more should be kept."""
+        """Keep a message that `fits`. Returns whether more should be kept; if not, what waits is
+        to be sent at once, so that who brought the last one hears whether that can be."""
         values = self._values
-        if not values:
-            self._key, self._first = key, number
         self._heads.append(head)
         values.append(value)
         self.size += len(head) + len(value)
-        return self.size < _FULL and (key[0] is _PUBLISH or len(values) < _MANY)
+        if len(values) == 1:
+            self._key, self._first = key, number
+            if not (self._many and _is_sendable(key)):
+                return False
+        return self.size < self._full and (key[0] is _PUBLISH or len(values) < self._many)
 
     def take(self) -> Envelope:
         """Return all that waited, of which there is some, as one envelope."""
@@ -136,6 +154,12 @@ class Joined:
         return Envelope(
             kind, self._first, source, target, schema, hops_left=hops_left, payloads=frames
         )
+
+
+def _is_sendable(key: JoinKey) -> bool:
+    """Tell whether an `Encoder` surely accepts what joined messages have in common."""
+    names = key[1] + key[2] + key[3]
+    return len(names) <= MAX_TEXT and names.isascii()
 
 
 def is_small(frames: Sequence[bytes | memoryview]) -> bool:

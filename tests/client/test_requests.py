@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from pydantic import create_model
 
 from agentbus import Agent, Bus, BusSettings, Call, Limits, handler
 from agentbus.client.agent import handlers_of
@@ -24,6 +25,7 @@ from agentbus.errors import (
     HandlerFailed,
     HopsExhausted,
     InvalidMessage,
+    InvalidName,
     MailboxFull,
     NameTaken,
     NoHandler,
@@ -353,6 +355,37 @@ async def test_a_frame_over_the_limit_is_refused_by_the_sender(socket_dir: Path)
         with pytest.raises(TooLarge):
             await bus.request("echo", Ping(number=1, text="x" * 20_000))
         assert (await bus.request("echo", Ping(number=1))).number == 1
+
+
+@pytest.mark.promise("ends.reply-or-error")
+@pytest.mark.parametrize("limits", [Limits(frame=8192), Limits(payloads=6)])
+async def test_what_leaves_together_stays_within_narrow_limits(
+    limits: Limits, socket_dir: Path
+) -> None:
+    pair = Pair("unix", socket_dir)
+    async with pair.with_agent(Echo(), BusSettings(limits=limits)) as bus:
+        text = "x" * 2000
+        asked = [bus.request("echo", Ping(number=n, text=text), returns=Pong) for n in range(40)]
+        assert [pong.number for pong in await asyncio.gather(*asked)] == list(range(40))
+
+
+@pytest.mark.promise("ends.reply-or-error")
+async def test_a_reply_that_cannot_be_sent_ends_its_own_request(socket_dir: Path) -> None:
+    """Among replies that leave together, too: nobody waits for what was lost."""
+    large = create_model("Größe", number=(int, ...))
+
+    class Sizes(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> Any:
+            return ping if ping.number % 3 else large(number=ping.number)
+
+    async with Pair("unix", socket_dir).with_agent(Sizes()) as bus:
+        asked = [bus.request("echo", Ping(number=n), returns=Ping) for n in range(20)]
+        for number, answer in enumerate(await asyncio.gather(*asked, return_exceptions=True)):
+            if number % 3:
+                assert answer == Ping(number=number)
+            else:
+                assert isinstance(answer, InvalidName)
 
 
 async def test_what_cannot_be_opened_says_why(socket_dir: Path) -> None:

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 
 from agentbus import Bus, BusSettings
 from agentbus.daemon import start_broker
-from agentbus.errors import ConfigError, InvalidName, MailboxFull, PeerLost
+from agentbus.errors import ConfigError, InvalidMessage, InvalidName, MailboxFull, PeerLost
+from agentbus.messages import Envelope, Kind
 from agentbus.routing import PRESENCE, Presence
+from agentbus.wire import MAX_BATCH, join_batch
 
 from .agents import Echo, Ping
 from .conftest import Pair
@@ -195,3 +197,34 @@ async def test_a_value_that_cannot_be_read_is_counted_and_harms_no_other(pair: P
         with anyio.fail_after(5):
             assert (await anext(messages)).value == Basket(eggs=[1])
         assert host.report().dropped == 3
+
+
+@pytest.mark.promise("flow.bounded")
+async def test_patterns_are_counted_as_they_are_held(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives up what it does not have has no room for more."""
+    monkeypatch.setattr("agentbus.client.topics._MAX_PATTERNS", 3)
+    async with Pair("unix", socket_dir).open() as (_, bus):
+        for number in range(3):
+            await bus._sender.tell_home(f"+t{number}")
+        await bus._sender.tell_home("-other")
+        with pytest.raises(InvalidMessage, match="3 patterns"):
+            await bus._sender.tell_home("+more")
+        await bus._sender.tell_home("-t1")
+        await bus._sender.tell_home("+more")
+
+
+@pytest.mark.promise("flow.bounded", "peer.hostile")
+async def test_an_envelope_holds_so_many_messages_at_most(socket_dir: Path) -> None:
+    async with Pair("unix", socket_dir).open() as (host, bus), host.subscribe("n") as told:
+        (home,) = bus._sender.peers
+        for count in (MAX_BATCH, MAX_BATCH + 1):
+            values = join_batch([b"\x01"] * count)
+            home.link.send(Envelope(Kind.PUBLISH, 0, "", "n", "int", payloads=(values,)))
+        with anyio.fail_after(5):
+            await home.link.drain()
+            with pytest.raises(PeerLost):
+                await bus.request("nobody", Ping(number=1))
+            assert (await anext(told)).value == 1
+        assert told.dropped + 1024 == MAX_BATCH

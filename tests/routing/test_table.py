@@ -46,6 +46,8 @@ def test_agrees_with_the_slow_way(steps: list[tuple[bool, int, str]], topic: str
     assert len(found) == len(expected)
     for subscriber in range(4):
         assert table.patterns(subscriber) == {p for s, p in held if s == subscriber}
+        for _, _, pattern in steps:
+            assert table.count(pattern, subscriber) == held.count((subscriber, pattern))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), patterns), max_size=20))

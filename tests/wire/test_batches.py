@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentbus.config import Limits
 from agentbus.errors import MalformedFrame
 from agentbus.messages import Kind
 from agentbus.wire import (
+    Encoder,
     Joined,
     JoinKey,
     count_batch,
@@ -54,7 +56,7 @@ def key(kind: Kind, source: str = "a", target: str = "t", schema: str = "int") -
 
 
 def test_values_of_one_topic_sender_and_type_leave_together() -> None:
-    joined = Joined()
+    joined = Joined(Limits())
     ours = key(Kind.PUBLISH)
     assert joined.fits(ours, 0)
     joined.add(ours, 0, b"", b"\x01")
@@ -75,7 +77,7 @@ def test_values_of_one_topic_sender_and_type_leave_together() -> None:
 
 
 def test_requests_that_follow_one_another_leave_together() -> None:
-    joined = Joined()
+    joined = Joined(Limits())
     ours = key(Kind.REQUESTS)
     traces = [bytes([n]) * 24 for n in range(3)]
     for n, trace in enumerate(traces):
@@ -91,7 +93,7 @@ def test_requests_that_follow_one_another_leave_together() -> None:
 
 
 def test_replies_to_any_requests_leave_together() -> None:
-    joined = Joined()
+    joined = Joined(Limits())
     for number in (9, 2, 2**63):
         joined.add(key(Kind.REPLIES), 0, pack_reply_head(number, 0.5, 0.25), b"v")
     heads = list(read_reply_heads(joined.take().payloads))
@@ -110,7 +112,7 @@ def test_heads_without_as_many_values_are_malformed(
 
 
 def test_what_waits_is_bounded() -> None:
-    joined = Joined()
+    joined = Joined(Limits())
     value = b"x" * 1024
     kept = 1
     while joined.add(key(Kind.PUBLISH), 0, b"", value):
@@ -127,3 +129,22 @@ def test_only_small_single_frames_are_joined() -> None:
     assert is_small((b"x" * 4096,))
     assert not is_small((b"x" * 4097,))
     assert not is_small((b"x", b"buffer"))
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(frame=512), Limits(frame=16_000), Limits(payloads=4), Limits(header=200)]
+)
+@pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.REQUESTS, Kind.REPLIES])
+@pytest.mark.parametrize("schema", ["int", "Größe", "x" * 300])
+def test_what_waits_can_be_sent(limits: Limits, kind: Kind, schema: str) -> None:
+    """Only a message that is sent at once may turn out to be none that can be."""
+    joined, encode = Joined(limits), Encoder(limits).encode
+    for size in (1, 100, 4000, 4096, 0) * 20:
+        more = joined.add(key(kind, schema=schema), 0, b"h" * 32, b"x" * size)
+        if more:
+            continue
+        taken = joined.take()
+        if len(taken.payloads) > 2 or (kind is Kind.PUBLISH and count_batch(taken.payloads) > 1):
+            encode(taken)
+    if joined.size:
+        encode(joined.take())
