@@ -55,6 +55,7 @@ _YIELD_EVERY = 256
 """Messages handled, or parts streamed, in a row before other tasks of the loop get a turn."""
 _TRACE_ID = 16
 """Bytes of a trace that name it; the rest is the span's."""
+_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 _ERROR_TEXT = 500
 """Characters of a handler's exception that are passed on."""
 
@@ -326,7 +327,7 @@ class Mailbox:
                     self._answer(delivery, value, call, started)
                 except asyncio.CancelledError:
                     error = self._cancelled(delivery, task)
-                except Exception as raised:  # noqa: BLE001 - logged, if it is not one of ours
+                except BaseException as raised:  # noqa: BLE001 - logged, if it is not one of ours
                     error = self._failure(spec.method, raised, delivery.origin.trace)
                 finally:
                     delivery.task = None
@@ -434,10 +435,12 @@ class Mailbox:
             log_handled(spans, self.name, delivery, queue_s, handle_s, error)
         delivery.replies.fail(error, delivery.spent)
 
-    def _failure(self, method: str, raised: Exception, trace: bytes) -> AgentbusError:
-        """Return the caller's error for what a handler raised."""
+    def _failure(self, method: str, raised: BaseException, trace: bytes) -> AgentbusError:
+        """Return the caller's error for what a handler raised; what ends the program is let through."""
         if isinstance(raised, AgentbusError):
             return raised
+        if isinstance(raised, _EXITS):
+            raise raised
         logger.error(
             "handler %s of agent %r failed",
             method,
