@@ -177,13 +177,18 @@ class _Offered:
 
     def replied(self, envelope: Envelope, context: Context | None, types: TypeTable) -> None:
         """Pass the reply to who waits for it now."""
-        self._moved().replied(envelope, context, types)
+        pending = self._moved()
+        if not pending.ended:
+            pending.replied(envelope, context, types)
 
     def replied_in_short(
         self, schema: str, frame: Buffer, queue_s: float, handle_s: float, types: TypeTable
     ) -> None:
         """Pass the reply to who waits for it now."""
-        self._moved().replied_in_short(schema, frame, queue_s, handle_s, types)
+        pending = self._moved()
+        self._peer.outgoing.pop(self.id, None)  # it was let go of before, to be moved just now
+        if not pending.ended:
+            pending.replied_in_short(schema, frame, queue_s, handle_s, types)
 
     def parted(self, envelope: Envelope, types: TypeTable) -> None:
         """Pass parts to who waits for them now."""

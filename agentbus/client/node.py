@@ -22,6 +22,7 @@ from ..errors import (
     DeadlineExceeded,
     Draining,
     HopsExhausted,
+    InvalidName,
     NoResponder,
 )
 from ..messages import Envelope
@@ -232,9 +233,14 @@ class Node:
 
         Raises:
             Closed: that is under way already.
+            InvalidName: it would be in the name of another agent than the one that was asked.
         """
         if self.closed:
             raise Closed("bus")
+        source = offer.origin.source
+        # This process sends it, and may have agents of its own that may do more.
+        if source.partition("/")[0] != pending.target.partition("/")[0]:
+            raise InvalidName(source, f"{pending.target} hands requests over in its own name")
         if pending.is_moving:
             raise Closed("request (it is being handed over)")
         number, pending.is_moving = pending.id, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -23,11 +24,14 @@ from agentbus.errors import (
     DeadlineExceeded,
     HopsExhausted,
     InvalidMessage,
+    InvalidName,
     MailboxFull,
     NoHandler,
     NoResponder,
     PeerLost,
 )
+from agentbus.messages import Envelope, Kind
+from agentbus.wire import pack_reply_head
 
 from .agents import Boom, Count, Echo, Hold, Ping, Pong, Say
 from .tcp_keys import CLIENT, LISTENING, LOOPBACK
@@ -374,3 +378,51 @@ async def test_a_bus_closes_in_the_middle_of_hand_overs(socket_dir: Path) -> Non
                     for _ in range(turns):
                         await asyncio.sleep(0)
                 await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_an_answer_before_the_acceptance_leaves_nothing(socket_dir: Path) -> None:
+    """The new agent's answer says that it has the request, also when it comes with others."""
+    async with two("away", socket_dir) as (bus, _, second, _):
+        peers = bus._sender.peers
+
+        def joined(peer: Peer, envelope: Envelope) -> None:
+            heads = pack_reply_head(envelope.id, 0.0, 0.0)
+            peers._take_replies(peer, replace(envelope, payloads=(heads, envelope.payloads[1])))
+
+        def deaf(peer: Peer, envelope: Envelope) -> None:
+            """The acceptance is late."""
+
+        peers._takers |= {Kind.REPLY.value: joined, Kind.ACCEPT.value: deaf}
+        with anyio.fail_after(5):
+            answer = await bus.request("first", Ping(number=1), returns=Pong)
+        assert answer == Pong(number=1, by="second")
+        assert second.seen == [1]
+        assert [dict(peer.outgoing) for peer in peers if peer.outgoing] == []
+
+
+@pytest.mark.promise("peer.may")
+async def test_a_hand_over_is_in_the_name_of_who_was_asked(socket_dir: Path) -> None:
+    """Else an agent could have its callers' processes act for those agents of theirs that may more."""
+
+    class Forger(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> str:
+            node = call._node
+            origin = replace(call._delivery.origin, source=ping.text)
+            try:
+                await node.hand_over(call._delivery, "second", Ping(number=1), origin)
+            except InvalidName as error:
+                return str(error)
+            return "it went"
+
+    async with processes(socket_dir) as (caller, one, other):
+        await one.spawn(Forger(), name="first")
+        second = Echo()
+        await other.spawn(second, name="second")
+        await caller.spawn(Echo(), name="trusted")
+        for name in ("trusted", ""):
+            answer = await caller.request("first", Ping(number=1, text=name), returns=str)
+            assert "in its own name" in answer
+        assert second.seen == []
+        pong = await caller.request("first", Ping(number=1, text="first"))
+        assert pong == Pong(number=1, by="second")
