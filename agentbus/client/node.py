@@ -194,9 +194,9 @@ class Node:
             peer = await self.routes.reach(target, origin)
             if not peer.link.paused:
                 return peer
-            with contextlib.suppress(Closed):  # lost meanwhile: nothing was sent, look again
+            # Lost meanwhile, or let go of to be closed: nothing was sent, so look again.
+            with contextlib.suppress(Closed):
                 await peer.link.drain()
-                return peer
 
     def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""

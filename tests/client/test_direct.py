@@ -13,6 +13,7 @@ import pytest
 from agentbus import Bus, BusSettings
 from agentbus.client.direct import CLOSE
 from agentbus.daemon import start_broker
+from agentbus.transport.link import StreamLink
 
 from .agents import Count, Echo, Hold, Ping, Pong
 
@@ -214,3 +215,22 @@ async def test_a_link_that_parts_may_be_lost_or_cancelled(socket_dir: Path) -> N
         await until(lambda: linked(host) == {"broker"})
         await ask(asker, 0, 4)
         assert echo_of(host).seen == [1, 2, 3, 4]
+
+
+@pytest.mark.promise("link.cap")
+async def test_who_waited_for_a_link_does_not_use_it_while_it_closes(socket_dir: Path) -> None:
+    async with apart(socket_dir, 2, BusSettings(links=1)) as (host, _, asker):
+        await ask(asker, 0, 1)
+        (peer,) = [peer for peer in asker._sender.peers if peer.name.startswith("host-0")]
+        link = peer.link
+        assert isinstance(link, StreamLink)
+        link.pause_writing()
+        waiting = asyncio.create_task(ask(asker, 0, 2))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        other = asyncio.create_task(ask(asker, 1, 3))
+        await until(lambda: peer.outgoing)  # it is asked whether it may be closed
+        link.resume_writing()
+        with anyio.fail_after(5):
+            await asyncio.gather(waiting, other)
+        assert echo_of(host).seen == [1, 2]
