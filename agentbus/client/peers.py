@@ -122,7 +122,7 @@ class Peers:
         # Two processes that reach for each other at once make two links: the first one counts,
         # unless it is broken and the process has made a new one in its place.
         present = self._by_name.get(peer.name)
-        if present is None or present.link.broken:
+        if present is None or (present.link.broken and _is_same(present.link, link)):
             self._by_name[peer.name] = peer
 
     def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
@@ -156,7 +156,9 @@ class Peers:
             return
         if self._by_name.get(peer.name) is peer:
             del self._by_name[peer.name]
-            self._by_name |= {p.name: p for p in self._by_link.values() if p.name == peer.name}
+            # Whoever else says that it is this process does not come by what that one had.
+            same = [p for p in self._by_link.values() if p.name == peer.name]
+            self._by_name |= {p.name: p for p in same if _is_same(p.link, link)}
         if error is not None and not isinstance(error, PeerLost):
             logger.warning("the link to %s ended: %s", peer.name, error)
         # First of all nothing more is sent there, whatever the end of these requests leads to.
@@ -497,6 +499,11 @@ class Peers:
         pending = peer.outgoing.pop(waiting.id, None)
         if pending is not None:
             pending.fail(error)
+
+
+def _is_same(one: Link, other: Link) -> bool:
+    """Tell whether what is made sure of two links' processes is the same."""
+    return (one.user, one.key) == (other.user, other.key)
 
 
 def _is_joinable(frames: Frames, trace: bytes) -> bool:

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import pytest
@@ -40,7 +41,7 @@ from agentbus.routing import (
     ShowGrant,
     Unregister,
 )
-from agentbus.transport import connect_unix
+from agentbus.transport import Link, connect_unix
 from agentbus.wire import Hello, join_batch
 
 from .agents import Echo, Ping, Pong, Relay
@@ -582,6 +583,41 @@ async def test_a_second_link_under_a_name_is_nobody(socket_dir: Path) -> None:
                 with anyio.fail_after(5), pytest.raises(PeerLost):
                     await eve.request(BROKER, Join(token_of("bob")), returns=Joined)
             assert [agent.name for agent in await ann.agents()] == ["echo"]
+
+
+async def test_a_silent_link_of_somebody_else_does_not_come_by_a_name(socket_dir: Path) -> None:
+    """Neither while the connection of the process itself is broken, nor when that has gone."""
+    url = f"unix://{socket_dir}/run/bus.sock"
+    async with Bus.open(listen=url.removeprefix("unix://"), name="broker") as home:
+        await start_broker(home, policy=policy(allow("*", "*")), tokens=tokens("ann", "bob"))
+        peers = home._sender.peers
+        async with joined(url, "bob") as bob:
+            async with joined(url, "ann") as ann:
+                await ann.spawn(Echo(), name="echo")
+                named = peers.named(ann.name)
+                assert named is not None
+                others = [cast(Link, Impostor(Hello(ann.name))) for _ in range(2)]
+                for other in others:
+                    named.link.broken = other is others[0]  # type: ignore[misc]
+                    peers.link_opened(other)
+                    assert peers.named(ann.name) is named
+            with anyio.fail_after(5), pytest.raises(NoResponder):
+                await bob.request("echo", Ping(number=1))
+            assert peers.named(ann.name) is None
+        for other in others:
+            peers.link_lost(other, None)
+
+
+class Impostor:
+    """The end of a link of another user, who says nothing."""
+
+    user = "mallory"
+    key = ""
+    broken = False
+    closing = False
+
+    def __init__(self, peer: Hello) -> None:
+        self.peer = peer
 
 
 @pytest.mark.promise("peer.secret", "peer.hostile")
