@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol, TypeVar, overload
 
 from mypy_extensions import mypyc_attr
@@ -19,16 +18,20 @@ __all__ = ["Requester", "Sender", "check_seconds"]
 
 T = TypeVar("T")
 _NUMBERS = (int, float)
+_LONGEST = 1e9
+"""Seconds, 31 years; what is far beyond cannot be sent as microseconds."""
 
 
 def check_seconds(seconds: float, what: str = "deadline") -> float:
-    """Return a time in seconds if it is a finite number.
+    """Return a time in seconds if it is a number, and not beyond all reason.
 
     Raises:
         ConfigError: it is not; `what` names it.
     """
-    if not isinstance(seconds, _NUMBERS) or not math.isfinite(seconds):
-        raise ConfigError(what, f"must be a finite number of seconds, not {seconds!r}")
+    if not isinstance(seconds, _NUMBERS) or not abs(seconds) <= _LONGEST:
+        raise ConfigError(
+            what, f"must be a finite number of seconds, at most {_LONGEST:.0f}, not {seconds!r}"
+        )
     return seconds
 
 

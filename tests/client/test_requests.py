@@ -497,7 +497,7 @@ async def test_an_ill_filled_error_harms_its_own_request_only(pair: Pair) -> Non
         assert await bus.request("echo", Ping(number=2), deadline=5) == 2
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
 async def test_a_deadline_is_a_finite_number(pair: Pair, seconds: float) -> None:
     async with pair.with_agent(Echo()) as bus:
         with pytest.raises(ConfigError, match="finite"):
