@@ -304,7 +304,8 @@ class StreamLink(asyncio.Protocol):
             self._ack_at = self._bytes_received + ACK_EVERY
             ack = session.ack(self._bytes_received)
             self._enqueue([ack], len(ack))
-        if session.pong_due and not self.paused:
+        # A peer that acknowledges nothing is told no more than is kept for it.
+        if session.pong_due and not self.paused and not self._is_full(0):
             pong = session.pong()
             self._enqueue([pong], len(pong))
         session.due = session.pong_due

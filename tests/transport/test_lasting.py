@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentbus.config import Limits
@@ -157,6 +158,31 @@ async def test_who_never_acknowledges_fills_its_own_link_only(
                 sent += 1
                 await mute.reader.read(65536)
         assert 25 < sent < 35
+        owner.link.drop()
+        await owner.link.aclose()
+
+
+async def test_answers_to_who_never_acknowledges_are_bounded(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "IN_FLIGHT", 0)
+    owner, limits = Listening(), Limits(write_buffer=2000)
+    async with await listen_unix(path, owner, HERE, limits), raw_peer(path) as mute:
+        session = Session(THERE, LIMITS)
+        mute.writer.write(session.opening())
+        await owner.until_opened()
+        with anyio.fail_after(10):
+            for _ in range(300):
+                before = owner.link.bytes_received
+                mute.writer.write(session.ping())
+                while owner.link.bytes_received == before:
+                    await anyio.lowlevel.checkpoint()
+            sent = owner.link.bytes_sent
+            assert 1900 < sent == owner.link.bytes_kept < 2100
+            mute.writer.write(session.ack(sent))
+            while owner.link.bytes_sent == sent:
+                await anyio.lowlevel.checkpoint()
+        assert owner.link.bytes_kept < 100
         owner.link.drop()
         await owner.link.aclose()
 
