@@ -51,6 +51,6 @@ def use_compiled() -> None:
 
 def is_compiled() -> bool:
     """Tell whether the agentbus that is imported here is compiled."""
-    from agentbus import messages
+    from agentbus import Call
 
-    return not str(messages.__file__).endswith(".py")
+    return not str(sys.modules[Call.__init__.__module__].__file__).endswith(".py")

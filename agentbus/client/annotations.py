@@ -58,6 +58,7 @@ def _is_frozen(kind: type) -> bool:
 
 
 def has_immutable_fields(kind: type) -> bool:
+    """Tell whether no field of a model or dataclass holds what can be changed."""
     if issubclass(kind, pydantic.BaseModel):
         open_ended = kind.model_config.get("extra") == "allow" or kind.__private_attributes__
         annotations = [f.annotation for f in kind.model_fields.values()]
