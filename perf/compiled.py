@@ -53,4 +53,4 @@ def is_compiled() -> bool:
     """Tell whether the agentbus that is imported here is compiled."""
     from agentbus import Call
 
-    return not str(sys.modules[Call.__init__.__module__].__file__).endswith(".py")
+    return not str(sys.modules[Call.__module__].__file__).endswith(".py")
