@@ -125,13 +125,20 @@ class Peers:
         if present is None or (present.link.broken and _is_same(present.link, link)):
             self._by_name[peer.name] = peer
 
-    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+    def received(self, link: Link, envelopes: list[Envelope]) -> None:
         """Take what a link brought. An envelope that cannot be answered ends its own link only."""
         peer = self._by_link.get(link)
         if peer is None:
             return
         self._poll.heard()
-        takers = self._takers
+        self._take_all(peer, envelopes)
+        # A handler that begins now answers before this returns: memory that the peer lent is to be
+        # free by then, so that it places its next payload in the same.
+        envelopes.clear()
+        self._inbox.begin()
+
+    def _take_all(self, peer: Peer, envelopes: Sequence[Envelope]) -> None:
+        link, takers = peer.link, self._takers
         for envelope in envelopes:
             try:
                 takers[envelope.kind](peer, envelope)
@@ -140,7 +147,6 @@ class Peers:
                 link.abort()
             if link.closing:
                 break
-        self._inbox.begin()
 
     def link_broken(self, link: Link) -> None:
         """A link goes on over another connection, or will be lost."""

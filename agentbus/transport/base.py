@@ -9,7 +9,6 @@ that made it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, Self
 
 from ..errors import AgentbusError
@@ -149,8 +148,10 @@ class LinkOwner(Protocol):
         """Both sides said HELLO. Comes before anything else of this link."""
         ...
 
-    def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
+    def received(self, link: Link, envelopes: list[Envelope]) -> None:
         """The peer sent envelopes, in this order. Never HELLO, GOODBYE or an ERROR of id 0.
+
+        The list is the owner's, who may empty it.
 
         Once the link is closing, those that follow are to be passed over.
         """

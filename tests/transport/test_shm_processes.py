@@ -136,3 +136,13 @@ async def test_what_a_killed_lender_lent_can_still_be_read(socket_dir: Path) -> 
         await child.kill()
         assert float(made.sum()) == COUNT * (COUNT - 1) / 2
         del made
+
+
+async def test_a_large_payload_is_placed_where_the_one_before_was(socket_dir: Path) -> None:
+    """Memory that is touched already costs a third: it is free again before the reply comes."""
+    async with two_buses(socket_dir) as bus:
+        array = np.ones(COUNT)
+        for _ in range(5):
+            assert await bus.request("bulk", array) == COUNT
+        (peer,) = bus._sender.peers
+        assert peer.link._memory._lender._warm < 2 * array.nbytes  # type: ignore[attr-defined]
