@@ -21,7 +21,7 @@ from agentbus.transport.zmq_keys import create_keys, load_keys
 from ..children import announce_and_wait, python_child
 from ..workloads import PING, REQUEST_TIMEOUT_S, Calls, Contender, Ping, checked_calls
 
-__all__ = ["Echo", "inproc", "serve", "tcp_curve", "unix"]
+__all__ = ["Echo", "echo_calls", "inproc", "serve", "tcp_curve", "unix"]
 
 
 class Echo(Agent):
@@ -33,7 +33,9 @@ class Echo(Agent):
         return ping
 
 
-async def _calls(bus: Bus) -> Calls:
+async def echo_calls(bus: Bus) -> Calls:
+    """Return the contender that asks the agent `echo` of a bus."""
+
     async def request() -> object:
         return await bus.request("echo", PING, deadline=REQUEST_TIMEOUT_S)
 
@@ -45,7 +47,7 @@ async def inproc() -> AsyncGenerator[Contender, None]:
     """Host the agent in this process."""
     async with Bus.open() as bus:
         await bus.spawn(Echo, name="echo")
-        yield await _calls(bus)
+        yield await echo_calls(bus)
 
 
 @asynccontextmanager
@@ -57,7 +59,7 @@ async def unix() -> AsyncGenerator[Contender, None]:
             python_child("agentbus's echo", "perf.micro.agentbus_side", path),
             Bus.open(f"unix://{path}") as bus,
         ):
-            yield await _calls(bus)
+            yield await echo_calls(bus)
 
 
 @asynccontextmanager
@@ -73,7 +75,7 @@ async def tcp_curve() -> AsyncGenerator[Contender, None]:
             python_child("agentbus's echo", "perf.micro.agentbus_side", url, name),
             Bus.open(url, keys=keys) as bus,
         ):
-            yield await _calls(bus)
+            yield await echo_calls(bus)
 
 
 def _free_port() -> int:

@@ -25,7 +25,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
         progress(case)
         side = f"perf.micro.telemetry_side:{case}"
         results = await interleave(
-            {ON: f"{side}_on", OFF: f"{side}_off"},
+            {ON: f"{side}:on", OFF: f"{side}:off"},
             QUICK if quick else FULL,
             progress,
             "perf.micro.telemetry_side:measure",

@@ -17,10 +17,10 @@ from agentbus import Bus, BusSettings, TelemetrySettings
 
 from ..children import announce_and_wait, python_child
 from ..cores import cpu_seconds
-from ..workloads import PING, REQUEST_TIMEOUT_S, Calls, Contender, Load, checked_calls
-from .agentbus_side import Echo
+from ..workloads import Contender, Load
+from .agentbus_side import Echo, echo_calls
 
-__all__ = ["inproc_off", "inproc_on", "measure", "unix_off", "unix_on"]
+__all__ = ["inproc", "measure", "unix"]
 
 SOCKET = "bus.sock"
 
@@ -32,57 +32,24 @@ def _settings(mode: str, folder: str) -> BusSettings:
     return BusSettings(telemetry=TelemetrySettings(export=str(Path(folder, "spans.jsonl"))))
 
 
-async def _calls(bus: Bus) -> Calls:
-    async def request() -> object:
-        return await bus.request("echo", PING, deadline=REQUEST_TIMEOUT_S)
-
-    return await checked_calls(request)
-
-
 @asynccontextmanager
-async def _inproc(mode: str) -> AsyncGenerator[Contender, None]:
+async def inproc(mode: str) -> AsyncGenerator[Contender, None]:
+    """One process; `mode` is on or off."""
     with TemporaryDirectory(prefix="perf-") as folder:
         async with Bus.open(settings=_settings(mode, folder)) as bus:
             await bus.spawn(Echo, name="echo")
-            yield await _calls(bus)
+            yield await echo_calls(bus)
 
 
 @asynccontextmanager
-async def _unix(mode: str) -> AsyncGenerator[Contender, None]:
+async def unix(mode: str) -> AsyncGenerator[Contender, None]:
+    """Two processes; `mode` is both's."""
     with TemporaryDirectory(prefix="perf-") as folder, TemporaryDirectory(prefix="perf-") as own:
         async with (
             python_child(f"agentbus {mode}", "perf.micro.telemetry_side", mode, folder),
             Bus.open(f"unix://{folder}/{SOCKET}", settings=_settings(mode, own)) as bus,
         ):
-            yield await _calls(bus)
-
-
-@asynccontextmanager
-async def inproc_on() -> AsyncGenerator[Contender, None]:
-    """One process, accounts and spans on."""
-    async with _inproc("on") as contender:
-        yield contender
-
-
-@asynccontextmanager
-async def inproc_off() -> AsyncGenerator[Contender, None]:
-    """One process, all off."""
-    async with _inproc("off") as contender:
-        yield contender
-
-
-@asynccontextmanager
-async def unix_on() -> AsyncGenerator[Contender, None]:
-    """Two processes, accounts and spans on in both."""
-    async with _unix("on") as contender:
-        yield contender
-
-
-@asynccontextmanager
-async def unix_off() -> AsyncGenerator[Contender, None]:
-    """Two processes, all off in both."""
-    async with _unix("off") as contender:
-        yield contender
+            yield await echo_calls(bus)
 
 
 async def measure(contender: Contender, load: Load) -> dict[str, float]:

@@ -189,7 +189,7 @@ async def test_subscribers_in_another_process_get_their_own_copies(pair: Pair) -
 
 async def test_a_value_that_cannot_be_read_is_counted_and_harms_no_other(pair: Pair) -> None:
     if pair.kind == "inproc":
-        return
+        pytest.skip("in one process values are passed, not read")
     async with pair.open() as (host, asker), host.subscribe("n", types=[Basket]) as messages:
         for number in range(3):
             await asker.publish("n", Unknown(number=number))
