@@ -6,12 +6,12 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from ..errors import ConfigError
 from .payload import PayloadType, payload_type
+from .spec import HandlerSpec
 
 __all__ = ["Agent", "HandlerSpec", "handler", "handlers_of", "role_of"]
 
@@ -45,19 +45,6 @@ def handler(method: Method) -> Method:
     """
     setattr(method, _MARK, True)
     return method
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerSpec:
-    """One handler of an agent class."""
-
-    method: str
-    function: Callable[..., Any]
-    """The method as the class has it: takes the agent, the message and the call."""
-    accepts: PayloadType
-    returns: tuple[PayloadType, ...]
-    """Types of the reply, or of the streamed parts; empty where they are not annotated."""
-    streams: bool
 
 
 def role_of(kind: type[Agent]) -> str:

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from anyio.to_thread import run_sync
 from mypy_extensions import mypyc_attr
 
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import Closed, ConfigError
-from ..export import open_exporter
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
-    PRESENCE,
     AgentList,
     ListAgents,
     Location,
-    Presence,
 )
 from ..telemetry import Budget, BusReport, Ledger, Span, parse_traceparent
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
 from .call import Call
-from .closing import close_links
+from .lifetime import Lifetime
 from .links import Links
-from .models import ModelAgent, model_agent_name
+from .models import model_agent_name
 from .node import Node
 from .origin import Origin
 from .payload import payload_type
@@ -40,7 +36,6 @@ from .relay import Relay, Router
 from .requester import Requester
 from .scopes import Limited, Traced
 from .subscription import Subscription
-from .tracing import ExportLoop
 
 __all__ = ["Bus"]
 
@@ -57,8 +52,8 @@ class Bus(Requester):
 
     __slots__ = (
         "_connect",
-        "_export",
         "_keys",
+        "_lifetime",
         "_listen",
         "_name",
         "_node",
@@ -84,7 +79,7 @@ class Bus(Requester):
         self._token = token
         self._tenant = TenantKey()
         self._node: Node | None = None
-        self._export: ExportLoop | None = None
+        self._lifetime: Lifetime | None = None
 
     @staticmethod
     def open(
@@ -120,19 +115,11 @@ class Bus(Requester):
         return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys, token)
 
     async def __aenter__(self) -> Self:
-        pool = WorkerPool()
         node = self._node = Node(
-            self._settings, self._tenant, self._name, self._keys, pool, self._token
+            self._settings, self._tenant, self._name, self._keys, WorkerPool(), self._token
         )
-        try:
-            await self._open_export(node)
-            if self._listen:
-                await node.routes.listen(self._listen)
-            if self._connect:
-                await node.membership.join(self._connect, self._origin(None))
-        except BaseException:
-            await self.__aexit__(None, None, None)
-            raise
+        self._lifetime = Lifetime(node)
+        await self._lifetime.begin(self._connect, self._listen)
         return self
 
     async def __aexit__(
@@ -141,35 +128,7 @@ class Bus(Requester):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        node = self._entered()
-        node.closed = True
-        node.topics.end(None)
-        await self._briefly(node.routes.aclose)
-        for mailbox in node.hosts.living():
-            mailbox.close()
-        node.grants.forget_all()
-        await self._briefly(node.pool.aclose)
-        await self._briefly(lambda: self._stop_all(node))
-        await self._briefly(lambda: close_links([peer.link for peer in node.peers]))
-        if self._export is not None:
-            await self._briefly(self._export.aclose)
-        node.topics.delayed.close()
-        node.direct.close()
-        node.timer.close()
-
-    async def _open_export(self, node: Node) -> None:
-        where, log = self._settings.telemetry.export, node.observer.spans
-        if where and log is not None:
-            self._export = ExportLoop(log, await run_sync(open_exporter, where))
-            node.pool.run(self._export)
-
-    async def _briefly(
-        self, job: Callable[[], Awaitable[None]], seconds: float | None = None
-    ) -> None:
-        """Finish a piece of clean-up, whether or not this task is cancelled, within a bound."""
-        bound = self._settings.close_timeout if seconds is None else seconds
-        with anyio.CancelScope(shield=True), anyio.move_on_after(bound):
-            await job()
+        await self._living().end()
 
     @property
     def name(self) -> str:
@@ -227,10 +186,11 @@ class Bus(Requester):
         if model and node.routes.home is None and model_agent_name(model) not in node.hosts.agents:
             await self.serve(model)
         if per_key:
-            await self._start_each(kind, name, model)
+            await self._living().start_each(kind, name, model)
         else:
             made = agent if isinstance(agent, Agent) else _instance(agent)
-            await self._start(made, name, model, slots=made.concurrency if group else 0)
+            slots = made.concurrency if group else 0
+            await self._living().start(made, name, model, slots)
         return name
 
     async def serve(self, model: str, settings: EngineSettings | None = None) -> str:
@@ -240,59 +200,10 @@ class Bus(Requester):
             ModelNotFound, ModelBroken, UnknownEngine: it cannot be started.
             NameTaken: the bus has an engine for that model.
         """
-        from ..engine.registry import open_engine
-
+        self._open()
         name = model_agent_name(model)
-        engine = await open_engine(model, settings or EngineSettings())
-        try:
-            await self._start(ModelAgent(engine), name, "")
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await engine.aclose()
-            raise
+        await self._living().serve(model, name, settings or EngineSettings())
         return name
-
-    async def _start(self, agent: Agent, name: str, model: str, slots: int = 0) -> None:
-        node = self._open()
-        agent.name = name
-        mailbox = node.hosts.host(agent, name, model)
-        try:
-            await node.membership.register(name, slots)
-            await agent.started()
-            mailbox.open(agent.concurrency)
-            self._announce(node, name)
-        except BaseException:
-            node.hosts.release(name)
-            await self._briefly(lambda: node.membership.unregister(name))
-            raise
-
-    async def _start_each(self, kind: type[Agent], name: str, model: str) -> None:
-        node = self._open()
-        node.hosts.host_each(kind, name, model)
-        try:
-            await node.membership.register(name, slots=0)
-            self._announce(node, name)
-        except BaseException:
-            node.hosts.release(name)
-            raise
-
-    def _announce(self, node: Node, name: str) -> None:
-        """Say that an agent is there, where no broker does."""
-        if not node.routes.home_is_broker:
-            self.publish_nowait(PRESENCE, Presence(name, self._name, present=True))
-
-    async def _stop_all(self, node: Node) -> None:
-        """Tell all agents at once that need to be told, so that none waits for another."""
-        async with anyio.create_task_group() as group:
-            for mailbox in node.hosts.living():
-                if type(mailbox.agent).stopped is not Agent.stopped:
-                    group.start_soon(self._stop, mailbox.agent)
-
-    async def _stop(self, agent: Agent) -> None:
-        try:
-            await agent.stopped()
-        except Exception:
-            logger.exception("agent %r failed to stop", agent.name)
 
     async def agents(self) -> tuple[Location, ...]:
         """Return the agents on the bus: the broker's list, or this process's own."""
@@ -389,7 +300,8 @@ class Bus(Requester):
         for kind in types:
             self._sender.types.declare(payload_type(kind))
         limit, pattern = self._settings.subscription, check_pattern(pattern)
-        return Subscription(pattern, limit, self._subscribed, self._unsubscribed)
+        living = self._living()
+        return Subscription(pattern, limit, living.subscribe, living.unsubscribe)
 
     def read_plain(self) -> None:
         """Read what comes from other processes as plain values, whatever its type.
@@ -397,25 +309,6 @@ class Bus(Requester):
         For tools, which have nobody's types. Where a call names the type with `returns`, that holds.
         """
         self._sender.types.read_plain()
-
-    async def _subscribed(self, subscription: Subscription) -> None:
-        node = self._open()
-        node.topics.add(subscription)
-        try:
-            await node.tell_home(f"+{subscription.pattern}")
-        except BaseException:
-            # The home may have heard it: it must not send here for ever.
-            await self._unsubscribed(subscription)
-            raise
-
-    async def _unsubscribed(self, subscription: Subscription) -> None:
-        node = self._sender
-        node.topics.remove(subscription)
-        home = node.routes.home
-        if home is not None and not node.closed:
-            # Over a broken link it is said, but no answer comes for now.
-            seconds = 0 if home.link.broken else None
-            await self._briefly(lambda: node.tell_home(f"-{subscription.pattern}"), seconds)
 
     @property
     def _sender(self) -> Node:
@@ -456,14 +349,24 @@ class Bus(Requester):
 
     def _entered(self) -> Node:
         if self._node is None:
-            raise Closed("bus (enter it with 'async with Bus.open(…) as bus')")
+            raise _not_entered()
         return self._node
+
+    def _living(self) -> Lifetime:
+        """Return what begins and ends here; as `_entered`, once the bus was closed too."""
+        if self._lifetime is None:
+            raise _not_entered()
+        return self._lifetime
 
     def _open(self) -> Node:
         node = self._entered()
         if node.closed:
             raise Closed("bus")
         return node
+
+
+def _not_entered() -> Closed:
+    return Closed("bus (enter it with 'async with Bus.open(…) as bus')")
 
 
 def _instance(kind: type[Agent]) -> Agent:

@@ -14,16 +14,17 @@ import asyncio
 import os
 from collections.abc import Callable
 from time import perf_counter
+from typing import Final
 
 __all__ = ["BusyPoll"]
 
-_TRIAL = 16
+_TRIAL: Final = 16
 """Answers by which each of the two ways is judged."""
-_INTERVAL = 0.2
-_ANSWERS = 256
+_INTERVAL: Final = 0.2
+_ANSWERS: Final = 256
 """Seconds, and answers, that pass at least between two comparisons: they take turns at the worse
 way for no more than a small share of time and messages."""
-_WORTHWHILE = 0.9
+_WORTHWHILE: Final = 0.9
 """Polling must make waiting this much shorter, since it costs CPU time."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..context import Context
 from ..errors import AgentbusError, BudgetExceeded, ConfigError
@@ -16,60 +16,24 @@ from ..telemetry import (
     Budget,
     Ledger,
     ModelCost,
-    TraceIds,
     handler_trace,
     traceparent,
 )
 from .exchange import Replies
-from .flow import Inflow
-from .mailbox import Delivery
 from .origin import Origin
 from .parts import join_text
-from .payload import PayloadType, payload_type
-from .requester import Requester, Sender, check_seconds
+from .payload import payload_type
+from .requester import Requester, check_seconds
 from .scopes import Limited
 
-__all__ = ["Call", "Generation", "Handling"]
+if TYPE_CHECKING:
+    from .mailbox import Delivery
+    from .node import Node
+
+__all__ = ["Call", "Generation"]
 
 
 T = TypeVar("T")
-
-
-class Handling(Sender, Protocol):
-    """What a call needs of this process's node."""
-
-    traces: TraceIds
-    """Makes the ids of requests."""
-
-    def samples(self, trace: bytes) -> bool:
-        """Say whether the spans of a trace are kept."""
-        ...
-
-    def now(self) -> float:
-        """The loop's clock."""
-        ...
-
-    def empty_context(self) -> Context:
-        """The context that nothing was said in."""
-        ...
-
-    def remember(self, peer: str, context: Context) -> None:
-        """Note that the peer holds `context`, as this process does."""
-        ...
-
-    def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
-        """Run the agent's model on the call's context."""
-        ...
-
-    async def hand_over(
-        self, delivery: Delivery, target: str, payload: Any, origin: Origin
-    ) -> None:
-        """Have another agent answer what a handler was asked."""
-        ...
-
-    def feed(self, delivery: Delivery, kind: PayloadType) -> Inflow:
-        """Begin to read what the caller feeds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +57,7 @@ class Call(Requester):
 
     __slots__ = ("_delivery", "_node", "agent", "context", "model", "role")
 
-    def __init__(
-        self, node: Handling, agent: str, model: str, role: str, delivery: Delivery
-    ) -> None:
+    def __init__(self, node: Node, agent: str, model: str, role: str, delivery: Delivery) -> None:
         self._node = node
         self._delivery = delivery
         self.agent = agent
@@ -279,7 +241,7 @@ class Call(Requester):
         self._node.remember(self.peer, context)
 
     @property
-    def _sender(self) -> Handling:
+    def _sender(self) -> Node:
         return self._node
 
     @property

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ..wire import Buffer, Frames, join_batch
 from .payload import PayloadType, payload_type
 
 __all__ = ["Coalescer"]
 
-_BATCH_BYTES = 64 * 1024
+_BATCH_BYTES: Final = 64 * 1024
 """A batch of this size goes without waiting for the end of the turn."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 import msgpack
 
@@ -11,7 +12,7 @@ from ..telemetry import NO_COST, ModelCost
 
 __all__ = ["pack_cost", "read_cost"]
 
-_TIMES = struct.Struct(">dd")
+_TIMES: Final = struct.Struct(">dd")
 """Seconds in the mailbox and in the handler; behind them the model calls' cost, if there were. A
 process that measures nothing sends an empty frame."""
 

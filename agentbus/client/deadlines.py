@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 __all__ = ["DeadlineHeap", "DeadlineTimer"]
 
-_SWEEP_EVERY = 64
+_SWEEP_EVERY: Final = 64
 """Deadlines added between two looks for forgotten ones that still stand in the heap."""
-_push = heapq.heappush
+_PUSH: Final = heapq.heappush
 
 
 class DeadlineHeap:
@@ -36,7 +37,7 @@ class DeadlineHeap:
         """Have `expire` call `action` once `when` is reached; returns the deadline's number."""
         number = self._last = self._last + 1
         self._actions[number] = action
-        _push(self._entries, (when, number))
+        _PUSH(self._entries, (when, number))
         if number % _SWEEP_EVERY == 0:
             self._sweep()
         return number
@@ -69,7 +70,7 @@ class DeadlineHeap:
 class DeadlineTimer:
     """Drives a `DeadlineHeap` from the running event loop's clock."""
 
-    __slots__ = ("_armed_for", "_handle", "_heap", "cancel", "loop", "time")
+    __slots__ = ("_armed_for", "_handle", "_heap", "loop", "time")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -77,7 +78,6 @@ class DeadlineTimer:
         self._handle: asyncio.TimerHandle | None = None
         self._armed_for = float("inf")
         self.time = self.loop.time
-        self.cancel = self._heap.cancel
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -92,6 +92,10 @@ class DeadlineTimer:
         if when < self._armed_for:
             self._arm(when)
         return self._heap.add(when, action)
+
+    def cancel(self, number: int) -> None:
+        """Forget a deadline; harmless once it has passed."""
+        self._heap.cancel(number)
 
     def close(self) -> None:
         """Stop the timer."""

@@ -8,21 +8,21 @@ field's serialization makes the model an ordinary one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import pydantic
 
 __all__ = ["flat_dump"]
 
-_ATOMS = frozenset(("str", "int", "float", "bool", "none"))
-_INSIDE = {
+_ATOMS: Final = frozenset(("str", "int", "float", "bool", "none"))
+_INSIDE: Final = {
     "nullable": ("schema",),
     "default": ("schema",),
     "list": ("items_schema",),
     "dict": ("keys_schema", "values_schema"),
 }
 """Where a schema of this type keeps those of what it holds."""
-_OF_FIELDS = frozenset(("type", "schema", "metadata", "frozen", "validation_alias"))
+_OF_FIELDS: Final = frozenset(("type", "schema", "metadata", "frozen", "validation_alias"))
 
 
 def flat_dump(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..errors import AgentbusError, Closed, MalformedFrame
 
 __all__ = ["MAX_CREDIT", "Inflow", "Outflow"]
 
-MAX_CREDIT = 1 << 20
+MAX_CREDIT: Final = 1 << 20
 """Largest credit that a peer may give for one stream, in parts."""
 
 

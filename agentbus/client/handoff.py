@@ -16,21 +16,21 @@ from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import NOTHING, Amount, Ledger, Loan, ModelCost
 from ..wire import Buffer
-from .exchange import Pending
+from .exchange import Awaiting, Pending, Replies
 from .mailbox import Delivery
 from .offer import Offer
 from .origin import Origin
 from .remote import Peer
 from .types import TypeTable
+from .waiting import wait_until
 
 if TYPE_CHECKING:
-    from .inbox import Inbox
     from .node import Node
 
 __all__ = ["Handoff", "Released"]
 
 
-class Released:
+class Released(Replies):
     """Takes the place of who is answered, for a handler that has handed its request over."""
 
     def part(self, value: Any) -> bool:
@@ -87,8 +87,7 @@ class Handoff:
         _limit(offer.origin, self.pending.loan)
         try:
             if not self._offer_here():
-                async with asyncio.timeout_at(offer.origin.deadline_at):
-                    await self._offer_there()
+                await wait_until(offer.origin.deadline_at, self._offer_there())
         except TimeoutError:
             self._settled(DeadlineExceeded(offer.target))
         except AgentbusError as error:
@@ -152,8 +151,8 @@ def _limit(origin: Origin, loan: Loan | None) -> None:
         origin.ledger = Ledger(loan.rest(offered))
 
 
-class _Offered:
-    """The request as it is offered to an agent elsewhere. Implements `Awaiting`."""
+class _Offered(Awaiting):
+    """The request as it is offered to an agent elsewhere."""
 
     def __init__(self, handoff: Handoff, peer: Peer, answer: asyncio.Future[None]) -> None:
         self._handoff = handoff
@@ -198,9 +197,9 @@ class _Offered:
         """Let the caller feed its new agent."""
         self._moved().grant_feed(count)
 
-    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+    def hand_over(self, peer: Peer, offer: Offer, node: Node) -> None:
         """Hand the request over once more."""
-        self._moved().hand_over(peer, offer, inbox)
+        self._moved().hand_over(peer, offer, node)
 
     def _moved(self) -> Pending:
         """Have the caller wait for the new agent; returns what waits."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..errors import AgentbusError, InvalidName, MalformedFrame
 from ..messages import Envelope, Kind
 from ..routing import BROKER, BUS
 from ..telemetry import NO_TRACE, Amount, Ledger
 from ..wire import read_failure
-from .inbox import Inbox
 from .offer import Offer, refusal
 from .origin import Origin
 from .remote import Peer
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["take_accept", "take_handoff"]
 
@@ -28,7 +32,7 @@ def take_accept(peer: Peer, envelope: Envelope) -> None:
         peer.incoming[number].ask_taken(envelope.target)
 
 
-def take_handoff(peer: Peer, envelope: Envelope, inbox: Inbox) -> None:
+def take_handoff(peer: Peer, envelope: Envelope, node: Node) -> None:
     """Ask another agent, or hear that the caller waits for another one from here on.
 
     Raises:
@@ -48,7 +52,7 @@ def take_handoff(peer: Peer, envelope: Envelope, inbox: Inbox) -> None:
         # What the bus's own addresses are told is this process's word, not one of its peers'.
         if envelope.target.startswith((BROKER, BUS)):
             raise InvalidName(envelope.target, "a request cannot be handed over to the bus itself")
-        pending.hand_over(peer, _offered(peer, envelope), inbox)
+        pending.hand_over(peer, _offered(peer, envelope), node)
     except AgentbusError as error:
         peer.link.send(refusal(envelope.id, error))
 

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..context import Context
 from ..errors import (
@@ -35,13 +35,14 @@ from ..telemetry import (
     SpanLog,
     TimeLog,
 )
-from .agent import Agent, HandlerSpec
-from .exchange import Pending, Replies
+from .agent import Agent
+from .exchange import Callee, Pending, Replies
 from .feed import FeedReader, FeedSink
 from .origin import Origin
 from .parts import write_parts
 from .payload import SCHEMA_MARK, payload_type
 from .pool import WorkerPool
+from .spec import HandlerSpec
 from .tracing import log_handled
 
 if TYPE_CHECKING:
@@ -51,17 +52,17 @@ __all__ = ["Blueprint", "Delivery", "Mailbox"]
 
 logger = logging.getLogger("agentbus")
 
-_YIELD_EVERY = 256
+_YIELD_EVERY: Final = 256
 """Messages handled, or parts streamed, in a row before other tasks of the loop get a turn."""
-_TRACE_ID = 16
+_TRACE_ID: Final = 16
 """Bytes of a trace that name it; the rest is the span's."""
-_EXITS = (SystemExit, KeyboardInterrupt, GeneratorExit)
-_ERROR_TEXT = 500
+_EXITS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+_ERROR_TEXT: Final = 500
 """Characters of a handler's exception that are passed on."""
 
 
-class Delivery:
-    """One message on its way through one agent. Implements `Callee` for callers in process."""
+class Delivery(Callee):
+    """One message on its way through one agent: the callee of callers in process."""
 
     __slots__ = (
         "arrived",

@@ -12,7 +12,7 @@ import copy
 import typing
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 import orjson
@@ -28,11 +28,11 @@ from .flat import flat_dump
 
 __all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type"]
 
-PLAIN = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
+PLAIN: Final = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
 """Types that every process knows by name."""
-SCHEMA_MARK = "#"
+SCHEMA_MARK: Final = "#"
 """Stands on the wire between a type's name and its fingerprint."""
-_SCRATCH_BYTES = 4096
+_SCRATCH_BYTES: Final = 4096
 """First size of a packer's buffer, which is kept from message to message and grows as needed."""
 
 
@@ -199,5 +199,5 @@ def _plain(value: Any) -> Any:
     return pydantic_core.to_jsonable_python(value)
 
 
-payload_type: Callable[[Any], PayloadType] = lru_cache(maxsize=4096)(PayloadType)
+payload_type: Final[Callable[[Any], PayloadType]] = lru_cache(maxsize=4096)(PayloadType)
 """Returns the payload type of a Python type; raises InvalidMessage if its values cannot be sent."""

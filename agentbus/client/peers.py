@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import BusSettings
 from ..context import Context, TenantKey
@@ -38,7 +38,6 @@ from .deadlines import DeadlineTimer
 from .exchange import Awaiting, Pending
 from .gate import Gate
 from .handovers import take_accept, take_handoff
-from .inbox import Inbox
 from .mailbox import Delivery
 from .offer import Offer
 from .origin import Origin
@@ -46,15 +45,18 @@ from .payload import payload_type
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
 
+if TYPE_CHECKING:
+    from .node import Node
+
 __all__ = ["Peer", "Peers"]
 
 logger = logging.getLogger("agentbus")
 
 
 # An enum's member costs 0.2 µs to look up on Python 3.11, and this is for every request.
-_REQUEST = Kind.REQUEST
-_REQUESTS = Kind.REQUESTS
-_REPLY_PAYLOADS = 2
+_REQUEST: Final = Kind.REQUEST
+_REQUESTS: Final = Kind.REQUESTS
+_REPLY_PAYLOADS: Final = 2
 """At least: the account, the value's msgpack, and behind it its buffers."""
 
 
@@ -63,13 +65,13 @@ class Peers:
 
     def __init__(
         self,
-        inbox: Inbox,
+        node: Node,
         settings: BusSettings,
         timer: DeadlineTimer,
         types: TypeTable,
         tenant: TenantKey,
     ) -> None:
-        self._inbox = inbox
+        self._node = node
         self._poll = BusyPoll(timer.loop, settings.busy_poll)
         self._timer = timer
         self._types = types
@@ -93,7 +95,7 @@ class Peers:
             Kind.CANCEL.value: self._take_cancel,
             Kind.WANT.value: self._take_want,
             Kind.HAVE.value: self._take_have,
-            Kind.PUBLISH.value: inbox.published,
+            Kind.PUBLISH.value: node.published,
         }
 
     def __iter__(self) -> Iterator[Peer]:
@@ -135,7 +137,7 @@ class Peers:
         # A handler that begins now answers before this returns: memory that the peer lent is to be
         # free by then, so that it places its next payload in the same.
         envelopes.clear()
-        self._inbox.begin()
+        self._node.begin()
 
     def _take_all(self, peer: Peer, envelopes: Sequence[Envelope]) -> None:
         link, takers = peer.link, self._takers
@@ -153,7 +155,7 @@ class Peers:
         peer = self._by_link.get(link)
         if peer is not None:
             logger.info("the connection to %s broke", peer.name)
-            self._inbox.peer_broken(peer)
+            self._node.peer_broken(peer)
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
         """End all that was under way on a link."""
@@ -168,7 +170,7 @@ class Peers:
         if error is not None and not isinstance(error, PeerLost):
             logger.warning("the link to %s ended: %s", peer.name, error)
         # First of all nothing more is sent there, whatever the end of these requests leads to.
-        self._inbox.peer_lost(peer, error)
+        self._node.peer_lost(peer, error)
         for pending in tuple(peer.outgoing.values()):
             pending.fail(PeerLost(peer.name))
         peer.outgoing.clear()
@@ -349,7 +351,7 @@ class Peers:
                 delivery.open_feed()
             peer.incoming[number] = replies
             replies.deadline = self._timer.add(until, replies.expire)
-            self._inbox.deliver(target, delivery)
+            self._node.deliver(target, delivery)
             if number in peer.contexts.tell_taken:
                 peer.link.send(Envelope(Kind.ACCEPT, number))
         except AgentbusError as error:
@@ -402,7 +404,7 @@ class Peers:
             try:
                 failure = read_failure(envelope)
                 if isinstance(failure, Draining | NoResponder | GrantRefused):
-                    self._inbox.draining_elsewhere(failure.target)
+                    self._node.draining_elsewhere(failure.target)
                 budget = envelope.budget
                 pending.fail(failure, None if budget is None else Amount(*budget))
             except AgentbusError as error:
@@ -456,7 +458,7 @@ class Peers:
         peer.link.send(Envelope(Kind.ACCEPT, offered.id, target=offer.target))
 
     def _take_handoff(self, peer: Peer, envelope: Envelope) -> None:
-        take_handoff(peer, envelope, self._inbox)
+        take_handoff(peer, envelope, self._node)
 
     def _take_cancel(self, peer: Peer, envelope: Envelope) -> None:
         peer.contexts.forget(Kind.REQUEST, envelope.id)

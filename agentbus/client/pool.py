@@ -14,23 +14,31 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from asyncio.tasks import _enter_task, _leave_task
+from asyncio.tasks import _enter_task, _leave_task, current_task
 from collections.abc import Coroutine, Generator
 from types import coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from .mailbox import Mailbox
 
 __all__ = ["WorkerPool", "Workload"]
 
 logger = logging.getLogger("agentbus")
 
-_SPARE = 64
+_SPARE: Final = 64
 """Tasks that wait for work; more than that end when they have nothing to do."""
-_DEEPEST = 8
+_DEEPEST: Final = 8
 """Handlers that run on each other's stack at most, each since the one before asked it."""
-_IN_A_ROW = 64
+_IN_A_ROW: Final = 64
 """Workloads done at once before one waits for the loop's next turn, so that other tasks get one."""
-_CLOSE_EVERY = 0.05
+_CLOSE_EVERY: Final = 0.05
 """Seconds after which a task that goes on though it was cancelled is cancelled again."""
+
+# What is read from a constant takes no look-up by name where this is compiled.
+_ENTER: Final = _enter_task
+_LEAVE: Final = _leave_task
+_CURRENT: Final = current_task
 
 Begun = tuple[Coroutine[Any, Any, None], Any, bool]
 """A coroutine, what it awaits, and whether it is to be cancelled there."""
@@ -77,7 +85,7 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare = _SPARE
-        self._added: list[Workload] = []
+        self._added: list[Mailbox] = []
         self._depth = 0
         self._done_in_a_row = 0
 
@@ -89,38 +97,38 @@ class WorkerPool:
         elif worker.waiter is not None:
             worker.waiter.set_result(workload)
 
-    def add(self, workload: Workload) -> None:
-        """Have `begin` run `workload`."""
-        self._added.append(workload)
+    def add(self, mailbox: Mailbox) -> None:
+        """Have `begin` drain `mailbox`."""
+        self._added.append(mailbox)
 
     def begin(self) -> None:
         """Run what was added, as `run_now`."""
         while self._added:
             added, self._added = self._added, []
-            for workload in added:
-                self.run_now(workload)
+            for mailbox in added:
+                self.run_now(mailbox)
 
-    def run_now(self, workload: Workload) -> None:
-        """Drain `workload` up to where it first has to wait, and have a task go on from there."""
+    def run_now(self, mailbox: Mailbox) -> None:
+        """Drain `mailbox` up to where it first has to wait, and have a task go on from there."""
         self._done_in_a_row += 1
         if self._depth >= _DEEPEST or self._done_in_a_row >= _IN_A_ROW:
             self._done_in_a_row = 0
-            self.run(workload)
+            self.run(mailbox)
             return
         worker = self._waiting()
         if worker is None:
-            self._start(workload)
+            self._start(mailbox)
             return
         self._depth += 1
-        caller = asyncio.current_task(self._loop)
+        caller = _CURRENT(self._loop)
         if caller is not None:
-            _leave_task(self._loop, caller)
+            _LEAVE(self._loop, caller)
         try:
-            begun = _begin(worker, workload, self._loop)
+            begun = _begin(worker, mailbox, self._loop)
         finally:
             self._depth -= 1
             if caller is not None:
-                _enter_task(self._loop, caller)
+                _ENTER(self._loop, caller)
         if begun is None:
             self._idle.append(worker)
         else:
@@ -193,11 +201,11 @@ class WorkerPool:
             await asyncio.wait(tasks, timeout=_CLOSE_EVERY)
 
 
-def _begin(worker: _Worker, workload: Workload, loop: asyncio.AbstractEventLoop) -> Begun | None:
+def _begin(worker: _Worker, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -> Begun | None:
     """Drain as far as that goes at once; return what is left, None if all is done."""
     task = worker.task
-    work = workload.drain(task)
-    _enter_task(loop, task)
+    work = mailbox.drain(task)
+    _ENTER(loop, task)
     try:
         return work, worker.context.run(work.send, None), False
     except StopIteration:
@@ -208,7 +216,7 @@ def _begin(worker: _Worker, workload: Workload, loop: asyncio.AbstractEventLoop)
         _log_defect()
         return None
     finally:
-        _leave_task(loop, task)
+        _LEAVE(loop, task)
 
 
 @coroutine

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..context import Context
 from ..errors import AgentbusError, MalformedFrame, NoResponder, PeerLost
@@ -17,13 +17,16 @@ from ..messages import Envelope, Kind
 from ..telemetry import NO_COST, Amount
 from ..wire import Buffer, Frames, count_batch
 from .cost import pack_cost
+from .exchange import Awaiting
 from .flow import MAX_CREDIT
-from .inbox import Inbox
 from .mailbox import Delivery
 from .offer import Offer, refusal
 from .peers import Peers
 from .remote import Peer, RemoteReplies
 from .types import TypeTable
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["Relay", "Router"]
 
@@ -162,8 +165,8 @@ class _Waiting:
         self._relay.forget(self)
 
 
-class _Leg:
-    """One request between this process and the one that answers it. Implements `Awaiting`."""
+class _Leg(Awaiting):
+    """One request between this process and the one that answers it."""
 
     def __init__(
         self, relay: Relay, target: str, peer: Peer, replies: RemoteReplies, delivery: Delivery
@@ -227,7 +230,7 @@ class _Leg:
         """Pass on that the agent has it."""
         self._replies.tell_taken()
 
-    def hand_over(self, peer: Peer, offer: Offer, inbox: Inbox) -> None:
+    def hand_over(self, peer: Peer, offer: Offer, node: Node) -> None:
         """Pass the offer on to the caller, and back how it went."""
 
         def settled(error: AgentbusError | None) -> None:

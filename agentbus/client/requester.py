@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from mypy_extensions import mypyc_attr
 
 from ..context import Context
 from ..errors import ConfigError
 from ..telemetry import Budget
-from .exchange import Pending
 from .origin import Origin
 from .reply import Reply
 from .stream import ReplyStream
 
-__all__ = ["Requester", "Sender", "check_seconds"]
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["Requester", "check_seconds"]
 
 T = TypeVar("T")
-_NUMBERS = (int, float)
-_LONGEST = 1e9
+_NUMBERS: Final = (int, float)
+_LONGEST: Final = 1e9
 """Seconds, 31 years; what is far beyond cannot be sent as microseconds."""
 
 
@@ -35,32 +37,6 @@ def check_seconds(seconds: float, what: str = "deadline") -> float:
     return seconds
 
 
-class Sender(Protocol):
-    """Sends requests: this process's node."""
-
-    def pending(
-        self, target: str, context: Context | None, returns: Any, *, stream: bool
-    ) -> Pending:
-        """Make the caller's side of a request."""
-        ...
-
-    def send_nowait(self, pending: Pending, payload: Any, origin: Origin) -> bool:
-        """Send it if that can be done at once; say whether it was."""
-        ...
-
-    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
-        """Send what could not be sent at once."""
-        ...
-
-    def publish(self, topic: str, payload: Any, source: str) -> None:
-        """Send a payload to whoever subscribed."""
-        ...
-
-    def publish_later(self, topic: str, payload: Any, source: str, delay: float) -> None:
-        """Send a payload to whoever has subscribed in `delay` seconds."""
-        ...
-
-
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Requester:
     """Asks agents. `Bus` asks for a program, `Call` for a handler, within what it was given."""
@@ -68,7 +44,7 @@ class Requester:
     __slots__ = ()
 
     @property
-    def _sender(self) -> Sender:
+    def _sender(self) -> Node:
         raise NotImplementedError
 
     @property

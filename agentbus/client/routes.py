@@ -6,49 +6,29 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from ..config import BusSettings, Keys
-from ..context import Context
 from ..errors import ConfigError, DeadlineExceeded, NoResponder, NotAuthorised, PeerLost
 from ..routing import BROKER, Join, Joined, Locate, Location, Route, ShowGrant
 from ..telemetry import NO_TRACE
 from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
 from ..wire import Hello
 from .direct import DirectLinks
-from .exchange import Pending
 from .grants import Grants
 from .origin import Origin
 from .peers import Peer, Peers
+from .waiting import alone, wait_until
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["Routes"]
 
 
 T = TypeVar("T")
-
-
-class Asker(Protocol):
-    """Makes requests of this process's own."""
-
-    def pending(
-        self, target: str, context: Context | None, returns: Any, *, stream: bool
-    ) -> Pending:
-        """Make the caller's side of a request."""
-        ...
-
-    async def send(self, pending: Pending, payload: Any, origin: Origin) -> None:
-        """Send it."""
-        ...
-
-    async def tell(self, peer: Peer, said: object, origin: Origin) -> None:
-        """Say something to a peer's process itself."""
-        ...
-
-    def joined(self, home: Peer, joined: Joined) -> None:
-        """Take the rules of the broker that this process joined."""
-        ...
 
 
 class Routes:
@@ -57,7 +37,7 @@ class Routes:
     def __init__(
         self,
         peers: Peers,
-        asker: Asker,
+        node: Node,
         direct: DirectLinks,
         name: str,
         settings: BusSettings,
@@ -71,7 +51,7 @@ class Routes:
         self._movable: set[str] = set()
         """Those of them for which there may be room by now."""
         self._peers = peers
-        self._asker = asker
+        self._node = node
         self._settings = settings
         self._keys = keys
         self._grants = grants
@@ -147,7 +127,7 @@ class Routes:
         except NoResponder:
             self._home_is_broker = False
         else:
-            self._asker.joined(home, joined)
+            self._node.joined(home, joined)
 
     def guard(self, guarded: bool) -> None:
         """Take the broker's word whether there is a policy; ways that were found are asked anew."""
@@ -206,7 +186,7 @@ class Routes:
         if peer is None:
             peer = await self._reach_process(name, route.location, route.key, home)
         if self._guarded and peer is not home:
-            await self._asker.tell(peer, ShowGrant(route.grant), origin)
+            await self._node.tell(peer, ShowGrant(route.grant), origin)
             edge = (peer, origin.source.partition("/")[0], name)
             renew = partial(self._renew, name, origin, peer)
             self._grants.shown(edge, route.seconds, renew)
@@ -217,7 +197,7 @@ class Routes:
         home = self._home
         if home is not None and self._by_agent.get(name) is peer:
             until = asyncio.get_running_loop().time() + self._settings.default_deadline
-            self._by_agent[name] = await self._find(name, replace(origin, deadline_at=until), home)
+            self._by_agent[name] = await self._find(name, origin.until(until), home)
 
     async def _reach_process(self, name: str, location: Location, key: str, home: Peer) -> Peer:
         """Make a link to the process of an agent; the home carries on where none can be made."""
@@ -239,27 +219,28 @@ class Routes:
 
     async def _ask(self, what: object, answer: type[T], origin: Origin) -> T:
         """Ask the home's broker something."""
-        pending = self._asker.pending(BROKER, None, answer, stream=False)
+        pending = self._node.pending(BROKER, None, answer, stream=False)
         try:
             # Without the asker's trace and budget: this is the bus's own affair.
             own = Origin(origin.source, origin.deadline_at, origin.hops_left, NO_TRACE)
-            async with asyncio.timeout_at(origin.deadline_at):
-                await self._asker.send(pending, what, own)
-                answered: T = await pending.wait()
+            await wait_until(origin.deadline_at, self._node.send(pending, what, own))
+            answered: T = await wait_until(origin.deadline_at, pending.wait())
         except TimeoutError:
             raise DeadlineExceeded(BROKER) from None
         return answered
 
     async def _connect_directly(self, path: str, key: str) -> Peer | None:
         """Return the peer at a path; None if there may be no more links to others than the home."""
-        async with self._connecting:
-            if path in self._by_path:
-                return self._by_path[path]
-            if not await self._direct.make_room():
-                return None
-            peer = await self._connect(path, key)
-            self._direct.opened(path, peer)
-            return peer
+        return await alone(self._connecting, partial(self._reach_path, path, key))
+
+    async def _reach_path(self, path: str, key: str) -> Peer | None:
+        if path in self._by_path:
+            return self._by_path[path]
+        if not await self._direct.make_room():
+            return None
+        peer = await self._connect(path, key)
+        self._direct.opened(path, peer)
+        return peer
 
     async def _connect(self, path: str, key: str = "") -> Peer:
         link = await self._make_link(path, key)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..telemetry import Budget, Ledger, TraceIds
 from ..telemetry.trace import TRACE_ID
 from .origin import Origin
-from .requester import Requester, Sender
+from .requester import Requester
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["Limited", "Traced"]
 
@@ -29,7 +34,7 @@ class Limited(Requester):
         return Limited(self._asker, Ledger(budget.amount, self._ledger))
 
     @property
-    def _sender(self) -> Sender:
+    def _sender(self) -> Node:
         return self._asker._sender
 
     @property
@@ -63,7 +68,7 @@ class Traced(Requester):
         return Limited(self, Ledger(budget.amount))
 
     @property
-    def _sender(self) -> Sender:
+    def _sender(self) -> Node:
         return self._asker._sender
 
     @property

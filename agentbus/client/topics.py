@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..config import BusSettings
 from ..errors import (
@@ -36,11 +36,11 @@ __all__ = ["Topics"]
 
 logger = logging.getLogger("agentbus")
 
-_PUBLISH = Kind.PUBLISH  # an enum's members are slow to look up
+_PUBLISH: Final = Kind.PUBLISH  # an enum's members are slow to look up
 _new = tuple.__new__
-_MAX_PATTERNS = 4096
+_MAX_PATTERNS: Final = 4096
 """Patterns that one process that joined this one may subscribe to."""
-_RESERVED = "$"
+_RESERVED: Final = "$"
 """What the topics begin with that are the bus's own."""
 
 

@@ -1,12 +1,14 @@
-"""Waiting with an end."""
+"""Waiting with an end, and in turn."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["wait_until"]
+import anyio
+
+__all__ = ["alone", "wait_until"]
 
 T = TypeVar("T")
 
@@ -19,3 +21,9 @@ async def wait_until(moment: float, job: Awaitable[T]) -> T:
     """
     async with asyncio.timeout_at(moment):
         return await job
+
+
+async def alone(lock: anyio.Lock, job: Callable[[], Awaitable[T]]) -> T:
+    """Return what `job` does while nobody else holds `lock`."""
+    async with lock:
+        return await job()

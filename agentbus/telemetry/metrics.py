@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
 from .account import ModelCost
 from .trace import SpanLog
@@ -31,12 +31,12 @@ __all__ = [
     "upper_bound",
 ]
 
-BUCKETS = 32
+BUCKETS: Final = 32
 """Buckets of a histogram. Bucket k holds times under 2**k microseconds, the last all the rest."""
-TIMES = 768
+TIMES: Final = 768
 """Entries that wait in a `TimeLog` before they are sorted in; three a request."""
-_MICROSECONDS = 1e6
-_LAST = BUCKETS - 1
+_MICROSECONDS: Final = 1e6
+_LAST: Final = BUCKETS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Observer:
     spans: SpanLog | None = None
 
 
-BLIND = Observer(repeat(0.0).__next__)
+BLIND: Final = Observer(repeat(0.0).__next__)
 """Sees nothing: each moment is 0. A clock of C that does not look is the cheapest there is."""
 
 

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Final, Literal
 
 from ..errors import ConfigError
 from .account import HopAccount
@@ -29,22 +29,21 @@ __all__ = [
     "traceparent",
 ]
 
-TRACE_ID = 16
+TRACE_ID: Final = 16
 """Bytes of a trace that name it; the rest is the span's."""
-NO_TRACE = bytes(24)
+NO_TRACE: Final = bytes(24)
 """For what belongs to no trace."""
-KEPT_BY = 9
-"""The byte of a trace that rules most of them out; see `SpanLog.first`."""
-_RANDOM = slice(KEPT_BY, TRACE_ID)
-"""The 56 bits of a trace id that decide whether it is kept, as W3C Trace Context 2 and
-OpenTelemetry's consistent sampling have it: all processes decide alike."""
-_BITS = 1 << 64
-_STEP = 0x9E3779B97F4A7D
+KEPT_BY: Final = 9
+"""The byte of a trace that rules most of them out; see `SpanLog.first`. From here to the end of its
+id, 56 bits decide whether a trace is kept, as W3C Trace Context 2 and OpenTelemetry's consistent
+sampling have it: all processes decide alike."""
+_BITS: Final = 1 << 64
+_STEP: Final = 0x9E3779B97F4A7D
 """The golden ratio in 56 bits. Adding it again and again spreads numbers evenly over these bits, and
 comes back to none before all others were there."""
-_HANDLER = 0x5851F42D4C957F2D
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_SAMPLED = 1
+_HANDLER: Final = 0x5851F42D4C957F2D
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED: Final = 1
 
 
 class TraceIds:
@@ -189,7 +188,7 @@ class SpanLog:
 
     def keeps(self, trace: bytes) -> bool:
         """Say whether the spans of a trace are kept, whatever they end with."""
-        return trace != NO_TRACE and trace[_RANDOM] >= self._threshold
+        return trace != NO_TRACE and trace[KEPT_BY:TRACE_ID] >= self._threshold
 
     def wants(self, trace: bytes, *, failed: bool) -> bool:
         """Say whether the span of a request that has ended is one to keep."""

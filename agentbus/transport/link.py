@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import cast
+from typing import Final, cast
 
 from mypy_extensions import mypyc_attr
 
@@ -26,19 +26,19 @@ from .shm import LinkMemory
 
 __all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "IN_FLIGHT", "Settled", "StreamLink"]
 
-CLOSE_TIMEOUT = 2.0
+CLOSE_TIMEOUT: Final = 2.0
 """Seconds for the flush and the peer's GOODBYE before a closing link is aborted."""
-HIGH_WATER = 256 * 1024
+HIGH_WATER: Final = 256 * 1024
 """Bytes waiting to be written from which on a link is paused."""
-_JOINED_BYTES = 8 * 1024
-_JOINED_BUFFERS = 8
+_JOINED_BYTES: Final = 8 * 1024
+_JOINED_BUFFERS: Final = 8
 """Messages of one turn of the loop are written together, at most so many at a time. A write costs
 3 µs, more than encoding a message of 1 KiB; but with many more in one, the peer would stand idle
 until all of them were made."""
-IN_FLIGHT = 16 * 1024 * 1024
+IN_FLIGHT: Final = 16 * 1024 * 1024
 """Bytes that the system and a busy peer may hold unacknowledged; beyond, they count as waiting."""
 
-_OPEN = State.OPEN  # looked up for every read, and an enum's members are slow to look up
+_OPEN: Final = State.OPEN  # looked up for every read, and an enum's members are slow to look up
 
 Settled = Callable[[AgentbusError | None], None]
 """Told once, before anything else, that a link opened (None) or why it never did."""

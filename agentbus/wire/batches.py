@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..config import Limits
 from ..errors import MalformedFrame
@@ -31,27 +31,27 @@ __all__ = [
     "read_request_heads",
 ]
 
-_SMALL = 4096
+_SMALL: Final = 4096
 """Bytes of a published value that is joined with others; larger ones gain little from it."""
-_FULL = 32 * 1024
+_FULL: Final = 32 * 1024
 """Bytes of values from which on they are not kept any longer."""
-MAX_BATCH = _FULL
+MAX_BATCH: Final = _FULL
 """Published values in one envelope, at most. In memory each is a message, however few its bytes."""
-_HEADS = {0xDC: 3, 0xDD: 5}
+_HEADS: Final = {0xDC: 3, 0xDD: 5}
 """Bytes of an array's head by its first one, where the count is not within that."""
-_ONE = b"\x91"
+_ONE: Final = b"\x91"
 """The head of an array of one."""
-_PUBLISH = Kind.PUBLISH
-_MANY = 12
+_PUBLISH: Final = Kind.PUBLISH
+_MANY: Final = 12
 """Requests or replies that leave together: with many more the peer would stand idle meanwhile."""
-_WIDEST = 1024
+_WIDEST: Final = 1024
 """Bytes of a header of joined messages, at most."""
-_LARGEST = 2 * _SMALL
+_LARGEST: Final = 2 * _SMALL
 """Bytes of the last message that is added, with its head, and what frames cost; at most."""
-TRACE_SIZE = 24
+TRACE_SIZE: Final = 24
 """Bytes of a request's trace; one without a trace is not joined."""
-_REQUEST_HEAD = struct.Struct(f">Q{TRACE_SIZE}s")
-_REPLY_HEAD = struct.Struct(">Qdd")
+_REQUEST_HEAD: Final = struct.Struct(f">Q{TRACE_SIZE}s")
+_REPLY_HEAD: Final = struct.Struct(">Qdd")
 pack_request_head: Callable[[int, bytes], bytes] = _REQUEST_HEAD.pack
 """Writes what `read_request_heads` reads of one request."""
 pack_reply_head: Callable[[int, float, float], bytes] = _REPLY_HEAD.pack
@@ -95,7 +95,7 @@ def _read_head(frame: bytes | memoryview) -> tuple[int, int]:
 
 JoinKey = tuple[Kind, str, str, str, int]
 """What all messages that leave together have in common: kind, source, target, schema, hops left."""
-_NOTHING: JoinKey = (_PUBLISH, "", "", "", 0)
+_NOTHING: Final[JoinKey] = (_PUBLISH, "", "", "", 0)
 
 
 class Joined:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, Final, NoReturn, TypeGuard
 
 import msgpack
 
@@ -41,27 +41,27 @@ __all__ = ["MAX_TEXT", "Buffer", "Decoder", "Encoder", "encode", "unpack"]
 Buffer = bytes | memoryview
 _Bytes = bytes | bytearray | memoryview
 
-MAX_TEXT = 2 * MAX_NAME_LENGTH + 1
+MAX_TEXT: Final = 2 * MAX_NAME_LENGTH + 1
 """Longest source, target or schema, in characters: a name, a slash and a key."""
 
-_PREFIX = struct.Struct(">IH")
-_SIZE_OF_PREFIX = _PREFIX.size
+_PREFIX: Final = struct.Struct(">IH")
+_SIZE_OF_PREFIX: Final = _PREFIX.size
 _unpack_prefix = _PREFIX.unpack_from
-_SIZE_OF_SIZE = 4
-_SIZE_OF_HEADER_SIZE = 2
-_MAX_HEADER = 0xFFFF
-_MAX_INT = 2**63 - 1
-_SCRATCH = 512
+_SIZE_OF_SIZE: Final = 4
+_SIZE_OF_HEADER_SIZE: Final = 2
+_MAX_HEADER: Final = 0xFFFF
+_MAX_INT: Final = 2**63 - 1
+_SCRATCH: Final = 512
 """Bytes that a packer begins with; its own default is 256 KiB, for every link."""
-_TRACE_SIZES = (0, 24)
-_MAX_BUDGET = 2**62
-_JOINED = 64 * 1024
+_TRACE_SIZES: Final = (0, 24)
+_MAX_BUDGET: Final = 2**62
+_JOINED: Final = 64 * 1024
 """Frames up to this size are one buffer: copying it costs less than a second buffer's write."""
-_VIEWED = 64 * 1024
+_VIEWED: Final = 64 * 1024
 """Payloads from this size are views into the buffer that they arrived in, not copies."""
 
-_KINDS = {kind.value: kind for kind in Kind}
-_FIELDS = (
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_FIELDS: Final = (
     ("kind", int),
     ("id", int),
     ("source", str),

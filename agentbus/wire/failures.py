@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgpack
 
 from ..errors import AgentbusError, MalformedFrame, describe, restore
@@ -10,10 +12,10 @@ from .codec import unpack
 
 __all__ = ["failure_envelope", "read_failure"]
 
-_MAX_FIELD = 4096
+_MAX_FIELD: Final = 4096
 """Longest text of an error's field, in characters; longer ones are cut at the sender."""
-_MAX_FIELD_BYTES = 4 * _MAX_FIELD
-_MAX_FIELDS = 16
+_MAX_FIELD_BYTES: Final = 4 * _MAX_FIELD
+_MAX_FIELDS: Final = 16
 
 
 def failure_envelope(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgpack
 
@@ -14,10 +15,10 @@ from .version import PROTOCOL_VERSION
 
 __all__ = ["TICKET_SIZE", "Hello", "hello_envelope", "read_hello"]
 
-TICKET_SIZE = 16
-_MAX_LISTEN = 1024
-_MAX_RESUME_MS = 24 * 3600 * 1000
-_MAX_HELLO_ITEMS = 16
+TICKET_SIZE: Final = 16
+_MAX_LISTEN: Final = 1024
+_MAX_RESUME_MS: Final = 24 * 3600 * 1000
+_MAX_HELLO_ITEMS: Final = 16
 """Room for what later versions add, so that their version can still be read."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgpack
 
@@ -25,13 +26,13 @@ from .hello import TICKET_SIZE, Hello, read_hello
 
 __all__ = ["ACK_EVERY", "Backoff", "Resume", "Resumption", "Unacknowledged", "read_resume"]
 
-ACK_EVERY = 64 * 1024
+ACK_EVERY: Final = 64 * 1024
 """Bytes that come before they are acknowledged; an idle link keeps as many in each direction."""
-_MAX_OPENING = 16 * 1024
+_MAX_OPENING: Final = 16 * 1024
 """Longest frame in front of a stream that goes on, in bytes."""
-_SIZE = 4
+_SIZE: Final = 4
 """Bytes that say how long a frame is, without them."""
-_MAX_COUNT = 2**63 - 1
+_MAX_COUNT: Final = 2**63 - 1
 
 
 class Backoff:

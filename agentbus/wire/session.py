@@ -10,6 +10,7 @@ go on over this connection.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from ..config import Limits
 from ..errors import (
@@ -44,18 +45,18 @@ class State(StrEnum):
 
 
 # An enum's member costs 0.2 µs to look up on Python 3.11, and these are for every envelope.
-_HELLO = Kind.HELLO
-_REQUEST = Kind.REQUEST
-_REQUESTS = Kind.REQUESTS
-_REPLY = Kind.REPLY
-_ERROR = Kind.ERROR
-_GOODBYE = Kind.GOODBYE
-_PING = Kind.PING
-_PONG = Kind.PONG
-_RELEASE = Kind.RELEASE
-_ACK = Kind.ACK
-_OF_THE_LINK = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE, _ACK, Kind.RESUME])
-_OPEN = State.OPEN
+_HELLO: Final = Kind.HELLO
+_REQUEST: Final = Kind.REQUEST
+_REQUESTS: Final = Kind.REQUESTS
+_REPLY: Final = Kind.REPLY
+_ERROR: Final = Kind.ERROR
+_GOODBYE: Final = Kind.GOODBYE
+_PING: Final = Kind.PING
+_PONG: Final = Kind.PONG
+_RELEASE: Final = Kind.RELEASE
+_ACK: Final = Kind.ACK
+_OF_THE_LINK: Final = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE, _ACK, Kind.RESUME])
+_OPEN: Final = State.OPEN
 
 
 class Session:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..errors import FrameTooLarge, MalformedFrame
 
@@ -26,9 +26,9 @@ __all__ = [
     "read_reference",
 ]
 
-BLOCK_ALIGN = 4096
+BLOCK_ALIGN: Final = 4096
 """Blocks begin at pages, so that one can be dropped from memory without its neighbours."""
-_FIELDS = (str, int, int, int)
+_FIELDS: Final = (str, int, int, int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,4 +179,4 @@ class _NoSharing:
         raise MalformedFrame("this link shares no memory")
 
 
-NO_SHARING: SharedPayloads = _NoSharing()
+NO_SHARING: Final[SharedPayloads] = _NoSharing()

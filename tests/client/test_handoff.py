@@ -408,7 +408,8 @@ async def test_a_hand_over_is_in_the_name_of_who_was_asked(socket_dir: Path) -> 
         @handler
         async def ping(self, ping: Ping, call: Call) -> str:
             node = call._node
-            origin = replace(call._delivery.origin, source=ping.text)
+            own = call._delivery.origin
+            origin = Origin(ping.text, own.deadline_at, own.hops_left, own.trace)
             try:
                 await node.hand_over(call._delivery, "second", Ping(number=1), origin)
             except InvalidName as error:
