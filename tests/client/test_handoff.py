@@ -319,6 +319,7 @@ async def test_one_hand_over_at_a_time(socket_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 7])
+@pytest.mark.pure
 async def test_no_credit_is_lost(window: int, socket_dir: Path) -> None:
     """Parts are read while the second agent is being asked."""
     async with processes(socket_dir, BusSettings(stream_parts=window)) as (caller, one, other):
@@ -337,6 +338,7 @@ async def test_no_credit_is_lost(window: int, socket_dir: Path) -> None:
                 assert [part async for part in parts] == [-2, -1, *range(50)]
 
 
+@pytest.mark.pure
 async def test_a_hand_over_that_is_given_up_harms_nobody(socket_dir: Path) -> None:
     class Impatient(Agent):
         @handler

@@ -200,6 +200,7 @@ async def test_a_value_that_cannot_be_read_is_counted_and_harms_no_other(pair: P
 
 
 @pytest.mark.promise("flow.bounded")
+@pytest.mark.pure
 async def test_patterns_are_counted_as_they_are_held(
     socket_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

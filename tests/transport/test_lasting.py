@@ -143,6 +143,7 @@ async def test_more_is_acknowledged_than_was_sent(path: str) -> None:
         assert isinstance(owner.lost[0], MalformedFrame)
 
 
+@pytest.mark.pure
 async def test_who_never_acknowledges_fills_its_own_link_only(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ async def test_who_never_acknowledges_fills_its_own_link_only(
         await owner.link.aclose()
 
 
+@pytest.mark.pure
 async def test_answers_to_who_never_acknowledges_are_bounded(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
