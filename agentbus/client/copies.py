@@ -6,7 +6,7 @@ import copy
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Final
 
 import pydantic
 
@@ -43,15 +43,11 @@ def _copy_values(item: Copy) -> Copy:
     return copied
 
 
-_set_fields, _set_fields_set, _set_extra, _set_private = (
-    pydantic.BaseModel.__dict__[name].__set__
-    for name in (
-        "__dict__",
-        "__pydantic_fields_set__",
-        "__pydantic_extra__",
-        "__pydantic_private__",
-    )
-)
+_SLOTS: Final = pydantic.BaseModel.__dict__
+_SET_FIELDS: Final = _SLOTS["__dict__"].__set__
+_SET_FIELDS_SET: Final = _SLOTS["__pydantic_fields_set__"].__set__
+_SET_EXTRA: Final = _SLOTS["__pydantic_extra__"].__set__
+_SET_PRIVATE: Final = _SLOTS["__pydantic_private__"].__set__
 
 
 def _copy_model(kind: type[pydantic.BaseModel]) -> Copy:
@@ -73,10 +69,10 @@ def _copy_model(kind: type[pydantic.BaseModel]) -> Copy:
             inside[name] = copier(inside[name])
         # As `BaseModel.__copy__` does it, which takes four times as long.
         made = new(kind)
-        _set_fields(made, inside)
-        _set_fields_set(made, value.__pydantic_fields_set__.copy())
-        _set_extra(made, None)
-        _set_private(made, None)
+        _SET_FIELDS(made, inside)
+        _SET_FIELDS_SET(made, value.__pydantic_fields_set__.copy())
+        _SET_EXTRA(made, None)
+        _SET_PRIVATE(made, None)
         return made
 
     return copied

@@ -78,6 +78,11 @@ class Node:
         self.tenant = tenant
         self.name = name
         self.loop = asyncio.get_running_loop()
+        # For every request: an attribute of one of these is found without a look-up by name.
+        self._time = self.loop.time
+        self._default_deadline = settings.default_deadline
+        self._max_hops = settings.max_hops
+        self._stream_parts = settings.stream_parts
         self.timer = DeadlineTimer()
         self.types = TypeTable()
         self.observer = _observer(name, settings.telemetry)
@@ -102,7 +107,6 @@ class Node:
         self.draining = False
         """Requests from other processes are refused."""
         self.traces = TraceIds(secrets.token_bytes(24))
-        self._new_trace = self.traces.new
 
     def now(self) -> float:
         """The loop's clock."""
@@ -119,14 +123,14 @@ class Node:
 
     def program_origin(self, deadline: float | None) -> Origin:
         """Return the origin of a request that no handler makes."""
-        seconds = self.settings.default_deadline if deadline is None else check_seconds(deadline)
-        return Origin("", self.loop.time() + seconds, self.settings.max_hops, self._new_trace())
+        seconds = self._default_deadline if deadline is None else check_seconds(deadline)
+        return Origin("", self._time() + seconds, self._max_hops, self.traces.new())
 
     def pending(
         self, target: str, context: Context | None, returns: Any, *, stream: bool
     ) -> Pending:
         """Make the caller's side of a request."""
-        window = self.settings.stream_parts if stream else 0
+        window = self._stream_parts if stream else 0
         wanted = None if returns is None else payload_type(returns)
         self.metrics.sent += 1
         return Pending(self.timer, self.metrics, target, context, wanted, window)
@@ -142,7 +146,7 @@ class Node:
         target = pending.target
         pending.origin, pending.loan = origin, origin.loan
         try:
-            if self.closed or origin.hops_left < 0 or origin.deadline_at <= self.timer.time():
+            if self.closed or origin.hops_left < 0 or origin.deadline_at <= self._time():
                 raise self._unsendable(target, origin)
             mailbox = self._agents.get(target) or self.hosts.instance(target)
             if mailbox is not None:
