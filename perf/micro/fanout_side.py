@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,11 +42,7 @@ async def contend(count: str) -> AsyncGenerator[Publisher, None]:
             await stack.enter_async_context(
                 python_child("agentbus's subscribers", MODULE, *arguments)
             )
-
-        async def publish(ping: Ping) -> None:
-            await bus.publish(TOPIC, ping)
-
-        publisher = Publisher(int(count), publish)
+        publisher = Publisher(int(count), partial(bus.publish, TOPIC))
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(_read_reports(reports, publisher))
             yield publisher
