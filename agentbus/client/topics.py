@@ -37,7 +37,7 @@ __all__ = ["Topics"]
 logger = logging.getLogger("agentbus")
 
 _PUBLISH: Final = Kind.PUBLISH  # an enum's members are slow to look up
-_new = tuple.__new__
+_NEW: Final = tuple.__new__
 _MAX_PATTERNS: Final = 4096
 """Patterns that one process that joined this one may subscribe to."""
 _RESERVED: Final = "$"
@@ -220,7 +220,7 @@ class Topics:
             if isinstance(subscriber, Subscription):
                 values = self._read(envelope, values)
                 # Half the time of calling the class.
-                made = [_new(Published, (topic, value, source)) for value in values]
+                made = [_NEW(Published, (topic, value, source)) for value in values]
                 subscriber.deliver(made)
             elif subscriber is not peer:
                 self._forward(subscriber, envelope)

@@ -9,7 +9,10 @@ that made it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol, Self
+
+from mypy_extensions import mypyc_attr
 
 from ..errors import AgentbusError
 from ..messages import Envelope
@@ -21,70 +24,54 @@ TCP_SCHEME = "ab://"
 """What begins the url of a process on another host; paths of Unix sockets have none."""
 
 
-class Link(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Link(asyncio.Protocol):
     """One open connection to one peer."""
 
-    @property
-    def via(self) -> str:
+    __slots__ = ("broken", "closing", "joins", "key", "paused", "user", "via")
+
+    def __init__(self) -> None:
+        self.via = "unix"
         """What carries it, as accounts name it: `unix` or `tcp`."""
-        ...
+        self.user = ""
+        """Who connected, as the transport has made sure of: `key:NAME` of an authorised key, or
+        `uid:NUMBER`; empty where this side connected, or nobody did."""
+        self.key = ""
+        """The peer's public key, in Z85; empty where the link has none."""
+        self.broken = False
+        """Whether its connection broke and another may be made."""
+        self.paused = False
+        """Whether so much waits for the peer that a sender who can wait should `drain`."""
+        self.joins = False
+        """Whether something was sent in this turn of the loop already: what follows may be joined,
+        and leaves at its end."""
+        self.closing = False
+        """Whether nothing more is sent or delivered."""
 
     @property
     def peer(self) -> Hello:
         """What the peer said about itself."""
-        ...
-
-    @property
-    def user(self) -> str:
-        """Who connected, as the transport has made sure of: `key:NAME` of an authorised key, or
-        `uid:NUMBER`; empty where this side connected, or nobody did."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """The peer's public key, in Z85; empty where the link has none."""
-        ...
-
-    @property
-    def broken(self) -> bool:
-        """Whether its connection broke and another may be made."""
-        ...
+        raise NotImplementedError
 
     @property
     def requests_received(self) -> int:
         """Number of the latest request that the peer sent; 0 before the first."""
-        ...
+        raise NotImplementedError
 
     @property
     def shares_memory(self) -> bool:
         """Whether either side views what the other placed in shared memory."""
-        ...
-
-    @property
-    def paused(self) -> bool:
-        """Whether so much waits for the peer that a sender who can wait should `drain`."""
-        ...
-
-    @property
-    def joins(self) -> bool:
-        """Whether something was sent in this turn of the loop already: what follows may be joined,
-        and leaves at its end."""
-        ...
-
-    @property
-    def closing(self) -> bool:
-        """Whether nothing more is sent or delivered."""
-        ...
+        raise NotImplementedError
 
     @property
     def bytes_sent(self) -> int:
         """Bytes accepted for sending, framing included."""
-        ...
+        raise NotImplementedError
 
     @property
     def bytes_received(self) -> int:
         """Bytes read, framing included."""
-        ...
+        raise NotImplementedError
 
     def send(self, envelope: Envelope) -> int:
         """Queue one envelope and return its bytes on the wire; never blocks.
@@ -97,7 +84,7 @@ class Link(Protocol):
             LinkFull: the peer reads too slowly, or holds too much; nothing was sent.
             TooLarge, InvalidName, InvalidMessage: see `wire.Encoder.encode`; nothing was sent.
         """
-        ...
+        raise NotImplementedError
 
     def join(self, key: JoinKey, number: int, head: bytes, value: Buffer) -> int:
         """Queue a small message to leave with others in one envelope; as `send`.
@@ -110,7 +97,7 @@ class Link(Protocol):
             head: what is this one's own, see `wire.batches`.
             value: its packed value.
         """
-        ...
+        raise NotImplementedError
 
     async def drain(self) -> None:
         """Wait until the link is not paused.
@@ -118,7 +105,7 @@ class Link(Protocol):
         Raises:
             Closed: the link was closed or lost.
         """
-        ...
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Say GOODBYE, flush, and wait until the peer did the same or a timeout passed.
@@ -126,11 +113,11 @@ class Link(Protocol):
         Nothing is delivered any more from the call on. If cancelled, the close goes on by itself,
         under the same timeout.
         """
-        ...
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Drop the link at once, with what waits to be written; the peer is told if it listens."""
-        ...
+        raise NotImplementedError
 
     async def restore(self) -> None:
         """Make another connection for a link that is broken, if this side had made the first.
@@ -138,7 +125,7 @@ class Link(Protocol):
         Tries, each time after a longer while, until the link goes on or is over. Call it when the
         owner is told that the link is broken; if it is not called, the link is lost in time.
         """
-        ...
+        raise NotImplementedError
 
 
 class LinkOwner(Protocol):

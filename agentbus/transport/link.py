@@ -21,7 +21,7 @@ from ..config import Limits
 from ..errors import AgentbusError, Closed, LinkFull, PeerLost, TooLarge
 from ..messages import Envelope, Kind
 from ..wire import ACK_EVERY, Buffer, Hello, Joined, JoinKey, Session, State, Unacknowledged
-from .base import LinkOwner
+from .base import Link, LinkOwner
 from .shm import LinkMemory
 
 __all__ = ["CLOSE_TIMEOUT", "HIGH_WATER", "IN_FLIGHT", "Settled", "StreamLink"]
@@ -45,8 +45,8 @@ Settled = Callable[[AgentbusError | None], None]
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class StreamLink(asyncio.Protocol):
-    """A `base.Link` over whatever transport the loop connects it to."""
+class StreamLink(Link):
+    """A link over whatever transport the loop connects it to."""
 
     # Slots also for speed: of an instance with so many attributes Python looks up each by name.
     # fmt: off
@@ -54,14 +54,12 @@ class StreamLink(asyncio.Protocol):
         "__weakref__", "_ack_at", "_bytes_received", "_bytes_sent", "_ended", "_ended_loans",
         "_forgotten", "_gone", "_hello", "_joined", "_keep", "_loop", "_memory", "_owner",
         "_peer", "_queue", "_queued", "_room_until", "_sent", "_session", "_settled",
-        "_shared_limit", "_timer", "_transport", "_writable", "_write_limit", "broken", "closing",
-        "joins", "key", "paused", "user",
+        "_shared_limit", "_timer", "_transport", "_writable", "_write_limit",
     )
     # fmt: on
 
-    via = "unix"
-
     def __init__(self, owner: LinkOwner, hello: Hello, limits: Limits, settled: Settled) -> None:
+        super().__init__()
         self._hello = hello
         self._owner = owner
         self._ended_loans: deque[int] = deque()
@@ -71,18 +69,12 @@ class StreamLink(asyncio.Protocol):
         self._shared_limit = limits.shared
         self._settled = settled
         self._loop = asyncio.get_running_loop()
-        self.joins = False
         self._transport: asyncio.WriteTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._peer: Hello | None = None
         """Set when the owner was told that the link opened."""
-        self.closing = False
-        """Nothing more is sent or delivered."""
         self._ended = False
         """The owner was told that the link is over, or the opener that it never was."""
-        self.paused = False
-        self.user = ""
-        self.key = ""
         self._gone = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -97,7 +89,6 @@ class StreamLink(asyncio.Protocol):
         """Up to so many bytes sent the link is surely not full."""
         self._ack_at = ACK_EVERY
         """So many bytes received are acknowledged."""
-        self.broken = False
         self._bytes_sent = 0
         self._bytes_received = 0
 

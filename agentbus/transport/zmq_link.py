@@ -24,8 +24,6 @@ class TcpLink(LastingLink):
 
     __slots__ = ("_beat", "_liveness", "_passed_on", "_waiting")
 
-    via = "tcp"
-
     def __init__(
         self,
         owner: LinkOwner,
@@ -37,6 +35,7 @@ class TcpLink(LastingLink):
         tickets: Tickets | None = None,
     ) -> None:
         super().__init__(owner, hello, limits, settled, dialer=dialer, tickets=tickets)
+        self.via = "tcp"
         self._liveness = Liveness(self._loop.time(), HEARTBEAT, MISSES)
         self._beat: asyncio.TimerHandle | None = None
         self._waiting = 0

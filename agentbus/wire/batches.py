@@ -33,7 +33,7 @@ __all__ = [
 
 _SMALL: Final = 4096
 """Bytes of a published value that is joined with others; larger ones gain little from it."""
-_FULL: Final = 32 * 1024
+_FULL: Final = 64 * 1024
 """Bytes of values from which on they are not kept any longer."""
 MAX_BATCH: Final = _FULL
 """Published values in one envelope, at most. In memory each is a message, however few its bytes."""

@@ -7,7 +7,6 @@ import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import anyio
 import pytest
@@ -596,9 +595,9 @@ async def test_a_silent_link_of_somebody_else_does_not_come_by_a_name(socket_dir
                 await ann.spawn(Echo(), name="echo")
                 named = peers.named(ann.name)
                 assert named is not None
-                others = [cast(Link, Impostor(Hello(ann.name))) for _ in range(2)]
+                others = [Impostor(Hello(ann.name)) for _ in range(2)]
                 for other in others:
-                    named.link.broken = other is others[0]  # type: ignore[misc]
+                    named.link.broken = other is others[0]
                     peers.link_opened(other)
                     assert peers.named(ann.name) is named
             with anyio.fail_after(5), pytest.raises(NoResponder):
@@ -608,16 +607,17 @@ async def test_a_silent_link_of_somebody_else_does_not_come_by_a_name(socket_dir
             peers.link_lost(other, None)
 
 
-class Impostor:
+class Impostor(Link):
     """The end of a link of another user, who says nothing."""
 
-    user = "mallory"
-    key = ""
-    broken = False
-    closing = False
-
     def __init__(self, peer: Hello) -> None:
-        self.peer = peer
+        super().__init__()
+        self._peer = peer
+        self.user = "mallory"
+
+    @property
+    def peer(self) -> Hello:
+        return self._peer
 
 
 @pytest.mark.promise("peer.secret", "peer.hostile")

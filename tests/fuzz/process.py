@@ -12,6 +12,7 @@ from typing import Any
 from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.errors import AgentbusError, PeerLost
 from agentbus.messages import Envelope
+from agentbus.transport import Link
 from agentbus.wire import Buffer, Encoder, Hello, JoinKey, Session
 
 from .mutate import mutate_envelope
@@ -41,30 +42,22 @@ class Echo(Agent):
             yield number
 
 
-class _Link:
-    """A link whose other end is this test. As `transport.Link`."""
-
-    via = "unix"
-    paused = False
-    joins = False
-    user = ""
-    key = ""
-    bytes_sent = 0
-    bytes_received = 0
+class _Link(Link):
+    """A link whose other end is this test."""
 
     def __init__(self, owner: Any) -> None:
-        self.peer = Hello("there", "/run/there")
+        super().__init__()
         self._owner = owner
         self._encode = Encoder(LIMITS).encode
-        self.open = True
 
-    broken = False
+    bytes_sent = 0
+    bytes_received = 0
     requests_received = 0
     shares_memory = False
 
     @property
-    def closing(self) -> bool:
-        return not self.open
+    def peer(self) -> Hello:
+        return Hello("there", "/run/there")
 
     def send(self, envelope: Envelope) -> int:
         return sum(map(len, self._encode(envelope)))
@@ -83,8 +76,8 @@ class _Link:
         self.abort()
 
     def abort(self) -> None:
-        if self.open:
-            self.open = False
+        if not self.closing:
+            self.closing = True
             self._owner.link_lost(self, PeerLost("there"))
 
 
@@ -124,7 +117,7 @@ class ProcessCampaign:
         node.peers.link_opened(link)
         pending = [self._ask(node, link) for _ in range(_OWN)]
         for _ in range(_MOST_FRAMES):
-            if not link.open:
+            if link.closing:
                 break
             self.outcomes[self._feed(node, link, session)] += 1
             if self._rng.randrange(4) == 0:
@@ -156,7 +149,7 @@ class ProcessCampaign:
                 link.abort()
             return type(error).__name__
         node.peers.received(link, arrived)
-        return TAKEN if link.open else f"{envelope.kind.name} ended its link"
+        return TAKEN if not link.closing else f"{envelope.kind.name} ended its link"
 
     def _check_ended(self, node: Any, pending: list[Any]) -> None:
         left = [p for p in pending if not p.ended]
