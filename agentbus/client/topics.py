@@ -164,15 +164,19 @@ class Topics:
             raise PermissionDenied(self._refused[source, topic], PUBLISH, topic)
         subscribers = self._subscribers(topic)
         kind = payload_type(type(payload))
+        peers = self._routes.homes()
         self._metrics.published += 1
-        frames: Frames = ()
-        for subscriber in (*subscribers, *self._routes.homes()):
+        for subscriber in subscribers:
             if isinstance(subscriber, Subscription):
                 subscriber.deliver((Published(topic, kind.receive(payload), source),))
-                continue
-            frames = frames or kind.encode(payload)
+            else:
+                peers.append(subscriber)
+        if not peers:
+            return
+        frames = kind.encode(payload)
+        for peer in peers:
             try:
-                _send(subscriber.link, source, topic, kind.schema, frames)
+                _send(peer.link, source, topic, kind.schema, frames)
             except AgentbusError as error:
                 self._note_dropped(1, topic, error)
 

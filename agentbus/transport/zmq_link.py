@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from mypy_extensions import mypyc_attr
+
 from ..config import Limits
 from ..wire import Hello, Liveness, Verdict
 from .base import LinkOwner
@@ -19,6 +21,7 @@ MISSES = 3
 """How often it is asked in vain before it is lost: after 20 s, where no connection breaks."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class TcpLink(LastingLink):
     """A `LastingLink` whose transport need not notice that the peer is gone."""
 
