@@ -235,6 +235,7 @@ async def test_connecting_to_who_never_answers_ends_in_time(path: str) -> None:
         assert scope.cancelled_caught
 
 
+@pytest.mark.pure
 async def test_another_users_process_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     b = Recorder()
     async with await listen_unix(path, b, HELLO_B, LIMITS) as listener:

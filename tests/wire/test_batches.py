@@ -117,7 +117,7 @@ def test_what_waits_is_bounded() -> None:
     kept = 1
     while joined.add(key(Kind.PUBLISH), 0, b"", value):
         kept += 1
-    assert joined.size == kept * 1024 == 32 * 1024
+    assert joined.size == kept * 1024 == 64 * 1024
     assert count_batch(joined.take().payloads) == kept
     kept = 1
     while joined.add(key(Kind.REPLIES), 0, b"head", b""):
