@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..config import BusSettings
 from ..errors import NameTaken, NoResponder
@@ -12,23 +12,24 @@ from ..telemetry import AgentMetrics, AgentReport, Observer, TimeLog
 from .agent import Agent, HandlerSpec, handlers_of, role_of
 from .call import Call
 from .instances import Instances
-from .mailbox import Blueprint, Delivery, Mailbox
+from .mailbox import Blueprint, Mailbox
 from .pool import WorkerPool
 
-__all__ = ["Hosts"]
+if TYPE_CHECKING:
+    from .node import Node
 
-MakeCall = Callable[[str, str, str, Delivery], Call]
-"""Makes a handler's call from the agent's name, its model, its role, and the message."""
+__all__ = ["Hosts"]
 
 
 class Hosts:
     """Gives agents their mailboxes, and finds them."""
 
     def __init__(
-        self, make_call: MakeCall, pool: WorkerPool, settings: BusSettings, observer: Observer
+        self, node: Node, pool: WorkerPool, settings: BusSettings, observer: Observer
     ) -> None:
         self._observer = observer
-        self._make_call = make_call
+        self._node = node
+        self._watchers: tuple[Callable[[Call, Any], object], ...] = ()
         self._pool = pool
         self._settings = settings
         self._log = TimeLog()
@@ -41,14 +42,7 @@ class Hosts:
 
     def watch(self, action: Callable[[Call, Any], object]) -> None:
         """Have `action` called with each message that agents hosted from here on begin to handle."""
-        make_call = self._make_call
-
-        def watched(agent: str, model: str, role: str, delivery: Delivery) -> Call:
-            call = make_call(agent, model, role, delivery)
-            action(call, delivery.payload)
-            return call
-
-        self._make_call = watched
+        self._watchers += (action,)
         self._blueprint = self._new_blueprints()
 
     def _new_blueprints(self) -> Callable[[type[Agent], str], Blueprint]:
@@ -125,7 +119,8 @@ class Hosts:
             handlers={spec.accepts.schema: spec for spec in handlers_of(kind).values()},
             model=model,
             role=role_of(kind),
-            make_call=self._make_call,
+            node=self._node,
+            watchers=self._watchers,
             pool=self._pool,
             limit=self._settings.mailbox,
             log=self._log,

@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ..context import Context
@@ -36,6 +35,7 @@ from ..telemetry import (
     TimeLog,
 )
 from .agent import Agent
+from .call import Call
 from .exchange import Callee, Pending, Replies
 from .feed import FeedReader, FeedSink
 from .origin import Origin
@@ -46,7 +46,7 @@ from .spec import HandlerSpec
 from .tracing import log_handled
 
 if TYPE_CHECKING:
-    from .call import Call
+    from .node import Node
 
 __all__ = ["Blueprint", "Delivery", "Mailbox"]
 
@@ -157,7 +157,6 @@ class Delivery(Callee):
         self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST, self.spent)
 
 
-@dataclass(frozen=True, slots=True)
 class Blueprint:
     """What the mailboxes of all agents of one class with one model share.
 
@@ -165,19 +164,54 @@ class Blueprint:
     processor's cache, what would lie in cold memory if each agent had its own.
     """
 
-    handlers: Mapping[str, HandlerSpec]
-    """By the schema of what each accepts."""
-    model: str
-    role: str
-    make_call: Callable[[str, str, str, Delivery], Call]
-    """Makes a handler's call from the agent's name, its model, its role, and the message."""
-    pool: WorkerPool
-    limit: int
-    """Messages that may wait in one mailbox."""
-    log: TimeLog
-    clock: Callable[[], float]
-    spans: SpanLog | None
-    """None if nothing is to be measured: then times are not kept either."""
+    __slots__ = (
+        "clock",
+        "handlers",
+        "limit",
+        "log",
+        "model",
+        "node",
+        "pool",
+        "role",
+        "spans",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        *,
+        handlers: Mapping[str, HandlerSpec],
+        model: str,
+        role: str,
+        node: Node,
+        watchers: tuple[Callable[[Call, Any], object], ...],
+        pool: WorkerPool,
+        limit: int,
+        log: TimeLog,
+        clock: Callable[[], float],
+        spans: SpanLog | None,
+    ) -> None:
+        self.handlers = handlers
+        """By the schema of what each accepts."""
+        self.model = model
+        self.role = role
+        self.node = node
+        self.watchers = watchers
+        """Are called with each message that a handler begins with."""
+        self.pool = pool
+        self.limit = limit
+        """Messages that may wait in one mailbox."""
+        self.log = log
+        self.clock = clock
+        self.spans = spans
+        """None if nothing is to be measured: then times are not kept either."""
+
+    def call(self, agent: str, delivery: Delivery) -> Call:
+        """Return what the handler of an agent of that name gets along with a message."""
+        call = Call(self.node, agent, self.model, self.role, delivery)
+        for watcher in self.watchers:
+            watcher(call, delivery.payload)
+        return call
 
 
 Waiting = tuple[Delivery, HandlerSpec]
@@ -317,7 +351,7 @@ class Mailbox:
                 error: AgentbusError | None = None
                 started = blueprint.clock()
                 try:
-                    call = blueprint.make_call(self.name, blueprint.model, blueprint.role, delivery)
+                    call = blueprint.call(self.name, delivery)
                     value = None
                     if spec.streams:
                         await write_parts(

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -87,7 +86,7 @@ class Node:
         self.types = TypeTable()
         self.observer = _observer(name, settings.telemetry)
         self.metrics = Metrics(self.observer)
-        self.hosts = Hosts(partial(Call, self), pool, settings, self.observer)
+        self.hosts = Hosts(self, pool, settings, self.observer)
         self._agents = self.hosts.agents  # looked up for every request
         self.peers = Peers(self, settings, self.timer, self.types, tenant)
         self.grants = Grants(self.loop, pool)

@@ -15,7 +15,7 @@ import asyncio
 import contextvars
 import logging
 from asyncio.tasks import _enter_task, _leave_task, current_task
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -40,8 +40,11 @@ _ENTER: Final = _enter_task
 _LEAVE: Final = _leave_task
 _CURRENT: Final = current_task
 
-Begun = tuple[Coroutine[Any, Any, None], Any, bool]
-"""A coroutine, what it awaits, and whether it is to be cancelled there."""
+_DONE: Final = object()
+"""What a worker's coroutine awaits when it has nothing more to do."""
+
+Begun = tuple[Any, bool]
+"""What a worker's coroutine awaits, and whether it is to be cancelled there."""
 
 
 class Workload(Protocol):
@@ -55,7 +58,7 @@ class Workload(Protocol):
 class _Worker:
     """One task, and where it waits for work."""
 
-    __slots__ = ("begun", "context", "task", "waiter")
+    __slots__ = ("begun", "context", "mailbox", "send", "task", "waiter", "work")
 
     def __init__(self, context: contextvars.Context, task: asyncio.Task[None]) -> None:
         self.context = context
@@ -63,6 +66,14 @@ class _Worker:
         self.waiter: asyncio.Future[Workload | None] | None = None
         """Set while the task waits: what it is to do, None if that is in `begun`."""
         self.begun: Begun | None = None
+        self.mailbox: Mailbox | None = None
+        """What `work` drains next."""
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin with another coroutine, since the last one ended with an error."""
+        self.work = _drain_all(self)
+        self.send = self.work.send
 
 
 class WorkerPool:
@@ -165,12 +176,12 @@ class WorkerPool:
                 if workload is not None:
                     await workload.drain(task)
                 elif worker.begun is not None:
-                    await _finish(*worker.begun)
+                    await _finish(worker, *worker.begun)
             except Exception:  # noqa: BLE001 - logged there
                 _log_defect()
             if len(self._idle) >= self._spare:
                 return
-            worker.begun = None
+            worker.begun = workload = None  # what was done may be gone by the next time
             workload = await self._next(worker)
 
     async def _next(self, worker: _Worker) -> Workload | None:
@@ -182,10 +193,10 @@ class WorkerPool:
         except asyncio.CancelledError:
             if worker.begun is None:
                 raise
-            work, awaited, _ = worker.begun
+            awaited, _ = worker.begun
             # As the task would have done: what is awaited is cancelled if that can be.
             unheard = not (isinstance(awaited, asyncio.Future) and awaited.cancel())
-            worker.begun = work, awaited, unheard
+            worker.begun = awaited, unheard
             return None
         finally:
             worker.waiter = None
@@ -201,43 +212,55 @@ class WorkerPool:
             await asyncio.wait(tasks, timeout=_CLOSE_EVERY)
 
 
+@coroutine
+def _drain_all(worker: _Worker) -> Generator[Any, None, None]:
+    """Drain mailboxes, one after another. What ends with a value costs less than what raises that it
+    has ended, so this never ends: it awaits `_DONE`, and goes on when the next one is in place."""
+    while True:
+        mailbox, worker.mailbox = worker.mailbox, None
+        if mailbox is not None:
+            yield from mailbox.drain(worker.task)
+            mailbox = None
+        yield _DONE
+
+
 def _begin(worker: _Worker, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -> Begun | None:
     """Drain as far as that goes at once; return what is left, None if all is done."""
     task = worker.task
-    work = mailbox.drain(task)
+    worker.mailbox = mailbox
     _ENTER(loop, task)
     try:
-        return work, worker.context.run(work.send, None), False
-    except StopIteration:
-        return None
+        awaited = worker.context.run(worker.send, None)
     except asyncio.CancelledError:
+        worker.renew()
         return None  # the task is cancelled, and ends by itself
     except Exception:  # noqa: BLE001 - logged there
+        worker.renew()
         _log_defect()
         return None
     finally:
         _LEAVE(loop, task)
+    return None if awaited is _DONE else (awaited, False)
 
 
 @coroutine
-def _finish(
-    work: Coroutine[Any, Any, None], awaited: Any, cancelled: bool
-) -> Generator[Any, None, None]:
+def _finish(worker: _Worker, awaited: Any, cancelled: bool) -> Generator[Any, None, None]:
     """Go on with what was begun."""
-    while True:
-        try:
-            if cancelled:
-                cancelled = False
-                raise asyncio.CancelledError
-            yield awaited
-        except BaseException as error:  # noqa: BLE001 - it is what was begun that it is thrown at
+    work = worker.work
+    try:
+        while awaited is not _DONE:
             try:
+                if cancelled:
+                    cancelled = False
+                    raise asyncio.CancelledError
+                yield awaited
+            except BaseException as error:  # noqa: BLE001 - it is what was begun that it is thrown at
                 awaited = work.throw(error)
-            except StopIteration:
-                return
-        else:
-            break
-    yield from work
+            else:
+                awaited = work.send(None)
+    except BaseException:
+        worker.renew()
+        raise
 
 
 def _log_defect() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import weakref
 
 import anyio
 import pytest
@@ -309,3 +311,38 @@ async def test_any_exception_of_a_handler_is_its_callers_alone(pair: Pair) -> No
             assert (again, answers[0], answers[2]) == (again, 0, 2)
             assert isinstance(answers[1], HandlerFailed)
             assert "Odd" in str(answers[1])
+
+
+async def test_an_agent_that_is_gone_is_held_by_no_task() -> None:
+    async with Bus.open() as bus:
+        echo = Echo()
+        await bus.spawn(echo, name="echo")
+        for number in range(3):
+            await bus.request("echo", Ping(number=number))
+        watch = weakref.ref(echo)
+        del echo
+        bus._sender.hosts.release("echo")
+        gc.collect()
+        assert watch() is None
+
+
+async def test_a_handler_that_waits_is_gone_on_with_where_it_was() -> None:
+    """Again and again in one task, also after some were interrupted there."""
+    steps: list[int] = []
+
+    class Slow(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> int:
+            for _ in range(ping.number):
+                await asyncio.sleep(0)
+                steps.append(ping.number)
+            return ping.number
+
+    async with Bus.open() as bus:
+        await bus.spawn(Slow(), name="slow")
+        for number in (3, 0, 2, 1):
+            assert await bus.request("slow", Ping(number=number), returns=int) == number
+            with pytest.raises(DeadlineExceeded):
+                await bus.request("slow", Ping(number=10**9), returns=int, deadline=0.01)
+            steps = [step for step in steps if step < 10**9]
+        assert steps == [3, 3, 3, 2, 2, 1]
