@@ -63,6 +63,9 @@ class Kind(IntEnum):
     RESUME = 21
     """Instead of HELLO, from the side that connects: goes on with a link whose connection broke.
     Answered with the same; behind it the stream goes on where the other side says."""
+    OFFER = 22
+    """Once, behind HELLO, to who told of a gate: the receiver may write large payloads into the
+    sender's memory, from address `id` on, as many bytes as `credit` says, which may be 0."""
 
 
 @dataclass(slots=True)

@@ -1,15 +1,24 @@
-"""Large payloads of a link through shared memory: the sender copies once, the receiver views.
+"""Large payloads of a link through memory: the sender copies once, the receiver views.
 
-Owns the memory of both directions of one link; its books are `wire.shared`'s. An arena is a memfd,
-as large as may ever be lent but with memory only where it was used, which stays for reuse. It has no
-file: the receiver opens it through /proc, as the same user in the same process namespace, and it is
-gone when neither process maps it, however they ended. It is sealed against shrinking, so that no
-peer can take pages away from under a view. Where this cannot be (another system or namespace, no
-descriptors left), payloads go through the socket.
+Owns the memory of both directions of one link; its books are `wire.shared`'s. An arena is as large
+as may ever be lent, but has memory only where it was used, which stays for reuse. There are two for
+each direction, with one set of books: a block is in one or the other.
+
+The shared arena is a memfd of the sender's. It has no file: the receiver opens it through /proc, as
+the same user in the same process namespace, and it is gone when neither process maps it, however
+they ended. It is sealed against shrinking, so that no peer can take pages away from under a view.
+
+Memory that processes share is slow when it is first used, page by page. So payloads from
+`WRITE_FROM` on are written into the receiver's own memory (`peer_memory`), where it has said where
+to.
+
+Where none of this can be (another system or namespace, no descriptors left), payloads go through
+the socket.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import fcntl
 import mmap
@@ -18,17 +27,24 @@ import secrets
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..config import Limits
 from ..errors import MalformedFrame, TooLarge
 from ..wire import BLOCK_ALIGN, BlockTable, Buffer, Loan, Reference, check_loan
+from .peer_memory import NORESERVE, Gate, Landing, PeerMemory, open_peer
 
-__all__ = ["LinkMemory"]
+__all__ = ["WRITE_FROM", "LinkMemory"]
+
+WRITE_FROM = 4 * 1024 * 1024
+"""Bytes from which on a payload is written into the receiver's own memory: the first time in half
+the time, and later no slower. For smaller ones, memory that both map is faster from the second on.
+"""
 
 _NAME = "agentbus-"
+_LANDING = "landing"
+"""The arena that is the receiver's own memory."""
 _MAX_DESCRIPTOR_DIGITS = 10
-_NORESERVE = 0x4000
-"""MAP_NORESERVE, which Python's mmap does not name: what is not used is not accounted for."""
 
 
 class LinkMemory:
@@ -43,12 +59,15 @@ class LinkMemory:
         self._release = release
         self._lender: _Lender | None = None
         self._borrower: _Borrower | None = None
+        self._gate: Gate | None = None
         self._borrowed = 0
         """Loans of the peer that it was not told to have ended."""
         self.share_from = sys.maxsize
         """Payloads from this size on are to be placed, in bytes."""
         self.lacks_room = False
         """Whether `place` left a payload where it was since the peer holds too much."""
+        self.settled = asyncio.Event()
+        """The peer has said what it offers, or says no more."""
 
     @property
     def in_use(self) -> bool:
@@ -60,12 +79,41 @@ class LinkMemory:
         """The peer is told that one loan has ended."""
         self._borrowed -= 1
 
-    def connect(self, pid: int) -> None:
-        """Share memory with the process at the other end, if that can be."""
+    def connect(self, pid: int, gate: Gate) -> None:
+        """Share memory with the process at the other end, if that can be.
+
+        Args:
+            pid: that process.
+            gate: whose words it is told.
+        """
         if sys.platform == "linux" and _sees_us(pid):
             self._lender = _Lender(self._limits.shared)
             self._borrower = _Borrower(pid, self._limits.shared, self._release)
+            self._gate = gate
             self.share_from = self._limits.share_from
+
+    def attach(self, told: bytes) -> tuple[int, int]:
+        """Return address and size of what the peer, whose gate told this, may write to; the size is
+        0 if there is nothing, or the peer is out of reach."""
+        if self._lender is None or self._borrower is None or self._gate is None:
+            return 0, 0
+        peer = self._lender.peer = open_peer(self._borrower.pid, told, self._gate)
+        if peer is None:
+            return 0, 0
+        try:
+            landing = Landing.make(self._limits.shared, self._gate, peer)
+        except OSError:
+            return 0, 0
+        self._borrower.landing = landing
+        return landing.address, len(landing)
+
+    def offered(self, address: int, size: int) -> None:
+        """See `wire.SharedPayloads`."""
+        if self.settled.is_set():
+            raise MalformedFrame("a peer offers memory once")
+        self.settled.set()
+        if self._lender is not None:
+            self._lender.offered = (address, size)
 
     def place(self, payloads: Sequence[Buffer | Reference]) -> tuple[Buffer | Reference, ...]:
         """Return the payloads with references for the large ones, as far as there is room.
@@ -109,10 +157,13 @@ class LinkMemory:
         self._lender.blocks.free(generation)
 
     def close(self) -> None:
-        """Let go of both arenas; views that live keep the memory under them."""
+        """Let go of all arenas; views that live keep the memory under them."""
         if self._lender is not None:
             self._lender.close()
-        self._lender = self._borrower = None
+        if self._gate is not None:
+            self._gate.shut()
+        self.settled.set()
+        self._lender = self._borrower = self._gate = None
         self.share_from = sys.maxsize
 
 
@@ -125,89 +176,116 @@ def _sees_us(pid: int) -> bool:
 
 
 class _Lender:
-    """The arena that this process writes."""
+    """What this process writes for its peer."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._arena = ""
-        self._descriptor = -1
-        self._memory: mmap.mmap | None = None
-        self._warm = 0
-        """Up to this offset, memory is there."""
+        self._shared: _SharedArena | None = None
+        self.peer: PeerMemory | None = None
+        self.offered = (0, 0)
+        """Address and size of the peer's memory that may be written to."""
         self.blocks = BlockTable(capacity)
 
     def place(self, data: memoryview) -> Reference | None:
-        """Copy a payload into the arena; None if there is no room."""
+        """Copy a payload into an arena; None if there is no room."""
         block = self.blocks.take(len(data))
         if block is None:
             return None
         offset, generation = block
         try:
-            self._write(data, offset)
+            arena = self._write(data, offset)
         except OSError:  # no descriptor or no memory left
             self.blocks.free(generation)
             return None
-        return Reference(self._arena, offset, len(data), generation)
+        return Reference(arena, offset, len(data), generation)
 
-    def _write(self, data: memoryview, offset: int) -> None:
-        memory = self._memory or self._create()
+    def _write(self, data: memoryview, offset: int) -> str:
+        """Write to the arena that suits the payload; returns its name."""
+        address, size = self.offered
+        if self.peer is not None and len(data) >= WRITE_FROM and offset + len(data) <= size:
+            with suppress(OSError):
+                self.peer.write(data, address + offset)
+                return _LANDING
+        self._shared = self._shared or _SharedArena(self._capacity)
+        self._shared.write(data, offset)
+        return self._shared.name
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+        self._shared = self.peer = None
+
+
+class _SharedArena:
+    """Memory that the peer maps."""
+
+    def __init__(self, capacity: int) -> None:
+        token = secrets.token_hex(8)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self._descriptor = os.memfd_create(_NAME + token, flags)
+        try:
+            os.ftruncate(self._descriptor, capacity)
+            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+            self._memory = mmap.mmap(self._descriptor, capacity)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.warm = 0
+        """Up to this offset, memory is there."""
+        self.name = f"{self._descriptor}:{token}"
+
+    def write(self, data: memoryview, offset: int) -> None:
         end = offset + len(data)
-        if end <= self._warm:
-            memoryview(memory)[offset:end] = data
+        if end <= self.warm:
+            memoryview(self._memory)[offset:end] = data
             return
         # Into memory that is not there yet, this is faster than page faults, and fails instead of
         # killing the process when there is none.
         while offset < end:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
-        self._warm = end
-
-    def _create(self) -> mmap.mmap:
-        token = secrets.token_hex(8)
-        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-        descriptor = os.memfd_create(_NAME + token, flags)
-        try:
-            os.ftruncate(descriptor, self._capacity)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-            memory = mmap.mmap(descriptor, self._capacity)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor, self._memory = descriptor, memory
-        self._arena = f"{descriptor}:{token}"
-        return memory
+        self.warm = end
 
     def close(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-            os.close(self._descriptor)
-            self._memory = None
+        self._memory.close()
+        os.close(self._descriptor)
 
 
 class _Borrower:
-    """The arena that the peer writes: mapped once, when first referred to."""
+    """What the peer wrote: its arena, mapped once, when first referred to, and what is landed."""
 
     def __init__(self, pid: int, limit: int, release: Callable[[int], None]) -> None:
-        self._pid = pid
+        self.pid = pid
         self._limit = limit
         self.release = release
         """Told of each loan that ends, by its generation."""
         self._arena = ""
         self._size = 0
         self._memory: mmap.mmap | None = None
+        self.landing: Landing | None = None
+        """Memory of this process's that the peer writes to."""
         self._last = 0
 
     def view(self, reference: Reference) -> memoryview:
+        if reference.arena == _LANDING and self.landing is not None:
+            return self._lend(reference, self.landing, len(self.landing), changes=True)
         memory = self._memory or self._map(reference.arena)
         if reference.arena != self._arena:
             raise MalformedFrame("the peer refers to an arena that it did not lend")
-        loan = check_loan(reference, self._last, self._size, self._limit)
+        return self._lend(reference, memory, self._size, changes=False)
+
+    def _lend(
+        self, reference: Reference, memory: mmap.mmap, size: int, *, changes: bool
+    ) -> memoryview:
+        """View what a reference refers to; says whether the memory may stay changed behind it."""
+        loan = check_loan(reference, self._last, size, self._limit)
         self._last = loan.generation
         # The finalizer is a root: it must not keep the link, whose owner may keep the view.
         # Unlike a memoryview, this can be watched by a finalizer.
         lent = (ctypes.c_char * loan.size).from_buffer(memory, loan.offset)
         lent.loan = loan  # type: ignore[attr-defined]
-        finalizer = weakref.finalize(lent, _end_loan, loan, memory, weakref.ref(self))
+        restored = None if changes else memory
+        finalizer = weakref.finalize(lent, _end_loan, loan, restored, weakref.ref(self))
         finalizer.atexit = False
         return memoryview(lent).cast("B").toreadonly()
 
@@ -219,7 +297,7 @@ class _Borrower:
         """
         number, _, token = arena.partition(":")
         digits = number.isascii() and number.isdecimal() and len(number) <= _MAX_DESCRIPTOR_DIGITS
-        path = f"/proc/{self._pid}/fd/{number}"
+        path = f"/proc/{self.pid}/fd/{number}"
         try:
             if not digits or os.readlink(path) != f"/memfd:{_NAME}{token} (deleted)":
                 raise MalformedFrame("the peer has no such arena")
@@ -241,14 +319,14 @@ class _Borrower:
         return mmap.mmap(
             descriptor,
             min(self._size, self._limit),
-            flags=mmap.MAP_PRIVATE | _NORESERVE,
+            flags=mmap.MAP_PRIVATE | NORESERVE,
             prot=mmap.PROT_READ | mmap.PROT_WRITE,
         )
 
 
-def _end_loan(loan: Loan, memory: mmap.mmap, borrower: weakref.ref[_Borrower]) -> None:
+def _end_loan(loan: Loan, memory: mmap.mmap | None, borrower: weakref.ref[_Borrower]) -> None:
     """Give a block back. Runs in whatever thread drops the last view."""
-    if loan.written:  # forget the pages that differ from the peer's
+    if loan.written and memory is not None:  # forget the pages that differ from the peer's
         memory.madvise(mmap.MADV_DONTNEED, loan.offset, loan.size + -loan.size % BLOCK_ALIGN)
     told = borrower()
     if told is not None:

@@ -44,7 +44,7 @@ async def connect_unix(
         owner: is told of the link, `link_opened` first, before this returns.
         hello: what this process says about itself.
         limits: bounds on both directions.
-        timeout: seconds until both sides said HELLO.
+        timeout: seconds until both sides said HELLO and what memory they share.
 
     Raises:
         ConfigError: nothing listens there, or it is not for this user.
@@ -65,6 +65,7 @@ async def connect_unix(
         async with asyncio.timeout(timeout):
             await dialer.connect(link)
             error = await outcome
+            await link.memory_settled()  # what is sent first may be large
     except TimeoutError as late:
         link.abort()
         raise PeerLost(path) from late

@@ -7,12 +7,15 @@ import os
 import socket
 import struct
 import sys
+from dataclasses import replace
 
 from ..config import Limits
+from ..messages import Envelope, Kind
 from ..wire import Hello
 from .base import LinkOwner
 from .lasting import LastingLink, Tickets
 from .link import Settled
+from .peer_memory import Gate
 from .process_exit import ProcessExit
 from .redial import Dialer
 
@@ -41,7 +44,7 @@ class UnixLink(LastingLink):
     """Goes no further than the connection if the other side is another user, and waits for no
     other connection once the peer's process has ended."""
 
-    __slots__ = ("_exit", "_pid")
+    __slots__ = ("_exit", "_gate", "_pid")
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class UnixLink(LastingLink):
         dialer: Dialer | None = None,
         tickets: Tickets | None = None,
     ) -> None:
+        self._gate = Gate()
+        hello = replace(hello, gate=self._gate.told())
         super().__init__(owner, hello, limits, settled, dialer=dialer, tickets=tickets)
         self._pid = 0
         self._exit: ProcessExit | None = None
@@ -63,8 +68,21 @@ class UnixLink(LastingLink):
             self.abort()
         else:
             self.user = f"uid:{uid}"
-            self._memory.connect(self._pid)
+            self._memory.connect(self._pid, self._gate)
         super().connection_made(transport)
+
+    def _open(self) -> None:
+        peer = self._session.peer
+        if peer is not None and peer.gate and not self.closing:
+            address, size = self._memory.attach(peer.gate)
+            (offer,) = self._session.send(Envelope(Kind.OFFER, address, credit=size))
+            self._enqueue([offer], len(offer))
+        super()._open()
+
+    async def memory_settled(self) -> None:
+        """Wait until the peer has said what memory it offers, if it will, or the link is over."""
+        if self._session.peer is not None and self._session.peer.gate and not self.closing:
+            await self._memory.settled.wait()
 
     def adopt(self, transport: asyncio.WriteTransport, received: int) -> None:
         self._stop_watching()

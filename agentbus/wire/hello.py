@@ -16,6 +16,7 @@ from .version import PROTOCOL_VERSION
 __all__ = ["TICKET_SIZE", "Hello", "hello_envelope", "read_hello"]
 
 TICKET_SIZE: Final = 16
+_GATE_SIZE: Final = 24
 _MAX_LISTEN: Final = 1024
 _MAX_RESUME_MS: Final = 24 * 3600 * 1000
 _MAX_HELLO_ITEMS: Final = 16
@@ -39,14 +40,17 @@ class Hello:
     ticket: bytes = field(default=b"", repr=False)
     """From the side that accepts: 16 bytes, known to the two processes alone, with which the other
     resumes the link."""
+    gate: bytes = field(default=b"", repr=False, compare=False)
+    """Empty, or 24 bytes by which a process of the same host finds out whether it may read and write
+    this one's memory. Who tells of one, and is told of one, is sent an OFFER."""
 
     def __post_init__(self) -> None:
-        problem = _problem(self.peer, self.listen, self.resume_ms, self.ticket)
+        problem = _problem(self.peer, self.listen, self.resume_ms, self.ticket, self.gate)
         if problem:
             raise ConfigError("hello", problem)
 
 
-def _problem(peer: object, listen: object, resume_ms: object, ticket: object) -> str:
+def _problem(peer: object, listen: object, resume_ms: object, ticket: object, gate: object) -> str:
     if type(peer) is not str or not 0 < len(peer) <= MAX_NAME_LENGTH:
         return f"a process id is 1 to {MAX_NAME_LENGTH} characters"
     if not (peer.isascii() and peer.isprintable()):
@@ -57,13 +61,15 @@ def _problem(peer: object, listen: object, resume_ms: object, ticket: object) ->
         return f"a link is kept for 0 to {_MAX_RESUME_MS} ms"
     if type(ticket) is not bytes or len(ticket) not in (0, TICKET_SIZE):
         return f"a ticket is {TICKET_SIZE} bytes"
+    if type(gate) is not bytes or len(gate) not in (0, _GATE_SIZE):
+        return f"a gate is {_GATE_SIZE} bytes"
     return ""
 
 
 def hello_envelope(hello: Hello) -> Envelope:
     """Return the envelope that says it."""
-    fields = (PROTOCOL_VERSION, hello.peer, hello.listen, hello.resume_ms, hello.ticket)
-    return Envelope(Kind.HELLO, payloads=(msgpack.packb(fields),))
+    about = (hello.peer, hello.listen, hello.resume_ms, hello.ticket, hello.gate)
+    return Envelope(Kind.HELLO, payloads=(msgpack.packb((PROTOCOL_VERSION, *about)),))
 
 
 def read_hello(envelope: Envelope) -> Hello:
@@ -80,10 +86,11 @@ def read_hello(envelope: Envelope) -> Hello:
         raise MalformedFrame("a HELLO begins with the protocol's version")
     if fields[0] != PROTOCOL_VERSION:
         raise VersionMismatch(theirs=fields[0], ours=PROTOCOL_VERSION)
-    if len(fields) != 5:
-        raise MalformedFrame("a HELLO is version, process, socket path, time to resume and ticket")
-    _, peer, listen, resume_ms, ticket = fields
-    problem = _problem(peer, listen, resume_ms, ticket)
+    if len(fields) != 6:
+        problem = "version, process, socket path, time to resume, ticket and gate"
+        raise MalformedFrame(f"a HELLO is {problem}")
+    about = fields[1:]
+    problem = _problem(*about)
     if problem:
         raise MalformedFrame(f"HELLO: {problem}")
-    return Hello(peer, listen, resume_ms, ticket)
+    return Hello(*about)

@@ -1,10 +1,10 @@
 """One peer of one link, without I/O: which envelope may come when, and what opens and ends a link.
 
 Each side sends HELLO first, then what it likes, and GOODBYE last. A side that gives up on its peer
-says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these, RELEASE and
-ACK end here; what belongs to requests is passed on, and pairing replies with requests is the
-business of who made them. In the place of HELLO a RESUME may come: `resume` says which link is to
-go on over this connection.
+says why in an ERROR of id 0, its farewell. A PING is answered with a PONG. All these, RELEASE,
+OFFER and ACK end here; what belongs to requests is passed on, and pairing replies with requests is
+the business of who made them. In the place of HELLO a RESUME may come: `resume` says which link is
+to go on over this connection.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ _PING: Final = Kind.PING
 _PONG: Final = Kind.PONG
 _RELEASE: Final = Kind.RELEASE
 _ACK: Final = Kind.ACK
-_OF_THE_LINK: Final = frozenset([_HELLO, _GOODBYE, _PING, _PONG, _RELEASE, _ACK, Kind.RESUME])
+_OFFER: Final = Kind.OFFER
+_OF_THE_LINK: Final = frozenset(
+    [_HELLO, _GOODBYE, _PING, _PONG, _RELEASE, _ACK, Kind.RESUME, _OFFER]
+)
 _OPEN: Final = State.OPEN
 
 
@@ -200,6 +203,8 @@ class Session:
             self.state = State.CLOSED
         elif kind is _RELEASE:
             self._shared.released(envelope.id)
+        elif kind is _OFFER:
+            self._shared.offered(envelope.id, envelope.credit)
         elif kind is _HELLO or kind is Kind.RESUME:
             raise UnexpectedFrame(kind.name, self.state)
         else:

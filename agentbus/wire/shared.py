@@ -1,8 +1,8 @@
 """Payloads in shared memory: what a reference to one says, and the books that both sides keep.
 
-Each side of a link lends the other one arena. A block of it holds one payload, from when the lender
-places it there until the borrower sends RELEASE; its generation, counted from 1, is never reused on
-the link. Where the memory comes from is the transport's business.
+Each side of a link lends the other blocks of its arenas. A block holds one payload, from when the
+lender places it there until the borrower sends RELEASE; its generation, counted from 1, is never
+reused on the link. Where the memory comes from is the transport's business.
 """
 
 from __future__ import annotations
@@ -165,6 +165,14 @@ class SharedPayloads(Protocol):
         """
         ...
 
+    def offered(self, address: int, size: int) -> None:
+        """The peer sets memory of its own apart, 0 bytes or more, for this process to write to.
+
+        Raises:
+            MalformedFrame: it said so before, or this link shares none.
+        """
+        ...
+
 
 class _NoSharing:
     """Of a link that shares no memory."""
@@ -176,6 +184,9 @@ class _NoSharing:
         raise MalformedFrame("this link shares no memory")
 
     def released(self, generation: int) -> None:
+        raise MalformedFrame("this link shares no memory")
+
+    def offered(self, address: int, size: int) -> None:
         raise MalformedFrame("this link shares no memory")
 
 

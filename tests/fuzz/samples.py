@@ -104,6 +104,7 @@ def envelopes() -> list[Envelope]:
         Envelope(Kind.PING),
         Envelope(Kind.PONG),
         Envelope(Kind.RELEASE, id=1),
+        Envelope(Kind.OFFER, id=2**47, credit=2**30),
         Envelope(Kind.ACCEPT, id=7, target="other"),
         Envelope(Kind.ACCEPT, id=7),
         Envelope(Kind.HANDOFF, id=7, target="other", schema="str", trace=_TRACE, payloads=(text,)),

@@ -65,6 +65,10 @@ class Memory:
     def released(self, generation: int) -> None:
         self._lent.free(generation)
 
+    def offered(self, address: int, size: int) -> None:
+        if address < 0 or size < 0:
+            raise Finding(f"memory from {address} on, {size} bytes, is offered")
+
 
 class Campaign:
     """A run of trials. The same seed makes the same trials."""

@@ -27,6 +27,8 @@ pytestmark = [
 ROUNDS = 20
 COUNT = 250_000
 """Numbers of 8 bytes: 2 MB."""
+COUNTS = pytest.mark.parametrize("count", [COUNT, 4 * COUNT], ids=["shared", "written"])
+"""Sizes that go through shared memory, and that are written into the receiver's own."""
 
 
 def arenas(pid: int | str = "self") -> list[str]:
@@ -62,14 +64,15 @@ async def two_buses(folder: Path) -> AsyncIterator[Bus]:
         yield asker
 
 
-async def test_arrays_there_and_back(socket_dir: Path) -> None:
+@COUNTS
+async def test_arrays_there_and_back(socket_dir: Path, count: int) -> None:
     async with two_buses(socket_dir) as bus:
         for number in range(ROUNDS):
-            total = await bus.request("bulk", np.full(COUNT, float(number)))
-            assert total == COUNT * number
-            made = await bus.request("bulk", Make(COUNT + number), returns=np.ndarray)
-            assert made.shape == (COUNT + number,)
-            assert (made[-1], made.flags.writeable) == (COUNT + number - 1, False)
+            total = await bus.request("bulk", np.full(count, float(number)))
+            assert total == count * number
+            made = await bus.request("bulk", Make(count + number), returns=np.ndarray)
+            assert made.shape == (count + number,)
+            assert (made[-1], made.flags.writeable) == (count + number - 1, False)
             del made
 
 
@@ -97,16 +100,18 @@ async def test_parts_are_what_they_were_when_yielded(socket_dir: Path) -> None:
         assert values == [1, 2, 3, 4, 5]
 
 
-async def test_each_subscriber_gets_its_own(socket_dir: Path) -> None:
+@COUNTS
+async def test_each_subscriber_gets_its_own(socket_dir: Path, count: int) -> None:
     async with two_buses(socket_dir) as bus, bus.subscribe("t", types=[np.ndarray]) as one:
         async with bus.subscribe("t", types=[np.ndarray]) as two:
             path = str(socket_dir / "run" / "bus.sock")
             async with Bus.open(f"unix://{path}") as third:
-                await third.publish("t", np.arange(COUNT))
+                await third.publish("t", np.arange(count))
             with anyio.fail_after(TIMEOUT):
                 first, second = (await anext(one)).value, (await anext(two)).value
             assert not np.shares_memory(first, second)
             assert np.array_equal(first, second)
+            assert len(first) == count
 
 
 @asynccontextmanager
@@ -117,12 +122,12 @@ async def bulk_worker(folder: Path) -> AsyncIterator[tuple[Bus, Running]]:
             yield bus, child
 
 
-async def test_a_killed_borrower_frees_what_it_held(socket_dir: Path) -> None:
+@COUNTS
+async def test_a_killed_borrower_frees_what_it_held(socket_dir: Path, count: int) -> None:
     async with bulk_worker(socket_dir) as (bus, child):
-        held: list[np.ndarray[Any, Any]] = [np.ones(COUNT), np.ones(COUNT)]
-        assert await bus.request("bulk", Arrays(held)) == 2 * COUNT
-        assert arenas()
-        assert arenas(child.process.pid)
+        held: list[np.ndarray[Any, Any]] = [np.ones(count), np.ones(count)]
+        assert await bus.request("bulk", Arrays(held)) == 2 * count
+        assert bool(arenas()) == bool(arenas(child.process.pid)) == (count == COUNT)
         await child.kill()
         with pytest.raises((PeerLost, NoResponder)), anyio.fail_after(TIMEOUT):
             while True:
@@ -130,11 +135,12 @@ async def test_a_killed_borrower_frees_what_it_held(socket_dir: Path) -> None:
         assert arenas() == []
 
 
-async def test_what_a_killed_lender_lent_can_still_be_read(socket_dir: Path) -> None:
+@COUNTS
+async def test_what_a_killed_lender_lent_can_still_be_read(socket_dir: Path, count: int) -> None:
     async with bulk_worker(socket_dir) as (bus, child):
-        made = await bus.request("bulk", Make(COUNT), returns=np.ndarray)
+        made = await bus.request("bulk", Make(count), returns=np.ndarray)
         await child.kill()
-        assert float(made.sum()) == COUNT * (COUNT - 1) / 2
+        assert float(made.sum()) == count * (count - 1) / 2
         del made
 
 
@@ -145,4 +151,4 @@ async def test_a_large_payload_is_placed_where_the_one_before_was(socket_dir: Pa
         for _ in range(5):
             assert await bus.request("bulk", array) == COUNT
         (peer,) = bus._sender.peers
-        assert peer.link._memory._lender._warm < 2 * array.nbytes  # type: ignore[attr-defined]
+        assert peer.link._memory._lender._shared.warm < 2 * array.nbytes  # type: ignore[attr-defined]

@@ -172,6 +172,16 @@ class LinkContract:
         await pair.b.until_received(len(sent))
         assert pair.b.envelopes == sent
 
+    async def test_what_was_sent_stays_as_it_was(self, pair: LinkPair) -> None:
+        sizes = (10, 100_000, 1_000_000, 5_000_000)
+        bodies = [bytearray(bytes([n]) * size) for n, size in enumerate(sizes, 1)]
+        sent = [bytes(body) for body in bodies]
+        for number, body in enumerate(bodies, 1):
+            pair.link_a.send(request_of(number, memoryview(body)))
+            body[:] = bytes(len(body))
+        await pair.b.until_received(len(sent))
+        assert [envelope.payloads[0] for envelope in pair.b.envelopes] == sent
+
     @pytest.mark.parametrize("limits", [Limits(write_buffer=1_000_000)])
     async def test_a_full_link_refuses_and_goes_on_when_it_is_read(self, pair: LinkPair) -> None:
         sent = 0
