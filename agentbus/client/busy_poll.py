@@ -59,7 +59,7 @@ class BusyPoll:
         self._awake = False
         self._until = 0.0
         self._since = 0.0
-        """When the first message was sent that nothing has come after yet; 0 if something has."""
+        """When the last message was sent, if nothing has come after it yet; else 0."""
         self._polls = window > 0
         self._next = 0.0
         """When the two ways are compared next, if enough answers have passed by then."""
@@ -74,11 +74,9 @@ class BusyPoll:
         if not self._window:
             return
         now = self._clock()
-        if not self._since:
-            self._since = now
-        elif now - self._since > self._window:
+        if self._since and now - self._since > self._window:
             self._note(now, self._window)  # waited in vain
-            self._since = now
+        self._since = now
         if self._polls:
             self._until = now + self._window
             if not self._awake:

@@ -21,7 +21,6 @@ from ..messages import Envelope, Kind
 from ..names import check_pattern, check_topic
 from ..routing import PUBLISH, SUBSCRIBE, SubscriptionTable
 from ..telemetry import Metrics
-from ..transport import Link
 from ..wire import MAX_BATCH, Frames, copy_buffers, count_batch, is_small, published
 from .delayed import Delayed
 from .gate import MAX_DECISIONS, Gate
@@ -176,7 +175,7 @@ class Topics:
         frames = kind.encode(payload)
         for peer in peers:
             try:
-                _send(peer.link, source, topic, kind.schema, frames)
+                _send(peer, source, topic, kind.schema, frames)
             except AgentbusError as error:
                 self._note_dropped(1, topic, error)
 
@@ -260,6 +259,7 @@ class Topics:
     def _forward(self, peer: Peer, envelope: Envelope) -> None:
         try:
             peer.link.send(envelope)
+            peer.poll.sent()
         except AgentbusError as error:
             self._note_dropped(_count(envelope), envelope.target, error)
 
@@ -268,11 +268,15 @@ class Topics:
         logger.warning("%d messages on %s were dropped: %s", count, topic, error)
 
 
-def _send(link: Link, source: str, topic: str, schema: str, frames: Frames) -> None:
+def _send(peer: Peer, source: str, topic: str, schema: str, frames: Frames) -> None:
+    link = peer.link
+    before = link.bytes_sent
     if link.joins and is_small(frames):
         link.join((_PUBLISH, source, topic, schema, 0), 0, b"", frames[0])
     else:
         link.send(published(source, topic, schema, frames))
+    if link.bytes_sent != before:  # it does not only wait to leave with others
+        peer.poll.sent()
 
 
 def _count(envelope: Envelope) -> int:

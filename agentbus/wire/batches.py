@@ -133,7 +133,8 @@ class Joined:
         """Keep a message that `fits`. Returns whether more should be kept; if not, what waits is
         to be sent at once, so that who brought the last one hears whether that can be."""
         values = self._values
-        self._heads.append(head)
+        if head:
+            self._heads.append(head)
         values.append(value)
         self.size += len(head) + len(value)
         if len(values) == 1:
