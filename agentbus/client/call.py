@@ -19,15 +19,15 @@ from ..telemetry import (
     handler_trace,
     traceparent,
 )
-from .exchange import Replies
 from .origin import Origin
 from .parts import join_text
 from .payload import payload_type
 from .requester import Requester, check_seconds
+from .roles import Replies
 from .scopes import Limited
 
 if TYPE_CHECKING:
-    from .mailbox import Delivery
+    from .delivery import Delivery
     from .node import Node
 
 __all__ = ["Call", "Generation"]

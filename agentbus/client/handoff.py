@@ -16,11 +16,12 @@ from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import NOTHING, Amount, Ledger, Loan, ModelCost
 from ..wire import Buffer
-from .exchange import Awaiting, Pending, Replies
-from .mailbox import Delivery
+from .delivery import Delivery
+from .exchange import Pending
 from .offer import Offer
 from .origin import Origin
 from .remote import Peer
+from .roles import Awaiting, Replies
 from .types import TypeTable
 from .waiting import wait_until
 

@@ -10,9 +10,10 @@ from ..config import BusSettings
 from ..errors import NameTaken, NoResponder
 from ..telemetry import AgentMetrics, AgentReport, Observer, TimeLog
 from .agent import Agent, HandlerSpec, handlers_of, role_of
+from .blueprint import Blueprint
 from .call import Call
 from .instances import Instances
-from .mailbox import Blueprint, Mailbox
+from .mailbox import Mailbox
 from .pool import WorkerPool
 
 if TYPE_CHECKING:

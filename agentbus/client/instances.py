@@ -18,7 +18,8 @@ from ..errors import AgentbusError, HandlerFailed, MailboxFull, text_of
 from ..names import Address
 from ..telemetry import AgentMetrics, AgentReport
 from .agent import Agent
-from .mailbox import Blueprint, Mailbox
+from .blueprint import Blueprint
+from .mailbox import Mailbox
 
 __all__ = ["Instances"]
 

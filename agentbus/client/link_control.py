@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from ..errors import InvalidMessage, PermissionDenied
 from ..routing import Joined, Refused, ShowGrant
+from .delivery import Delivery
 from .direct import CLOSE, DirectLinks
 from .gate import Gate
 from .grants import GrantGate
-from .mailbox import Delivery
 from .payload import payload_type
 from .remote import Peer, RemoteReplies
 from .routes import Routes

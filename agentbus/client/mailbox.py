@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from ..context import Context
 from ..errors import (
     AgentbusError,
     AnswersInParts,
@@ -30,25 +28,17 @@ from ..telemetry import (
     TIMES,
     AgentMetrics,
     AgentReport,
-    Amount,
-    SpanLog,
-    TimeLog,
 )
 from .agent import Agent
+from .blueprint import Blueprint
 from .call import Call
-from .exchange import Callee, Pending, Replies
-from .feed import FeedReader, FeedSink
-from .origin import Origin
+from .delivery import Delivery
 from .parts import write_parts
 from .payload import SCHEMA_MARK, payload_type
-from .pool import WorkerPool
 from .spec import HandlerSpec
 from .tracing import log_handled
 
-if TYPE_CHECKING:
-    from .node import Node
-
-__all__ = ["Blueprint", "Delivery", "Mailbox"]
+__all__ = ["Mailbox"]
 
 logger = logging.getLogger("agentbus")
 
@@ -59,159 +49,6 @@ _TRACE_ID: Final = 16
 _EXITS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 _ERROR_TEXT: Final = 500
 """Characters of a handler's exception that are passed on."""
-
-
-class Delivery(Callee):
-    """One message on its way through one agent: the callee of callers in process."""
-
-    __slots__ = (
-        "arrived",
-        "context",
-        "cost",
-        "done",
-        "feed",
-        "interrupted",
-        "origin",
-        "payload",
-        "peer",
-        "replies",
-        "schema",
-        "task",
-    )
-
-    def __init__(
-        self,
-        payload: Any,
-        schema: str,
-        origin: Origin,
-        context: Context | None,
-        replies: Replies,
-        peer: str = "",
-    ) -> None:
-        self.payload = payload
-        """The object; if a peer sent it, its frames until the mailbox takes them."""
-        self.schema = schema
-        self.origin = origin
-        self.context = context
-        self.replies = replies
-        self.peer = peer
-        """The process that sent it; empty if it is this one."""
-        self.arrived = 0.0
-        """Set by who asks in this process, where the clock was read just before; else by the mailbox."""
-        self.done = False
-        self.cost = NO_COST
-        self.feed: FeedReader | None = None
-        """What the caller feeds along with a streamed request."""
-        self.interrupted: AgentbusError | None = None
-        """Why `cancel` was called, if it was."""
-        self.task: asyncio.Task[object] | None = None
-        """The task that handles it now."""
-
-    @property
-    def spent(self) -> Amount | None:
-        """What handling it has used of its budget; None if it has none."""
-        ledger = self.origin.ledger
-        return None if ledger is None else ledger.used
-
-    def cancel(self, reason: AgentbusError) -> None:
-        """Stop handling this message, or never start."""
-        if self.done:
-            return
-        self.done = True
-        self.interrupted = reason
-        if self.task is not None:
-            self.task.cancel()
-
-    def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
-        """Nobody waits for the reply any more."""
-        self.cancel(reason or RequestCancelled(pending.target))
-
-    def open_feed(self) -> FeedReader:
-        """Take what the caller of a streamed request feeds along with it."""
-        self.feed = FeedReader()
-        return self.feed
-
-    def release(self, pending: Pending) -> None:
-        """Nothing to do: the handler itself has let go."""
-
-    def grant(self, pending: Pending, count: int) -> None:
-        """Nothing to do: in a process the reader lets its own writer go on."""
-
-    def feed_sink(self, pending: Pending) -> FeedSink:
-        """Return this: the feed of a caller in process comes here."""
-        return self
-
-    def write(self, value: Any) -> None:
-        """Take one part of the feed."""
-        if self.feed is not None and not self.done:
-            self.feed.take(value)
-
-    def finish(self) -> None:
-        """The caller has fed all."""
-        if self.feed is not None:
-            self.feed.end()
-
-    def acknowledge(self, answer: bool | None = None) -> None:
-        """End the request with a yes or a no, or with an empty reply."""
-        self.done = True
-        self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST, self.spent)
-
-
-class Blueprint:
-    """What the mailboxes of all agents of one class with one model share.
-
-    A message to one of many agents finds here, where the last one to any of them left it in the
-    processor's cache, what would lie in cold memory if each agent had its own.
-    """
-
-    __slots__ = (
-        "clock",
-        "handlers",
-        "limit",
-        "log",
-        "model",
-        "node",
-        "pool",
-        "role",
-        "spans",
-        "watchers",
-    )
-
-    def __init__(
-        self,
-        *,
-        handlers: Mapping[str, HandlerSpec],
-        model: str,
-        role: str,
-        node: Node,
-        watchers: tuple[Callable[[Call, Any], object], ...],
-        pool: WorkerPool,
-        limit: int,
-        log: TimeLog,
-        clock: Callable[[], float],
-        spans: SpanLog | None,
-    ) -> None:
-        self.handlers = handlers
-        """By the schema of what each accepts."""
-        self.model = model
-        self.role = role
-        self.node = node
-        self.watchers = watchers
-        """Are called with each message that a handler begins with."""
-        self.pool = pool
-        self.limit = limit
-        """Messages that may wait in one mailbox."""
-        self.log = log
-        self.clock = clock
-        self.spans = spans
-        """None if nothing is to be measured: then times are not kept either."""
-
-    def call(self, agent: str, delivery: Delivery) -> Call:
-        """Return what the handler of an agent of that name gets along with a message."""
-        call = Call(self.node, agent, self.model, self.role, delivery)
-        for watcher in self.watchers:
-            watcher(call, delivery.payload)
-        return call
 
 
 Waiting = tuple[Delivery, HandlerSpec]

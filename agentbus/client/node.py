@@ -30,6 +30,7 @@ from ..telemetry import BLIND, BusReport, LinkReport, Metrics, Observer, SpanLog
 from ..transport import Link
 from .call import Call, Generation
 from .deadlines import DeadlineTimer
+from .delivery import Delivery
 from .direct import DirectLinks
 from .exchange import Pending
 from .feed import FeedReader
@@ -39,7 +40,6 @@ from .grants import GrantGate, Grants
 from .handoff import Handoff, Released
 from .hosting import Hosts
 from .link_control import LinkControl
-from .mailbox import Delivery
 from .membership import Membership
 from .models import ModelClient
 from .offer import Offer, refusal

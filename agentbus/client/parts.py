@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from .exchange import Replies
+from .roles import Replies
 
 __all__ = ["join_text", "write_parts"]
 

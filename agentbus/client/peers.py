@@ -35,14 +35,15 @@ from ..wire import (
 from .busy_poll import BusyPoll
 from .contexts import REPLY_WAITS, ContextExchange
 from .deadlines import DeadlineTimer
-from .exchange import Awaiting, Pending
+from .delivery import Delivery
+from .exchange import Pending
 from .gate import Gate
 from .handovers import take_accept, take_handoff
-from .mailbox import Delivery
 from .offer import Offer
 from .origin import Origin
 from .payload import payload_type
 from .remote import Peer, RemoteReplies
+from .roles import Awaiting
 from .types import TypeTable
 
 if TYPE_CHECKING:

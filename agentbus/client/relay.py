@@ -17,12 +17,12 @@ from ..messages import Envelope, Kind
 from ..telemetry import NO_COST, Amount
 from ..wire import Buffer, Frames, count_batch
 from .cost import pack_cost
-from .exchange import Awaiting
+from .delivery import Delivery
 from .flow import MAX_CREDIT
-from .mailbox import Delivery
 from .offer import Offer, refusal
 from .peers import Peers
 from .remote import Peer, RemoteReplies
+from .roles import Awaiting
 from .types import TypeTable
 
 if TYPE_CHECKING:

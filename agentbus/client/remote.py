@@ -17,11 +17,12 @@ from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
 from .cost import pack_cost
 from .deadlines import DeadlineTimer
-from .exchange import Awaiting, Callee, Pending, Replies
+from .delivery import Delivery
+from .exchange import Pending
 from .feed import FeedSink
 from .flow import MAX_CREDIT, Outflow
-from .mailbox import Delivery
 from .payload import PayloadType, payload_type
+from .roles import Awaiting, Callee, Replies
 
 if TYPE_CHECKING:
     from .offer import Offer

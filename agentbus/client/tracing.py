@@ -15,7 +15,7 @@ from ..export import SpanExporter
 from ..telemetry import HopAccount, SpanLog
 
 if TYPE_CHECKING:
-    from .mailbox import Delivery
+    from .delivery import Delivery
     from .origin import Origin
 
 __all__ = ["ExportLoop", "log_asked", "log_handled"]
