@@ -1,7 +1,7 @@
 """Compiles the modules on every message's way, where `AGENTBUS_COMPILE=1` asks for it.
 
-The same sources run as they are; compiled by mypyc (https://mypyc.readthedocs.io) they take about a
-fifth less CPU a message. A C compiler is needed.
+The same sources run as they are; compiled by mypyc (https://mypyc.readthedocs.io) they take about two
+fifths less CPU a message within a process. A C compiler is needed.
 """
 
 from __future__ import annotations

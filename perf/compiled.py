@@ -16,13 +16,17 @@ __all__ = ["BUILT", "is_compiled", "is_perf", "stale", "use_compiled"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 BUILT = _ROOT / "build" / "compiled"
+_PROFILE = "perf.profile"
 
 
 def is_perf(argv: Sequence[str]) -> bool:
-    """Tell whether a command line runs this package, or one of its modules as a process."""
+    """Tell whether a command line measures: runs this package, or one of its modules.
+
+    A profile by samples of Python's stack does not: what is compiled is not on it.
+    """
     for option, module in pairwise(argv):
         if option == "-m":
-            return module.partition(".")[0] == "perf"
+            return module.partition(".")[0] == "perf" and module != _PROFILE
     return False
 
 

@@ -42,12 +42,17 @@ WARMUP_S = 0.5
 REPORT_TIMEOUT_S = 10.0
 
 _WIRE = "agentbus/wire/"
-_PAYLOAD = "agentbus/client/payload.py"
-_ENCODING = frozenset({"encode", "send", "_check", "_plain"})
-"""Functions of these two that encode."""
+_PAYLOAD = tuple(f"agentbus/client/{name}.py" for name in ("payload", "copies", "flat"))
+_ENCODING = frozenset(
+    {"encode", "send", "_check", "_plain", "dumped", "add", "fits", "take", "join_batch"}
+)
+"""Functions of these that encode."""
 _LAYERS: Mapping[str, str] = {
     "agentbus/transport/": "link",
     "agentbus/client/mailbox.py": "mailbox",
+    "agentbus/client/delivery.py": "mailbox",
+    "agentbus/client/blueprint.py": "mailbox",
+    "agentbus/client/pool.py": "mailbox",
     "agentbus/client/deadlines.py": "deadlines",
     "agentbus/client/busy_poll.py": "busy polling",
     "agentbus/": "requests",
@@ -78,7 +83,7 @@ def layer_of(path: str, function: str) -> str | None:
     inside = path[len(f"{_ROOT}/") :]
     if inside == "perf/profile.py":  # it is under the loop, not work that the loop does
         return None
-    if inside.startswith((_WIRE, _PAYLOAD)):
+    if inside.startswith((_WIRE, *_PAYLOAD)):
         if function in _ENCODING:
             return "encode"
         return "decode" if function == "decode" or inside.startswith(_WIRE) else "copy"

@@ -12,6 +12,7 @@ from perf.compiled import is_perf, stale
     [
         (["python", "-m", "perf", "bus"], True),
         (["python", "-X", "dev", "-m", "perf.micro.agentbus_side", "path"], True),
+        (["python", "-m", "perf.profile", "unix"], False),
         (["python", "-m", "pytest", "perf"], False),
         (["python", "-m", "performance"], False),
         (["pytest"], False),
