@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
@@ -20,7 +19,7 @@ from ..telemetry import (
     ModelCost,
     SpanLog,
 )
-from ..wire import Buffer
+from ..wire import Buffer, count_batch
 from .cost import read_cost
 from .deadlines import DeadlineTimer
 from .feed import FeedWriter
@@ -167,16 +166,9 @@ class Pending(Replies, Awaiting):
             self.feed.connect(callee.feed_sink(self))
 
     def _keep(self, value: Any) -> None:
-        self.take_parts((payload_type(type(value)).receive(value),))
-
-    def take_parts(self, values: Sequence[Any]) -> None:
-        """Keep parts that are the caller's own already, since they came over a link.
-
-        Raises:
-            MalformedFrame: they are more than the caller takes.
-        """
         if not self.ended and self._inflow is not None:
-            self._inflow.put(values)
+            self._inflow.spend(1)
+            self._inflow.put((payload_type(type(value)).receive(value),))
 
     def settle_move(self) -> None:
         """Nobody is asked to take it over any more: whoever has it gets the credit kept meanwhile."""
@@ -257,9 +249,15 @@ class Pending(Replies, Awaiting):
         """Keep parts that came over a link.
 
         Raises:
-            InvalidMessage, MalformedFrame: they cannot be read, or are more than the caller takes.
+            InvalidMessage: they cannot be read.
+            MalformedFrame: they are no batch, or more than the caller takes; none was decoded.
         """
-        self.take_parts(types.find(envelope.schema).decode_batch(envelope.payloads))
+        if self.ended:
+            return
+        if self._inflow is None:
+            raise MalformedFrame("parts of a stream came that nobody asked for")
+        self._inflow.spend(count_batch(envelope.payloads))
+        self._inflow.put(types.find(envelope.schema).decode_batch(envelope.payloads))
 
     def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """End with an error."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import AgentbusError, Closed, InvalidMessage, MalformedFrame
-from ..wire import Frames
+from ..wire import Frames, count_batch
 from .flow import Inflow, Outflow
 from .payload import PayloadType
 
@@ -123,19 +123,20 @@ class FeedReader:
 
     def take(self, value: Any) -> None:
         """Take a part that a caller in this process sent, as `take_batch`."""
-        self._keep(lambda kind: (kind.receive(value),))
+        self._keep(1, lambda kind: (kind.receive(value),))
 
     def take_batch(self, frames: Frames) -> None:
         """Take parts that came over a link. What does not fit ends the feed for its reader.
 
         Raises:
-            MalformedFrame: they are more than were asked for.
+            MalformedFrame: they are no batch, or more than were asked for; none was decoded.
         """
-        self._keep(lambda kind: kind.decode_batch(frames))
+        self._keep(count_batch(frames), lambda kind: kind.decode_batch(frames))
 
-    def _keep(self, read: Callable[[PayloadType], Sequence[Any]]) -> None:
+    def _keep(self, count: int, read: Callable[[PayloadType], Sequence[Any]]) -> None:
         if self._inflow is None or self._kind is None:
             raise MalformedFrame("parts of a feed came that nobody asked for")
+        self._inflow.spend(count)
         try:
             values = read(self._kind)
         except InvalidMessage as error:

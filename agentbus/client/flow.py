@@ -55,15 +55,18 @@ class Inflow:
         """Parts that may still come before the reader reads more."""
         return self._room
 
-    def put(self, values: Sequence[Any]) -> None:
-        """Keep parts for the reader.
+    def spend(self, count: int) -> None:
+        """Count parts that have come, before they are decoded.
 
         Raises:
             MalformedFrame: they are more than was asked for.
         """
-        self._room -= len(values)
+        self._room -= count
         if self._room < 0:
             raise MalformedFrame(f"{-self._room} parts of a stream came that nobody asked for")
+
+    def put(self, values: Sequence[Any]) -> None:
+        """Keep parts for the reader, whose credit they were counted against."""
         self._parts.extend(values)
         self._wake()
 

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
 import msgpack
 import pytest
 
-from agentbus import Bus, BusSettings
+from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.client.coalesce import Coalescer
 from agentbus.client.flow import MAX_CREDIT, Inflow, Outflow
 from agentbus.client.payload import PayloadType, payload_type
 from agentbus.errors import AgentbusError, MalformedFrame, NoResponder, PeerLost, RequestCancelled
 from agentbus.messages import Envelope, Kind
-from agentbus.transport import Link, listen_unix
+from agentbus.routing import BROKER
+from agentbus.transport import Link, connect_unix, listen_unix
 from agentbus.wire import Frames, Hello, failure_envelope, join_batch
 
 from .agents import Count
@@ -26,8 +28,13 @@ def joined(window: int) -> tuple[Inflow, Outflow]:
     """Both ends of a stream, without anything between."""
     loop = asyncio.get_running_loop()
     inflow = Inflow(loop, window, lambda count: outflow.grant(count))
-    outflow = Outflow(loop, window, lambda value: inflow.put((value,)))
+    outflow = Outflow(loop, window, lambda value: come(inflow, value))
     return inflow, outflow
+
+
+def come(inflow: Inflow, *values: int) -> None:
+    inflow.spend(len(values))
+    inflow.put(values)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 100])
@@ -57,9 +64,9 @@ async def test_never_more_than_a_window_waits(window: int) -> None:
 
 async def test_more_than_was_asked_for_is_an_error() -> None:
     inflow, _ = joined(2)
-    inflow.put((1, 2))
+    come(inflow, 1, 2)
     with pytest.raises(MalformedFrame, match="1 parts"):
-        inflow.put((3,))
+        inflow.spend(1)
 
 
 async def test_credit_is_bounded() -> None:
@@ -122,17 +129,20 @@ def test_a_batch_is_a_msgpack_array(count: int) -> None:
 
 
 class Flooder:
-    """A peer that answers each streamed request as `answer` says."""
+    """A peer that answers each request, or each streamed one, as `answer` says."""
 
-    def __init__(self, answer: Callable[[Link, Envelope], None]) -> None:
+    def __init__(self, answer: Callable[[Link, Envelope], None], kind: Kind | None = None) -> None:
         self._answer = answer
+        self._kind = kind
+        """Of envelopes that are answered whether they bring credit or not."""
+        self.lost = anyio.Event()
 
     def link_opened(self, link: Link) -> None:
         pass
 
     def received(self, link: Link, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
-            if envelope.credit:
+            if envelope.target != BROKER and (envelope.credit or envelope.kind is self._kind):
                 self._answer(link, envelope)
             elif envelope.kind is Kind.REQUEST:
                 link.send(failure_envelope(envelope.id, NoResponder(envelope.target)))
@@ -141,12 +151,28 @@ class Flooder:
         pass
 
     def link_lost(self, link: Link, error: AgentbusError | None) -> None:
-        pass
+        self.lost.set()
+
+
+UNREADABLE = b"\xc1"
+"""Stands for no value in msgpack: whoever decodes it notices, and says so instead of hanging up."""
 
 
 def too_many(link: Link, request: Envelope) -> None:
-    frame = join_batch([b"\x01"] * (request.credit + 1))
+    """Send one part more than there is credit for, in a batch that cannot be decoded."""
+    frame = join_batch([UNREADABLE] * (request.credit + 1))
     link.send(Envelope(Kind.PART, request.id, schema="int", payloads=(frame,)))
+
+
+def large_part(link: Link, request: Envelope) -> None:
+    """Use up the credit, then send a part with a buffer, neither of which can be decoded."""
+    frame = join_batch([b"\x01"] * request.credit)
+    link.send(Envelope(Kind.PART, request.id, schema="int", payloads=(frame,)))
+    link.send(Envelope(Kind.PART, request.id, schema="int", payloads=(UNREADABLE, b"buffer")))
+
+
+def no_batch(link: Link, request: Envelope) -> None:
+    link.send(Envelope(Kind.PART, request.id, schema="int", payloads=(b"\x01",)))
 
 
 def too_much_credit(link: Link, request: Envelope) -> None:
@@ -154,10 +180,10 @@ def too_much_credit(link: Link, request: Envelope) -> None:
     link.send(credit)
 
 
-@pytest.mark.parametrize("answer", [too_many, too_much_credit])
-@pytest.mark.promise("flow.bounded", "peer.hostile")
+@pytest.mark.parametrize("answer", [too_many, large_part, no_batch, too_much_credit])
+@pytest.mark.promise("flow.bounded", "flow.credit", "peer.hostile")
 async def test_a_peer_that_breaks_the_flow_loses_its_link(
-    answer: Callable[[Link, Envelope], None], socket_dir: Any
+    answer: Callable[[Link, Envelope], None], socket_dir: Path
 ) -> None:
     path = f"{socket_dir}/run/bus.sock"
     settings = BusSettings(stream_parts=4)
@@ -167,3 +193,50 @@ async def test_a_peer_that_breaks_the_flow_loses_its_link(
             with anyio.fail_after(5), pytest.raises(PeerLost):
                 async with bus.stream("s", Count(upto=3)) as stream:
                     _ = [part async for part in stream]
+
+
+@pytest.mark.promise("flow.credit", "peer.hostile")
+async def test_parts_for_a_request_without_a_stream_are_not_decoded(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    flooder = Flooder(too_many, Kind.REQUEST)
+    settings = BusSettings(stream_parts=4)
+    async with await listen_unix(path, flooder, Hello(peer="flood"), settings.limits):
+        async with Bus.open(f"unix://{path}", settings=settings) as bus:
+            bus._sender.types.declare(payload_type(int))
+            with anyio.fail_after(5), pytest.raises(PeerLost):
+                await bus.request("s", Count(upto=3))
+
+
+class Sum(Agent):
+    @handler
+    async def sum(self, count: Count, call: Call) -> int:
+        return sum([number async for number in call.feed(int)])
+
+
+def too_many_fed(link: Link, credit: Envelope) -> None:
+    frame = join_batch([UNREADABLE] * (credit.credit + 1))
+    link.send(Envelope(Kind.FEED, credit.id, schema="int", payloads=(frame,)))
+
+
+def large_fed(link: Link, credit: Envelope) -> None:
+    frame = join_batch([b"\x01"] * credit.credit)
+    for payloads in ((frame,), (UNREADABLE, b"buffer")):
+        link.send(Envelope(Kind.FEED, credit.id, schema="int", payloads=payloads))
+
+
+@pytest.mark.parametrize("feed", [too_many_fed, large_fed])
+@pytest.mark.promise("flow.credit", "peer.hostile")
+async def test_what_is_fed_without_credit_is_not_decoded(
+    feed: Callable[[Link, Envelope], None], socket_dir: Path
+) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    flooder = Flooder(feed)
+    settings = BusSettings(stream_parts=4)
+    async with Bus.open(listen=path, settings=settings) as bus:
+        await bus.spawn(Sum(), name="sum")
+        link = await connect_unix(path, flooder, Hello("flood"), settings.limits, timeout=5)
+        count = payload_type(Count)
+        frames = count.encode(Count(upto=3))
+        link.send(Envelope(Kind.REQUEST, 1, "", "sum", count.schema, 4, payloads=frames))
+        with anyio.fail_after(5):
+            await flooder.lost.wait()
