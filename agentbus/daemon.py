@@ -131,7 +131,8 @@ class BrokerAgent(Agent):
         location = self._directory.locate(what.name)
         grant = self._access.grant(call.peer, what.source, location, self._guard.now())
         key = self._access.key_of(location.peer) or self._keys.get(location.peer, "")
-        return Route(location, key, grant, GRANT_SECONDS)
+        principal = self._access.principal_of(location.peer)
+        return Route(location, key, grant, GRANT_SECONDS, principal)
 
     @handler
     async def list_agents(self, what: ListAgents, call: Call) -> AgentList:

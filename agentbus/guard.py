@@ -47,6 +47,7 @@ class Guard:
             expiry = self._loop.call_later(until - wall, self._expire, peer)
             self._expiries[peer] = expiry
         peer.allowed.clear()
+        self._links.joined(peer, access.principal_of(peer.name))
         return access.joined(peer.name, self._loop.time())
 
     def left(self, process: str) -> None:

@@ -56,6 +56,9 @@ class Wires:
     def guard(self, gate: object) -> None:
         pass
 
+    def joined(self, peer: Any, principal: str) -> None:
+        pass
+
     def failed(self, code: str) -> None:
         self.failures.append(code)
 

@@ -141,6 +141,10 @@ class Access:
         agent = (f"agent:{name}",) if name in known.names else ()
         return (known.user, *token, *agent)
 
+    def principal_of(self, process: str) -> str:
+        """Return who a process is, in one word; empty if it is not known."""
+        return "+".join(self.principal(process, "")) if process in self._processes else ""
+
     def key_of(self, process: str) -> str:
         """Return the public key that a process came with over tcp; empty if it did not."""
         known = self._processes.get(process)
@@ -185,5 +189,6 @@ class Access:
             epoch=self.epoch,
             until=now + GRANT_SECONDS,
             nonce=self._draw(NONCE_SIZE),
+            principal=self.principal_of(process),
         )
         return seal(grant, receiver.secret)

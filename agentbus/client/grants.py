@@ -58,6 +58,7 @@ class GrantGate:
             GrantRefused: it is not good.
         """
         grant, until = self._book.admit(data, peer.name, peer.link.key, self._time())
+        peer.principal = grant.principal
         if len(peer.allowed) >= MAX_DECISIONS:
             now = self._time()
             peer.allowed = {edge: end for edge, end in peer.allowed.items() if end > now}

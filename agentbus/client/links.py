@@ -30,6 +30,10 @@ class Links:
         """Return the processes at the other ends."""
         return tuple(self._node.peers)
 
+    def joined(self, peer: Peer, principal: str) -> None:
+        """A peer has joined, and who it is is known: its name is its own from here on."""
+        self._node.peers.joined(peer, principal)
+
     def recheck(self) -> list[tuple[Peer, PermissionDenied]]:
         """Drop what peers have subscribed to and may no longer; returns what that was."""
         return self._node.topics.recheck()

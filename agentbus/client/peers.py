@@ -125,7 +125,14 @@ class Peers:
         # Two processes that reach for each other at once make two links: the first one counts,
         # unless it is broken and the process has made a new one in its place.
         present = self._by_name.get(peer.name)
-        if present is None or (present.link.broken and _is_same(present.link, link)):
+        if present is None or _replaces(peer, present):
+            self._by_name[peer.name] = peer
+
+    def joined(self, peer: Peer, principal: str) -> None:
+        """Note who a peer is that has joined: its name is its own, whoever said it before."""
+        peer.principal = principal
+        present = self._by_name.get(peer.name)
+        if present is None or present.principal is None or _replaces(peer, present):
             self._by_name[peer.name] = peer
 
     def received(self, link: Link, envelopes: list[Envelope]) -> None:
@@ -167,7 +174,7 @@ class Peers:
             del self._by_name[peer.name]
             # Whoever else says that it is this process does not come by what that one had.
             same = [p for p in self._by_link.values() if p.name == peer.name]
-            self._by_name |= {p.name: p for p in same if _is_same(p.link, link)}
+            self._by_name |= {p.name: p for p in same if _is_same(p, peer)}
         if error is not None and not isinstance(error, PeerLost):
             logger.warning("the link to %s ended: %s", peer.name, error)
         # First of all nothing more is sent there, whatever the end of these requests leads to.
@@ -510,9 +517,15 @@ class Peers:
             pending.fail(error)
 
 
-def _is_same(one: Link, other: Link) -> bool:
+def _replaces(peer: Peer, present: Peer) -> bool:
+    """Tell whether a process has made a new link in the place of one that is broken."""
+    return present.link.broken and _is_same(present, peer)
+
+
+def _is_same(one: Peer, other: Peer) -> bool:
     """Tell whether what is made sure of two links' processes is the same."""
-    return (one.user, one.key) == (other.user, other.key)
+    a, b = one.link, other.link
+    return (a.user, a.key, one.principal) == (b.user, b.key, other.principal)
 
 
 def _is_joinable(frames: Frames, trace: bytes) -> bool:

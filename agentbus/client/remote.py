@@ -49,6 +49,7 @@ class Peer(Callee):
         "name",
         "outgoing",
         "poll",
+        "principal",
         "timer",
     )
 
@@ -65,6 +66,9 @@ class Peer(Callee):
         self.outgoing: dict[int, Awaiting] = {}
         self.incoming: dict[int, RemoteReplies] = {}
         self.last_id = 0
+        self.principal: str | None = None
+        """Who the process is, by the broker's word: it joined here, or has shown a grant. None until
+        then, when nothing but its own word says that it is the process of that name."""
         self.allowed: dict[tuple[str, str, str], float] = {}
         """Until when the peer may do what (operation, source, subject), as this process's gate has
         found; 0 for what it may not."""

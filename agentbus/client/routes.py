@@ -183,6 +183,8 @@ class Routes:
             peer = None  # it calls itself so, with another key
         if self._guarded and not route.grant:
             return home
+        if self._guarded and peer is not None and peer.principal != route.principal:
+            peer = None  # it calls itself so, and nothing shows that it is
         if peer is None:
             peer = await self._reach_process(name, route.location, route.key, home)
         if self._guarded and peer is not home:

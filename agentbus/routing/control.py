@@ -126,6 +126,8 @@ class Route:
     """To be shown there before anything is asked; empty if there is no policy."""
     seconds: float = 0.0
     """How long the grant is good for."""
+    principal: str = ""
+    """Who that process is, as the broker has found; empty for the broker's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ _MAX_SIZE = 2048
 """Bytes of a sealed grant."""
 _MAX_SHOWN = 65_536
 """Grants that a receiver remembers until they end; more are refused."""
-_TYPES = (str, str, str, str, str, int, float, bytes)
+_TYPES = (str, str, str, str, str, int, float, bytes, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Grant:
     until: float
     """By the broker's clock."""
     nonce: bytes
+    principal: str
+    """Who the asking process is, as the broker has found."""
 
 
 def seal(grant: Grant, key: bytes) -> bytes:

@@ -36,6 +36,8 @@ def test_a_principal_is_what_was_proved_and_nothing_that_is_claimed() -> None:
     assert known.principal("bob-1", "writer") == ("uid:1000",)
     known.join("bob-1", "of-ops", 0)
     assert known.principal("bob-1", "") == ("uid:1000", "token:ops")
+    assert known.principal_of("bob-1") == "uid:1000+token:ops"
+    assert known.principal_of("nobody") == ""
     known.leave("ann-1")
     known.enter("ann-1", "link c", "key:eve", "")
     assert known.principal("ann-1", "writer") == ("key:eve",)
@@ -88,6 +90,7 @@ def test_grants_are_bound_to_process_key_edge_and_policy() -> None:
     grant = open_grant(known.grant("ann-1", "writer/k", at, 100.0), key)
     assert (grant.sender, grant.source, grant.target) == ("ann-1", "writer", "reviewer")
     assert (grant.holder, grant.epoch, grant.until) == ("A" * 40, 1, 160.0)
+    assert grant.principal == known.principal_of("ann-1") == "key:ann"
     beside = Location("reviewer", "bob-1", "/run/bob-1.sock", "")
     again = open_grant(known.grant("ann-1", "writer", beside, 100.0), key)
     assert again.holder == ""

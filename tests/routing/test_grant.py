@@ -15,7 +15,7 @@ from agentbus.routing.grant import _MAX_SHOWN, _MAX_SIZE
 pytestmark = pytest.mark.promise("peer.grant")
 
 KEY, OTHER = b"k" * KEY_SIZE, b"o" * KEY_SIZE
-GRANT = Grant("ann-1", "", "writer", "reviewer", "request", 7, 1060.0, b"n" * 16)
+GRANT = Grant("ann-1", "", "writer", "reviewer", "request", 7, 1060.0, b"n" * 16, "uid:7")
 
 
 def book(*, clock: float = 1000.0, now: float = 5.0, epoch: int = 7) -> Admissions:
@@ -74,7 +74,7 @@ def test_a_grant_with_one_byte_changed_is_refused(at: int, change: int) -> None:
 
 
 def test_a_sealed_grant_of_another_form_is_refused() -> None:
-    strange = Grant("ann-1", "", "writer", "reviewer", "request", 7, 1060, b"n" * 16)
+    strange = Grant("ann-1", "", "writer", "reviewer", "request", 7, 1060, b"n" * 16, "uid:7")
     for body in (strange, replace(GRANT, nonce="n" * 16)):  # type: ignore[arg-type]
         with pytest.raises(GrantRefused, match="form"):
             open_grant(seal(body, KEY), KEY)
