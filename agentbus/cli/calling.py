@@ -110,7 +110,7 @@ def choose_handler(
         for handler in handlers:
             if handler.accepts == kind:
                 return handler
-        raise NoHandler(target, kind)
+        raise NoHandler(target, kind, ", ".join(h.accepts for h in handlers))
     fitting = [h for h in handlers if may_fit(orjson.loads(h.schema), value)]
     if len(fitting) == 1:
         return fitting[0]

@@ -173,7 +173,8 @@ class Mailbox:
         if not delivery.peer:
             payload_type(type(delivery.payload))
         self._metrics.failed(NoHandler.code)
-        raise NoHandler(self.name, name)
+        handled = (accepted.partition(SCHEMA_MARK)[0] for accepted in self._blueprint.handlers)
+        raise NoHandler(self.name, name, ", ".join(dict.fromkeys(handled)))
 
     async def drain(self, task: asyncio.Task[object]) -> None:
         """Handle messages until none is left."""

@@ -48,9 +48,12 @@ class NoHandler(DeliveryError):
     code: ClassVar[str] = "no_handler"
     target: str
     type_name: str
+    handled: str
+    """The names of the types that it has handlers for, with commas between them."""
 
     def __str__(self) -> str:
-        return f"agent {self.target!r} has no handler for {self.type_name}"
+        unfit = f"agent {self.target!r} has no handler for {self.type_name}"
+        return f"{unfit}; it handles {self.handled}"
 
 
 @dataclass(eq=False)
