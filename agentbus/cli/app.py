@@ -49,9 +49,11 @@ Config = Annotated[
 Metrics = Annotated[
     str, typer.Option("--metrics", help="Where to serve metrics: HOST:PORT, or off.")
 ]
-Log = Annotated[Literal["text", "json"], typer.Option("--log", help="How log lines are written.")]
+Log = Annotated[
+    Literal["text", "json"] | None, typer.Option("--log", help="How log lines are written.")
+]
 LogLevel = Annotated[
-    Literal["debug", "info", "warning", "error"],
+    Literal["debug", "info", "warning", "error"] | None,
     typer.Option("--log-level", help="The least important lines that are logged."),
 ]
 
@@ -65,8 +67,8 @@ def up(
     bus: BusUrl = "",
     config: Config = "",
     metrics: Metrics = "",
-    log: Log | None = None,
-    log_level: LogLevel | None = None,
+    log: Log = None,
+    log_level: LogLevel = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check the settings, print them, and end.")
     ] = False,
@@ -127,8 +129,8 @@ def worker(
         float | None,
         typer.Option(help="Seconds to go on with requests under way, once told to end."),
     ] = None,
-    log: Log | None = None,
-    log_level: LogLevel | None = None,
+    log: Log = None,
+    log_level: LogLevel = None,
     key_file: KeyFile = None,
     server_key: ServerKey = None,
     token: TokenFile = None,
@@ -274,12 +276,16 @@ def trace(
     bus: BusUrl = "",
     key_file: KeyFile = None,
     server_key: ServerKey = None,
+    token: TokenFile = None,
     json: Json = False,
 ) -> None:
     """List the latest traces, or show who asked whom in one, and how long that took."""
     from .tracing import run_trace
 
-    run(lambda: run_trace(joining(_url(bus), key_file, server_key), trace, json=json), json=json)
+    run(
+        lambda: run_trace(joining(_url(bus), key_file, server_key, token), trace, json=json),
+        json=json,
+    )
 
 
 @app.command()

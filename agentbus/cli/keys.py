@@ -35,7 +35,10 @@ keys = typer.Typer(
     help="Make and show the keys that encrypt tcp, and tokens to join with.", no_args_is_help=True
 )
 
-Folder = Annotated[Path | None, typer.Option("--folder", help="Where the key files are.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Where the key files are; else ~/.config/agentbus/keys."),
+]
 KeyFile = Annotated[
     Path | None, typer.Option("--keys", help="This process's NAME.key_secret, for ab:// urls.")
 ]
@@ -106,7 +109,7 @@ def read_token(path: Path | None) -> str:
 
     if path is None:
         return os.environ.get("AGENTBUS_TOKEN", "")
-    check_private(path)
+    check_private(path, "token")
     with path.open("rb") as file:
         token = file.read(_MAX_TOKEN_FILE).decode("ascii", "replace").strip()
     if not token.startswith(TOKEN_PREFIX):
@@ -114,7 +117,7 @@ def read_token(path: Path | None) -> str:
     return token
 
 
-def joining(url: str, secret: Path | None, server: Path | None, token: Path | None = None) -> Join:
+def joining(url: str, secret: Path | None, server: Path | None, token: Path | None) -> Join:
     """Return how a command joins a bus, with the keys and token that its options name, if any."""
 
     def join(name: str) -> Bus:

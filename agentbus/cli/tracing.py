@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.tree import Tree
 
 from ..errors import ConfigError
-from ..ops import Branch, TraceSummary, find_spans, summaries, tree
+from ..ops import Branch, TraceSummary, find_spans, summaries, survey, tree
 from ..telemetry import Span
 from .keys import Join
 from .runtime import print_json
+from .watching import require_answers
 
 __all__ = ["run_trace"]
 
@@ -27,10 +28,12 @@ async def run_trace(join: Join, trace: str, *, json: bool) -> None:
     """Print the latest traces, or with the beginning of an id that trace's spans as a tree.
 
     Raises:
-        ConfigError: no trace or several begin so.
+        ConfigError: no trace or several begin so, or no process may be asked.
     """
     async with join("trace") as bus:
         spans = await find_spans(bus, trace.lower())
+        if not spans:
+            require_answers("trace", await survey(bus))
     traces = summaries(spans)
     if not trace:
         _list(traces[-_SHOWN:], json=json)

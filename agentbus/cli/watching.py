@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ..errors import ConfigError
 from ..ops import AgentRates, ProcessReport, handled, rates, survey
 from ..routing import Location
 from .keys import Join
 from .runtime import print_json
 
-__all__ = ["run_ps", "run_tail", "run_top"]
+__all__ = ["require_answers", "run_ps", "run_tail", "run_top"]
 
 REFRESH = 1.0
 """Seconds between two looks of `top`."""
@@ -75,10 +76,22 @@ def _or_dash(value: object) -> str:
     return "–" if value is None else str(value)
 
 
+def require_answers(command: str, processes: Sequence[ProcessReport]) -> None:
+    """Make sure that a command looks at something.
+
+    Raises:
+        ConfigError: no process, not even the broker's, says how it is.
+    """
+    if not processes:
+        problem = "no process tells this one how it is; with an [acl] that takes admin"
+        raise ConfigError(command, f"{problem} on their names, '$process.>'")
+
+
 async def run_top(join: Join, *, once: bool, json: bool) -> None:
     """Show what agents do, once a second, until stopped; with `once` of one second alone."""
     async with join("top") as bus:
         before = await survey(bus)
+        require_answers("top", before)
         with Live(console=Console(), auto_refresh=False, transient=once or json) as live:
             while True:
                 await anyio.sleep(REFRESH)

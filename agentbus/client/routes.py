@@ -265,9 +265,8 @@ class Routes:
 
     def _need_keys(self) -> Keys:
         if self._keys is None:
-            raise ConfigError(
-                "keys", f"{TCP_SCHEME} urls need keys; `agentbus keys new` makes them"
-            )
+            problem = f"{TCP_SCHEME} urls need keys (--keys, or keys=load_keys(…))"
+            raise ConfigError("keys", f"{problem}; `agentbus keys new` makes them")
         return self._keys
 
     @property

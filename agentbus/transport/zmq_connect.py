@@ -48,14 +48,16 @@ async def connect_tcp(
         timeout: seconds until both sides said HELLO.
 
     Raises:
-        ConfigError: nothing listens there, or the url or keys cannot be used.
+        ConfigError: nothing listens there, its host is not reached, or the url or keys cannot be
+            used.
         NotAuthorised: what listens there ended the handshake.
         PeerLost: what listens there went away or did not answer in time.
         ProtocolError: what listens there does not speak this protocol, or another version.
     """
     require_curve()
     if not keys.server:
-        raise ConfigError("keys", f"the public key of {url} is needed to connect to it")
+        problem = f"to connect to {url} its public key is needed (--server-key, or server=)"
+        raise ConfigError("keys", problem)
     outcome: asyncio.Future[AgentbusError | None] = asyncio.get_running_loop().create_future()
 
     def settled(error: AgentbusError | None) -> None:
@@ -70,7 +72,7 @@ async def connect_tcp(
             error = await outcome
     except TimeoutError as late:
         link.abort()
-        raise PeerLost(url) from late
+        raise dialer.unanswered(timeout) from late
     except BaseException:
         link.abort()
         raise
@@ -97,6 +99,13 @@ class _TcpDialer:
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         return True  # the socket talks to none but who has the key
+
+    def unanswered(self, seconds: float) -> AgentbusError:
+        """Return what it means that no link was open in so many seconds."""
+        if self._dealers and self._dealers[-1].connected:
+            return PeerLost(self._url)
+        problem = f"{self._url} was not reached in {seconds:g} s; is that its host, and is it up?"
+        return ConfigError("url", problem)
 
     @property
     def failure(self) -> AgentbusError | None:
@@ -125,7 +134,8 @@ class _Dealer:
         except BaseException:
             self._context.destroy(linger=0)
             raise
-        self._connected = False
+        self.connected = False
+        """Whether it ever reached what listens there."""
         self._encrypted = False
         self.failure: AgentbusError | None = None
         """Why the link never opened, as far as the socket knows."""
@@ -190,8 +200,8 @@ class _Dealer:
 
     def _hear(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:
-            self._connected = True
-        elif event == zmq.EVENT_CLOSED and not self._connected:
+            self.connected = True
+        elif event == zmq.EVENT_CLOSED and not self.connected:
             problem = f"nothing listens at {self._url}; is the bus started?"
             self._fail(ConfigError("url", problem))
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

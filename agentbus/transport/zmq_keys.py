@@ -66,10 +66,10 @@ def load_keys(secret: Path, *, server: Path | None = None, authorized: Path | No
         UnreadableFile: a file cannot be read or has no such key.
         ConfigError: others can read the secret, or a key is not well formed.
     """
-    check_private(secret)
     own, hidden = _read(secret)
     if hidden is None:
-        raise UnreadableFile(str(secret), "it has no secret key")
+        raise UnreadableFile(str(secret), f"it has no secret key; NAME{SECRET} has")
+    check_private(secret, "keys")
     return Keys(
         public=own,
         secret=hidden,
@@ -123,21 +123,21 @@ def _read_expiry(path: Path) -> float | None:
     return None
 
 
-def check_private(path: Path) -> None:
-    """Make sure that a file is this user's, and nobody else's to read.
+def check_private(path: Path, setting: str) -> None:
+    """Make sure that the file that a setting names is this user's, and nobody else's to read.
 
     Raises:
         UnreadableFile: it is not there.
-        ConfigError: it is not.
+        ConfigError: it is another user's, or open to others.
     """
     try:
         status = path.stat()
     except OSError as error:
         raise UnreadableFile(str(path), error.strerror or str(error)) from None
     if status.st_uid != os.geteuid():
-        raise ConfigError("keys", f"{path} belongs to another user")
+        raise ConfigError(setting, f"{path} belongs to another user")
     if stat.S_IMODE(status.st_mode) & _OTHERS:
-        raise ConfigError("keys", f"{path} is open to other users; run chmod 600 on it")
+        raise ConfigError(setting, f"{path} is open to other users; run chmod 600 on it")
 
 
 def _read(path: Path) -> tuple[str, str | None]:

@@ -48,6 +48,10 @@ CASES = {
     ),
     "nobody to ask": (["call", "adder", "1"], "nothing listens at {url}; is the bus started?"),
     "no JSON": (["call", "adder", "words"], "'words' is not JSON; a text needs quotes of its own"),
+    "no keys for tcp": (
+        ["ps", "--bus", "ab://127.0.0.1:1"],
+        "keys: ab:// urls need keys (--keys, or keys=load_keys(…)); `agentbus keys",
+    ),
     "nothing to look at": (["top", "--once"], "nothing listens at {url}; is the bus started?"),
     "nothing to examine": (["doctor", "--bus", "x"], "'x' is not of the form unix://"),
     "no template": (["demo", "--model", "fake:echo"], "fake:echo' has no chat template"),
@@ -118,3 +122,10 @@ def test_the_url_comes_from_the_environment_or_the_users_own_folder(
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     assert f"nothing listens at {folder}/agentbus-" in invoke(["ps"], folder).stderr
+
+
+@pytest.mark.parametrize("command", ["up", "worker"])
+def test_options_say_what_they_are_for(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert "How log lines are written." in shown
+    assert "The least important lines that are logged." in shown

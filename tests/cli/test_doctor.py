@@ -60,11 +60,11 @@ def test_sockets_that_nobody_listens_at(socket_dir: Path) -> None:
 async def test_the_broker(socket_dir: Path) -> None:
     path = f"{socket_dir}/run/bus.sock"
     url = f"unix://{path}"
-    assert (await check_broker(url, joining(url, None, None))).status == "warn"
+    assert (await check_broker(url, joining(url, None, None, None))).status == "warn"
     async with Bus.open(listen=path) as home:
         assert (
-            await check_broker(url, joining(url, None, None))
+            await check_broker(url, joining(url, None, None, None))
         ).status == "fail"  # a bus, but no broker
         await start_broker(home)
-        answered = await check_broker(url, joining(url, None, None))
+        answered = await check_broker(url, joining(url, None, None, None))
         assert (answered.status, answered.found[-2:]) == ("ok", "µs")

@@ -39,6 +39,12 @@ def test_keys_are_loaded_as_they_were_made(tmp_path: Path) -> None:
     assert keys.secret not in repr(keys)
 
 
+def test_a_public_key_is_not_taken_for_the_secret_one(tmp_path: Path) -> None:
+    folder = made(tmp_path, "ann")
+    with pytest.raises(UnreadableFile, match="it has no secret key; NAME"):
+        load_keys(folder / "ann.key")
+
+
 def test_show_lists_public_keys_only(tmp_path: Path) -> None:
     folder = made(tmp_path, "ann", "bob")
     shown = invoke("keys", "show", "--folder", folder, "--json")

@@ -60,6 +60,12 @@ async def test_a_policy_holds_and_is_read_anew(socket_dir: Path, tmp_path: Path)
                 "call", "adder", QUESTION, "--type", "tests.system.agents:Sum", "--bus", url
             )
             assert (status, output) == (1, "")
+            for look in (["top", "--once"], ["trace"]):
+                status, output, errors = await finished(*look, "--bus", url)
+                assert (status, output) == (1, "")
+                assert "with an [acl] that takes admin" in errors
+                status, _, errors = await finished(*look, "--bus", url, "--token", user)
+                assert status == 0, errors
             config.write_text("[acl]\nrules = 3")
             command.process.send_signal(signal.SIGHUP)
             status, _, errors = await finished(*ask)
