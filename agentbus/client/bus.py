@@ -174,9 +174,8 @@ class Bus(Requester):
         node = self._open()
         kind = type(agent) if isinstance(agent, Agent) else agent
         if not (isinstance(kind, type) and issubclass(kind, Agent)):
-            raise ConfigError(
-                "agent", "is an Agent or a class of them; agent_of makes functions one"
-            )
+            problem = f"must be an Agent or a subclass, not {agent!r:.80}"
+            raise ConfigError("agent", f"{problem}; agent_of makes one of a function")
         name = check_agent_name(name or kind.__name__.lower())
         if per_key and group:
             problem = "choose one: group shares a name, per_key makes an instance for each key"

@@ -69,7 +69,8 @@ class Membership:
             self._end(home, closed=closed)
             return
         self._rejoining = True
-        logger.warning("the home %s went away; this process tries to come back", home)
+        seconds = node.settings.rejoin_timeout
+        logger.warning("%s went away; this process tries to come back for %g s", home, seconds)
         node.pool.run(_Rejoining(self, home))
 
     async def rejoin(self, home: str) -> None:

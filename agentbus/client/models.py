@@ -123,7 +123,8 @@ class ModelClient:
     async def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
         """Yield the answer's text; extend the call's context by the ask and the answer."""
         if not call.model:
-            raise ModelNotFound("", f"spawn {call.agent!r} with model=, for example 'smollm2'")
+            advice = "with model=, or its worker with --model, for example 'smollm2'"
+            raise ModelNotFound("", f"spawn {call.agent!r} {advice}")
         context = call.context or self._node.empty_context()
         if request.text:
             context = context.ask(request.text, author=call.source or "user")

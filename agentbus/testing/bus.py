@@ -127,7 +127,11 @@ class SpyBus(_Guarded):
         """Return a line for each end that has requests or streams which have not ended."""
         ends = {"made here": self, "handled behind the link": self._host}
         counts = {what: end.report().under_way for what, end in ends.items() if end is not None}
-        return [f"{count} requests or streams {what}" for what, count in counts.items() if count]
+        return [
+            f"requests or streams {what} that have not ended: {count}"
+            for what, count in counts.items()
+            if count
+        ]
 
 
 @asynccontextmanager

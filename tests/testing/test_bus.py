@@ -145,7 +145,9 @@ async def test_a_request_that_is_left_is_named(encoded: bool) -> None:
         finally:
             ended.set()
 
-    with pytest.raises(AssertionError, match="left behind: 1 requests or streams made here"):
+    with pytest.raises(
+        AssertionError, match="left behind: requests or streams made here that have not ended: 1"
+    ):
         async with open_bus(encoded=encoded) as bus:
             await bus.spawn(editor, name="editor")
             task = asyncio.ensure_future(ask_and_wait())
