@@ -5,6 +5,7 @@ Clean-up is done whether or not the task that does it is cancelled, within a bou
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -48,7 +49,21 @@ class Lifetime:
             raise
 
     async def end(self) -> None:
-        """Stop all agents and close all links."""
+        """Stop all agents and close all links; who is cancelled meanwhile hears so when it is done."""
+        # A shield keeps off what anyio cancels. `Task.cancel` goes through it, so this needs a task.
+        ending = asyncio.ensure_future(self._end(asyncio.current_task()))
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not ending.done():
+                try:
+                    await asyncio.wait([ending])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        ending.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _end(self, closer: asyncio.Task[object] | None) -> None:
         node = self._node
         node.closed = True
         node.topics.end(None)
@@ -56,7 +71,7 @@ class Lifetime:
         for mailbox in node.hosts.living():
             mailbox.close()
         node.grants.forget_all()
-        await self._briefly(node.pool.aclose)
+        await self._briefly(lambda: node.pool.aclose(closer))
         await self._briefly(self._stop_all)
         await self._briefly(lambda: close_links([peer.link for peer in node.peers]))
         if self._export is not None:

@@ -46,7 +46,7 @@ _YIELD_EVERY: Final = 256
 """Messages handled, or parts streamed, in a row before other tasks of the loop get a turn."""
 _TRACE_ID: Final = 16
 """Bytes of a trace that name it; the rest is the span's."""
-_EXITS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+_EXITS: Final = (SystemExit, KeyboardInterrupt)
 _ERROR_TEXT: Final = 500
 """Characters of a handler's exception that are passed on."""
 
@@ -201,7 +201,7 @@ class Mailbox:
                 except asyncio.CancelledError:
                     error = self._cancelled(delivery, task)
                 except BaseException as raised:  # noqa: BLE001 - logged, if it is not one of ours
-                    error = self._failure(spec.method, raised, delivery.origin.trace)
+                    error = self._failure(spec.method, raised, delivery.origin.trace, task)
                 finally:
                     delivery.task = None
                     delivery.done = True
@@ -211,7 +211,14 @@ class Mailbox:
                 if handled % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
         finally:
-            self._busy -= 1
+            self._leave(task)
+
+    def _leave(self, task: asyncio.Task[object]) -> None:
+        """Handle no more here; if it is one message that ended this, those behind it go on."""
+        self._busy -= 1
+        waits = self._first is not None or self._queue is not None
+        if waits and self._busy < self._concurrency and not _is_thrown_away(task):
+            self._engage()
 
     @property
     def model(self) -> str:
@@ -308,11 +315,15 @@ class Mailbox:
             log_handled(spans, self.name, delivery, queue_s, handle_s, error)
         delivery.replies.fail(error, delivery.spent)
 
-    def _failure(self, method: str, raised: BaseException, trace: bytes) -> AgentbusError:
+    def _failure(
+        self, method: str, raised: BaseException, trace: bytes, task: asyncio.Task[object]
+    ) -> AgentbusError:
         """Return the caller's error for what a handler raised; what ends the program is let through."""
         if isinstance(raised, AgentbusError):
             return raised
         if isinstance(raised, _EXITS):
+            raise raised
+        if isinstance(raised, GeneratorExit) and _is_thrown_away(task):
             raise raised
         logger.error(
             "handler %s of agent %r failed",
@@ -322,6 +333,11 @@ class Mailbox:
             extra={"trace_id": trace[:_TRACE_ID].hex()},
         )
         return HandlerFailed(self.name, type(raised).__name__, text_of(raised)[:_ERROR_TEXT])
+
+
+def _is_thrown_away(task: asyncio.Task[object]) -> bool:
+    """Tell whether a task does not run any more, but is cleared away in the middle."""
+    return asyncio.current_task(task.get_loop()) is not task
 
 
 async def _absorb_interrupt(task: asyncio.Task[object]) -> None:

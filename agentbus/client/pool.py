@@ -202,11 +202,14 @@ class WorkerPool:
             worker.waiter = None
         return workload
 
-    async def aclose(self) -> None:
-        """Cancel what is being handled, again and again until it has ended."""
+    async def aclose(self, closer: asyncio.Task[object] | None) -> None:
+        """Cancel what is being handled, again and again until it has ended.
+
+        Args:
+            closer: the task in whose name this is done, which may be one of these.
+        """
         self._spare = 0
-        own = asyncio.current_task()
-        while tasks := [task for task in self._tasks if task is not own]:
+        while tasks := [task for task in self._tasks if task is not closer]:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_CLOSE_EVERY)

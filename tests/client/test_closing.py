@@ -8,7 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus import Bus, BusSettings
+from agentbus import Agent, Bus, BusSettings, Call, handler
+from agentbus.errors import RequestCancelled
 from agentbus.testing import Direction, Fault, FaultKind, fault_proxy
 
 from .agents import Echo, Ping
@@ -37,3 +38,72 @@ async def test_a_bus_whose_peer_is_silent_closes(kind: str, socket_dir: Path) ->
             with anyio.fail_after(5):
                 await proxy.connections[0].near.gone.wait()
             assert loop.time() - began < 1.5
+
+
+class Leaving(Echo):
+    """Takes a moment to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping = anyio.Event()
+        self.has_stopped = False
+
+    async def stopped(self) -> None:
+        self.stopping.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.has_stopped = True
+
+
+@pytest.mark.promise("ends.left-nothing")
+async def test_a_task_that_is_cancelled_while_it_closes_its_bus_closes_it(socket_dir: Path) -> None:
+    """Also by asyncio's own means, from which anyio's shields do not protect."""
+    path, agent = f"{socket_dir}/run/bus.sock", Leaving()
+
+    async def member() -> None:
+        async with Bus.open(f"unix://{path}") as bus:
+            await bus.spawn(agent, name="leaving")
+
+    async with Bus.open(listen=path) as home:
+        task = asyncio.ensure_future(member())
+        with anyio.fail_after(5):
+            await agent.stopping.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert agent.has_stopped
+        assert home.report().links == ()
+
+
+@pytest.mark.parametrize("way", ["close", "ask close", "ask ask close"])
+async def test_a_handler_may_close_its_bus(way: str) -> None:
+    """Whoever asked it is cancelled then, and with that it; the bus is closed all the same."""
+    leaving, closed = Leaving(), anyio.Event()
+
+    class Closer(Agent):
+        @handler
+        async def close(self, way: str, call: Call) -> None:
+            first, _, rest = way.partition(" ")
+            if first == "ask":
+                await call.request(f"closer{len(rest)}", rest)
+                return
+            try:
+                await bus.__aexit__(None, None, None)
+            finally:
+                closed.set()
+
+    async with Bus.open() as bus:
+        await bus.spawn(leaving, name="leaving")
+        for rest in ("close", "ask close", "ask ask close"):
+            await bus.spawn(Closer(), name=f"closer{len(rest)}")
+        asked = bus.request(f"closer{len(way)}", way)
+        with anyio.fail_after(5):
+            if way == "close":
+                await asked
+            else:
+                with pytest.raises(RequestCancelled):
+                    await asked
+            await closed.wait()
+        assert leaving.has_stopped

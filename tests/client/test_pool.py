@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import subprocess
+import sys
 import weakref
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, handler
-from agentbus.errors import DeadlineExceeded, HandlerFailed, MailboxFull
+from agentbus.errors import DeadlineExceeded, HandlerFailed, MailboxFull, RequestCancelled
 
-from .agents import Echo, Hold, Ping
+from .agents import Count, Echo, Hold, Ping
 from .conftest import Pair
 
 pytestmark = pytest.mark.anyio
@@ -288,29 +291,106 @@ async def test_a_mailbox_holds_what_it_may_and_keeps_the_order(limit: int) -> No
     assert echo.seen == list(range(limit))
 
 
-@pytest.mark.promise("ends.reply-or-error", "autogen-6140")
-async def test_any_exception_of_a_handler_is_its_callers_alone(pair: Pair) -> None:
-    """Also one that `except Exception` does not catch, as some test frameworks raise them."""
+class Odd(BaseException):
+    pass
 
-    class Odd(BaseException):
-        pass
+
+@pytest.mark.promise("ends.reply-or-error", "autogen-6140")
+@pytest.mark.parametrize("kind", [Odd, GeneratorExit, StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize("waits", [False, True])
+async def test_any_exception_of_a_handler_is_its_callers_alone(
+    pair: Pair, kind: type[BaseException], waits: bool
+) -> None:
+    """Also one that `except Exception` does not catch, as some test frameworks raise them."""
 
     class Picky(Agent):
         @handler
         async def ping(self, ping: Ping, call: Call) -> int:
+            if waits:
+                await asyncio.sleep(0)
             if ping.number == 1:
-                raise Odd("one")
+                raise kind("one")
             return ping.number
+
+        @handler
+        async def count(self, count: Count, call: Call) -> AsyncIterator[int]:
+            yield 1
+            raise kind("one")
 
     async with pair.open() as (host, bus):
         for number in range(3):
             await host.spawn(Picky(), name=f"picky{number}")
         for again in range(3):
             asked = [bus.request(f"picky{n}", Ping(number=n), returns=int) for n in range(3)]
+            asked.append(bus.request("picky1", Ping(number=3), returns=int))
             answers = await asyncio.gather(*asked, return_exceptions=True)
-            assert (again, answers[0], answers[2]) == (again, 0, 2)
+            assert (again, answers[0], *answers[2:]) == (again, 0, 2, 3)
             assert isinstance(answers[1], HandlerFailed)
-            assert "Odd" in str(answers[1])
+            assert kind.__name__ in str(answers[1])
+            async with bus.stream("picky1", Count(upto=1)) as parts:
+                with pytest.raises(HandlerFailed):
+                    _ = [part async for part in parts]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_handler_that_cancels_its_own_task_holds_up_nobody(pair: Pair, waits: bool) -> None:
+    class Wild(Agent):
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> int:
+            if ping.number == 0:
+                if waits:
+                    await asyncio.sleep(0)
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(60)
+            return ping.number
+
+    async with pair.open() as (host, bus):
+        await host.spawn(Wild(), name="wild")
+        for _ in range(3):
+            asked = [bus.request("wild", Ping(number=n), returns=int) for n in range(4)]
+            with anyio.fail_after(5):
+                first, *others = await asyncio.gather(*asked, return_exceptions=True)
+            assert isinstance(first, RequestCancelled)
+            assert others == [1, 2, 3]
+
+
+THROWN_AWAY = """
+import asyncio, gc
+from agentbus import Agent, Bus, Call, handler
+
+class Slow(Agent):
+    @handler
+    async def slow(self, number: int, call: Call) -> None:
+        print("begins", number)
+        try:
+            await asyncio.sleep(60 if number else 0)
+        finally:
+            print("ends", number)
+
+async def main():
+    bus = await Bus.open().__aenter__()
+    await bus.spawn(Slow(), name="slow")
+    await bus.request("slow", 0)
+    asyncio.get_running_loop().asked = [
+        asyncio.ensure_future(bus.request("slow", number)) for number in (1, 2, 3)
+    ]
+    await asyncio.sleep(0)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+del loop
+gc.collect()
+"""
+
+
+def test_of_a_loop_that_is_thrown_away_no_message_is_begun() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", THROWN_AWAY], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["begins 0", "ends 0", "begins 1", "ends 1"]
 
 
 async def test_an_agent_that_is_gone_is_held_by_no_task() -> None:
