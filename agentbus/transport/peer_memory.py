@@ -30,6 +30,7 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import secrets
 import struct
 import sys
@@ -175,7 +176,8 @@ def open_peer(pid: int, told: bytes, gate: Gate) -> PeerMemory | None:
 class Landing(mmap.mmap):
     """Memory of this process's that one peer may write to, while the gate is open."""
 
-    _gate: Gate
+    _gate: Gate | None = None
+    """None if the system refused the memory."""
     _peer: PeerMemory
 
     @classmethod
@@ -186,8 +188,9 @@ class Landing(mmap.mmap):
             OSError: there is no room, or it would be accounted for whether used or not.
         """
         with open(_OVERCOMMIT, encoding="ascii") as file:
-            if file.read().strip() == "2":
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            accounted = file.read().strip() == "2"
+        if accounted or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE
         landing = cls(-1, size, flags=flags)
         landing._gate, landing._peer = gate, peer
@@ -199,6 +202,8 @@ class Landing(mmap.mmap):
         return ctypes.addressof(ctypes.c_char.from_buffer(self))
 
     def __del__(self) -> None:
+        if self._gate is None:
+            return
         self._gate.shut()  # ahead of the look at the peer's: see `PeerMemory.write`
         if self._peer.is_writing():
             self.madvise(mmap.MADV_DONTNEED)

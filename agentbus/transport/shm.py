@@ -235,7 +235,7 @@ class _SharedArena:
         self.name = f"{self._descriptor}:{token}"
 
     def write(self, data: memoryview, offset: int) -> None:
-        end = offset + len(data)
+        start, end = offset, offset + len(data)
         if end <= self.warm:
             memoryview(self._memory)[offset:end] = data
             return
@@ -244,7 +244,8 @@ class _SharedArena:
         while offset < end:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
-        self.warm = end
+        if start <= self.warm:  # else there is none between, where the other arena has its blocks
+            self.warm = end + -end % BLOCK_ALIGN
 
     def close(self) -> None:
         self._memory.close()

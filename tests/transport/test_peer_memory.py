@@ -197,6 +197,43 @@ async def test_where_memory_is_not_overcommitted_none_is_set_apart(
         assert await deliver(pair, 2, b"x" * WRITE_FROM) == b"x" * WRITE_FROM
 
 
+async def test_where_the_space_of_addresses_is_limited_none_is_set_apart(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link would take a part of what the process may have, used or not."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1 << 40, 1 << 40))
+    async with pair_of(path) as pair:
+        assert memory_of(pair.link_b)._borrower.landing is None
+        assert await deliver(pair, 2, b"x" * WRITE_FROM) == b"x" * WRITE_FROM
+
+
+def test_where_the_system_has_no_room_none_is_set_apart() -> None:
+    gate = Gate()
+    peer = open_peer(HERE, gate.told(), gate)
+    assert peer is not None
+    with pytest.raises(OSError, match="memory"):
+        Landing.make(1 << 62, gate, peer)
+    gc.collect()
+    peer.check()
+
+
+async def test_shared_memory_is_not_taken_for_used_where_blocks_landed(path: str) -> None:
+    """To write where there is none yet would kill the process if the system had no more."""
+    async with pair_of(path) as pair:
+        first = await deliver(pair, 2, b"1" * WRITE_FROM)
+        small = await deliver(pair, 3, b"2" * MIB)
+        arena = memory_of(pair.link_a)._lender._shared
+        assert arena.warm == 0
+        del first
+        await anyio.lowlevel.checkpoint()
+        pair.link_b.send(Envelope(Kind.PUBLISH, target="x"))
+        await pair.a.until_received(1)
+        for number in (4, 5):
+            assert await deliver(pair, number, b"3" * (MIB + 1)) == b"3" * (MIB + 1)
+        assert arena.warm == 2 * (MIB + 4096)
+        assert small[-1] == ord("2")
+
+
 # --- peers that forge: they are in this process, and so is their memory
 
 
