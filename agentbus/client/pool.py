@@ -243,13 +243,17 @@ def _begin(worker: _Worker, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -
         return None
     finally:
         _LEAVE(loop, task)
-    return None if awaited is _DONE else (awaited, False)
+    if awaited is _DONE:
+        return None
+    _mark_awaited(awaited, False)
+    return awaited, False
 
 
 @coroutine
 def _finish(worker: _Worker, awaited: Any, cancelled: bool) -> Generator[Any, None, None]:
     """Go on with what was begun."""
     work = worker.work
+    _mark_awaited(awaited, True)
     try:
         while awaited is not _DONE:
             try:
@@ -264,6 +268,13 @@ def _finish(worker: _Worker, awaited: Any, cancelled: bool) -> Generator[Any, No
     except BaseException:
         worker.renew()
         raise
+
+
+def _mark_awaited(awaited: Any, mark: bool) -> None:
+    """Say to the task that gets a future next that it is awaited, or take that back, as a task does
+    that gets it: meanwhile others may await it and look."""
+    if asyncio.isfuture(awaited):
+        awaited._asyncio_future_blocking = mark
 
 
 def _log_defect() -> None:

@@ -291,6 +291,36 @@ async def test_a_mailbox_holds_what_it_may_and_keeps_the_order(limit: int) -> No
     assert echo.seen == list(range(limit))
 
 
+async def test_handlers_and_others_may_await_the_same_future() -> None:
+    """As they do where one of them loads what all need; also if they begin in one turn."""
+    loop = asyncio.get_running_loop()
+    loaded: asyncio.Future[int] = loop.create_future()
+
+    class Sharing(Agent):
+        concurrency = 8
+
+        @handler
+        async def ping(self, ping: Ping, call: Call) -> int:
+            return await loaded
+
+    async def other() -> int:
+        return await loaded
+
+    async with Bus.open() as bus:
+        await bus.spawn(Sharing(), name="sharing")
+        for number in range(2):  # at first there are no tasks in which they could begin at once
+            loaded = loop.create_future()
+            asked = [
+                asyncio.ensure_future(bus.request("sharing", Ping(number=n), returns=int))
+                for n in range(4)
+            ]
+            others = [asyncio.ensure_future(other()) for _ in range(2)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            loaded.set_result(number)
+            assert await asyncio.gather(*asked, *others) == [number] * 6
+
+
 class Odd(BaseException):
     pass
 
