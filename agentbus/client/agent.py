@@ -42,6 +42,8 @@ def handler(method: Method) -> Method:
 
     `async def review(self, draft: Draft, call: Call) -> Review` answers with its return value;
     an async generator streams each value that it yields. `draft: Draft | Note` takes either type.
+    Handlers run in tasks that all agents share: one that sets a context variable resets it, else
+    handlers of other messages may find its value.
     """
     setattr(method, _MARK, True)
     return method
