@@ -117,8 +117,7 @@ class Lifetime:
             mailbox.open(agent.concurrency)
             self._announce(name)
         except BaseException:
-            node.hosts.release(name)
-            await self._briefly(lambda: node.membership.unregister(name))
+            await self._let_go(name)
             raise
 
     async def start_each(self, kind: type[Agent], name: str, model: str) -> None:
@@ -129,8 +128,13 @@ class Lifetime:
             await node.membership.register(name, slots=0)
             self._announce(name)
         except BaseException:
-            node.hosts.release(name)
+            await self._let_go(name)
             raise
+
+    async def _let_go(self, name: str) -> None:
+        """Free a name, which a broker may have for this process."""
+        self._node.hosts.release(name)
+        await self._briefly(lambda: self._node.membership.unregister(name))
 
     def _announce(self, name: str) -> None:
         """Say that an agent is there, where no broker does."""

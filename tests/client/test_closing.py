@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, handler
+from agentbus.daemon import start_broker
 from agentbus.errors import RequestCancelled
 from agentbus.testing import Direction, Fault, FaultKind, fault_proxy
 
@@ -107,3 +108,27 @@ async def test_a_handler_may_close_its_bus(way: str) -> None:
                     await asked
             await closed.wait()
         assert leaving.has_stopped
+
+
+@pytest.mark.parametrize("per_key", [False, True])
+async def test_a_name_is_free_again_where_its_spawning_was_cancelled(
+    socket_dir: Path, per_key: bool
+) -> None:
+    """At any moment, also when the broker has it already."""
+    path, turns = f"{socket_dir}/run/bus.sock", 0
+    async with Bus.open(listen=path) as broker:
+        await start_broker(broker)
+        async with Bus.open(f"unix://{path}") as one, Bus.open(f"unix://{path}") as other:
+            await one.spawn(Echo, name="first")
+            while True:
+                spawning = asyncio.ensure_future(one.spawn(Echo, name="echo", per_key=per_key))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if spawning.done():
+                    break
+                spawning.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await spawning
+                assert "echo" not in {agent.name for agent in await other.agents()}
+                turns += 1
+            assert "echo" in {agent.name for agent in await other.agents()}
