@@ -77,6 +77,12 @@ class Delivery(Callee):
         if self.task is not None:
             self.task.cancel()
 
+    def let_go(self, replies: Replies) -> None:
+        """Another agent answers from here on, and gets what the caller feeds."""
+        self.replies = replies
+        if self.feed is not None:
+            self.feed.end()
+
     def abandon(self, pending: Pending, reason: AgentbusError | None) -> None:
         """Nobody waits for the reply any more."""
         self.cancel(reason or RequestCancelled(pending.target))

@@ -229,7 +229,7 @@ class Node:
                 raise outcome[0]
         else:
             raise Closed("request: it was handed over")
-        delivery.replies = Released()
+        delivery.let_go(Released())
 
     def handed_over(self, peer: Peer, pending: Pending, offer: Offer) -> None:
         """Ask another agent, as the one that this process had asked wants it.

@@ -278,6 +278,31 @@ async def test_a_feed_goes_to_the_second(place: str, socket_dir: Path) -> None:
                 assert [part async for part in stream] == []
 
 
+async def test_who_handed_over_finds_no_feed(place: str, socket_dir: Path) -> None:
+    """It would wait for ever: what the caller feeds goes to the second, and no deadline is left."""
+    found: list[int] = []
+    done = anyio.Event()
+
+    class Late(Agent):
+        @handler
+        async def add(self, ping: Ping, call: Call) -> AsyncIterator[int]:
+            await call.handoff("adder", ping)
+            found.extend([part async for part in call.feed(int)])
+            done.set()
+            yield 1
+
+    async with processes(socket_dir, far=place.endswith(FAR)) as buses:
+        one, other = PLACES[place]
+        await buses[one].spawn(Late(), name="late")
+        await buses[other].spawn(Adder(), name="adder")
+        async with buses[0].stream("late", Ping(number=100)) as stream:
+            await stream.send(2)
+            assert await anext(stream) == 102
+            with anyio.fail_after(5):
+                await done.wait()
+    assert found == []
+
+
 async def test_who_reads_the_feed_keeps_the_request(place: str, socket_dir: Path) -> None:
     class Reader(Agent):
         @handler
