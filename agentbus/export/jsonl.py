@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import orjson
@@ -37,4 +38,4 @@ def _line(span: Span) -> bytes:
 
 
 def _fields(span: Span) -> dict[str, object]:
-    return {name: getattr(span, name) for name in span.__slots__}
+    return {field.name: getattr(span, field.name) for field in fields(span)}
