@@ -19,6 +19,8 @@ PROMISES = {
     "order.key": "Messages for one key are handled in order, those for others beside them.",
     "order.stream": "Parts of a stream are read in the order of writing, and before its end.",
     "order.gather": "Answers stand in the order of the questions.",
+    "topic.all": "Who has subscribed gets each message published after that once, and those of one"
+    " publisher in order, whichever way they come.",
     "flow.credit": "No more of a stream waits than its reader gave credit for.",
     "flow.mailbox": "A full mailbox refuses, and says so.",
     "flow.slow": "A slow consumer harms itself only.",

@@ -24,6 +24,7 @@ from ..routing import (
 from ..telemetry import Budget, BusReport, Ledger, Span, parse_traceparent
 from ..transport import TCP_SCHEME
 from .agent import Agent, HandlerSpec
+from .bypass import Bypass
 from .call import Call
 from .lifetime import Lifetime
 from .links import Links
@@ -268,7 +269,7 @@ class Bus(Requester):
         """Have this process carry on what other processes ask of agents that it does not host."""
         node = self._sender
         node.relay = Relay(node.peers, router)
-        node.topics.is_broker = True
+        node.topics.bypass = Bypass(node)
         return node.relay
 
     def links(self) -> Links:

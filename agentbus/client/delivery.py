@@ -112,7 +112,7 @@ class Delivery(Callee):
         if self.feed is not None:
             self.feed.end()
 
-    def acknowledge(self, answer: bool | None = None) -> None:
-        """End the request with a yes or a no, or with an empty reply."""
+    def acknowledge(self, answer: object = None) -> None:
+        """End the request with an answer, or with an empty reply."""
         self.done = True
         self.replies.reply(answer, self.context, 0.0, 0.0, NO_COST, self.spent)

@@ -79,7 +79,8 @@ class DirectLinks:
 
     def may_close(self, peer: Peer) -> bool:
         """Answer a peer that wants to close its link, and send it nothing there from here on."""
-        agreed = not peer.outgoing and len(peer.incoming) == 1 and not peer.link.shares_memory
+        is_free = not peer.link.shares_memory and not self._node.direct_topics.uses(peer)
+        agreed = is_free and not peer.outgoing and len(peer.incoming) == 1
         if agreed:
             self._node.let_go(peer)
         return agreed
@@ -113,7 +114,9 @@ class DirectLinks:
 
     def _is_idle(self, peer: Peer) -> bool:
         link = peer.link
-        return not (peer.outgoing or peer.incoming or link.broken or link.shares_memory)
+        if peer.outgoing or peer.incoming or link.broken or link.shares_memory:
+            return False
+        return not self._node.direct_topics.uses(peer)
 
     def _start(self) -> None:
         node = self._node

@@ -78,6 +78,7 @@ class Lifetime:
             await self._briefly(self._export.aclose)
         node.topics.delayed.close()
         node.direct.close()
+        node.direct_topics.close()
         node.timer.close()
 
     async def _open_export(self) -> None:
@@ -161,6 +162,9 @@ class Lifetime:
             raise Closed("bus")
         node.topics.add(subscription)
         try:
+            bypass = node.topics.bypass
+            if bypass is not None:
+                await bypass.tell(bypass.changed())
             await node.tell_home(f"+{subscription.pattern}")
         except BaseException:
             # The home may have heard it: it must not send here for ever.
@@ -171,6 +175,9 @@ class Lifetime:
         """Send a subscription nothing more."""
         node = self._node
         node.topics.remove(subscription)
+        bypass = node.topics.bypass
+        if bypass is not None:
+            await bypass.tell(bypass.changed())
         home = node.routes.home
         if home is not None and not node.closed:
             # Over a broken link it is said, but no answer comes for now.

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidMessage, PermissionDenied
-from ..routing import Joined, Refused, ShowGrant
+from ..routing import Fence, Joined, LeaveOut, Listen, Refused, ShowGrant, Uncover
+from .bypass import ASKED, Answering, Asked
 from .delivery import Delivery
-from .direct import CLOSE, DirectLinks
-from .gate import Gate
+from .direct import CLOSE
 from .grants import GrantGate
 from .payload import payload_type
 from .remote import Peer, RemoteReplies
-from .routes import Routes
-from .topics import Topics
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["LinkControl"]
 
 logger = logging.getLogger("agentbus")
 
 
-class Guarded(Protocol):
-    """The process that things are said to."""
-
-    routes: Routes
-    topics: Topics
-    direct: DirectLinks
-    gate: Gate | None
-    """What it takes of peers; None for all."""
-
-    def joined(self, home: Peer, joined: Joined) -> None:
-        """Take the broker's rules."""
-        ...
-
-
 class LinkControl:
     """Takes what is said to one process."""
 
-    def __init__(self, node: Guarded) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
 
     def take(self, delivery: Delivery) -> None:
@@ -51,34 +39,78 @@ class LinkControl:
         if not isinstance(delivery.replies, RemoteReplies):
             raise InvalidMessage(delivery.schema, "it is for peers alone")
         peer = delivery.replies.peer
-        if delivery.schema == payload_type(str).schema:
-            text = payload_type(str).decode(delivery.payload)
-            if text == CLOSE:
-                delivery.acknowledge(self._node.direct.may_close(peer))
-                return
-            self._node.topics.change(peer, text)
-            delivery.acknowledge()
-            return
         said = _read(delivery)
-        if isinstance(said, ShowGrant):
-            gate = self._node.gate
-            if isinstance(gate, GrantGate):
-                gate.show(peer, said.grant)
-        elif peer is not self._node.routes.home:
+        if isinstance(said, str):
+            self._take_text(peer, said, delivery)
+        elif isinstance(said, ASKED):
+            self._take_from_publisher(peer, said, delivery)
+        elif isinstance(said, ShowGrant):
+            self._take_grant(peer, said, delivery)
+        elif isinstance(said, Fence):
+            delivery.acknowledge()
+        else:
+            self._take_from_home(peer, said, delivery)
+
+    def _take_text(self, peer: Peer, text: str, delivery: Delivery) -> None:
+        node = self._node
+        if text == CLOSE:
+            delivery.acknowledge(node.direct.may_close(peer))
+            return
+        node.topics.change(peer, text)
+        bypass = node.topics.bypass
+        changes = () if bypass is None else bypass.changed()
+        if bypass is not None and changes:
+            # Who subscribes is told so once nobody publishes any more without knowing of it.
+            node.pool.run(Answering(delivery, partial(bypass.tell, changes)))
+        else:
+            delivery.acknowledge()
+
+    def _take_from_publisher(self, peer: Peer, said: Asked, delivery: Delivery) -> None:
+        bypass = self._node.topics.bypass
+        if bypass is None:
+            raise InvalidMessage(delivery.schema, "a broker alone takes that")
+        bypass.take(peer, said, delivery)
+
+    def _take_grant(self, peer: Peer, said: ShowGrant, delivery: Delivery) -> None:
+        gate = self._node.gate
+        if isinstance(gate, GrantGate):
+            gate.show(peer, said.grant)
+        delivery.acknowledge()
+
+    def _take_from_home(self, peer: Peer, said: _FromHome, delivery: Delivery) -> None:
+        node = self._node
+        if peer is not node.routes.home:
             raise InvalidMessage(delivery.schema, "the broker alone says that")
-        elif isinstance(said, Joined):
-            self._node.joined(peer, said)
+        if isinstance(said, Listen):
+            node.pool.run(Answering(delivery, node.membership.listen))
+            return
+        if isinstance(said, LeaveOut):
+            left = partial(node.direct_topics.leave_out, said)
+            node.pool.run(Answering(delivery, left))
+            return
+        if isinstance(said, Joined):
+            node.joined(peer, said)
+        elif isinstance(said, Uncover):
+            node.direct_topics.uncover(said)
         else:
             error = PermissionDenied(said.principal, said.operation, said.subject)
             logger.warning("the broker passes nothing on: %s", error)
-            self._node.topics.refuse(said.source, error)
+            node.topics.refuse(said.source, error)
         delivery.acknowledge()
 
 
-def _read(delivery: Delivery) -> ShowGrant | Joined | Refused:
-    for kind in (ShowGrant, Joined, Refused):
+_FromHome = Joined | Refused | Uncover | LeaveOut | Listen
+_SAID = (str, ShowGrant, Joined, Refused, Fence, Uncover, LeaveOut, Listen, *ASKED)
+
+
+def _read(delivery: Delivery) -> Any:
+    """Return what was said.
+
+    Raises:
+        InvalidMessage: it is nothing that is said to processes.
+    """
+    for kind in _SAID:
         found = payload_type(kind)
         if delivery.schema == found.schema:
-            said: Any = found.decode(delivery.payload)
-            return said  # type: ignore[no-any-return]
+            return found.decode(delivery.payload)
     raise InvalidMessage(delivery.schema, "a process takes no such message at $bus")

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AgentbusError, DeadlineExceeded, PeerLost
-from ..routing import BROKER, Register, Unregister
+from ..routing import BROKER, Listener, Register, Unregister
 from ..wire import Backoff
 from .origin import Origin
 
@@ -37,6 +37,13 @@ class Membership:
         """Connect to the home. Raises as `Routes.connect_home`."""
         self._path = path
         await self._node.routes.connect_home(path, origin)
+
+    async def listen(self) -> Listener:
+        """Accept links from now on, if this process can; returns where."""
+        node = self._node
+        if node.routes.home_is_broker:
+            await node.routes.listen_beside_home(self._path, node.name)
+        return Listener(node.name, node.routes.listens_at, node.routes.shown_key)
 
     async def register(self, name: str, slots: int) -> None:
         """Take a name for an agent of this process, where a broker keeps names.

@@ -32,6 +32,7 @@ from .call import Call, Generation
 from .deadlines import DeadlineTimer
 from .delivery import Delivery
 from .direct import DirectLinks
+from .direct_topics import DirectTopics
 from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
@@ -98,6 +99,7 @@ class Node:
         self.models = ModelClient(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
+        self.direct_topics = DirectTopics(self)
         self.gate: Gate | None = None
         self._control = LinkControl(self)
         self.relay: Relay | None = None
@@ -314,6 +316,14 @@ class Node:
         self, peer: Peer, said: object, origin: Origin, returns: type | None = None
     ) -> Any:
         """Say something to a peer's process itself, and return its answer, if it is to give one."""
+        return await self.say(peer, said, origin, returns).wait()
+
+    def say(self, peer: Peer, said: object, origin: Origin, returns: type | None = None) -> Pending:
+        """Say something to a peer's process itself, behind all that was sent there before.
+
+        Raises:
+            AgentbusError: it cannot be sent.
+        """
         pending = self.pending(BUS, None, returns or type(None), stream=False)
         pending.deadline = self.timer.add(origin.deadline_at, pending.expire)
         try:
@@ -321,7 +331,7 @@ class Node:
         except BaseException:
             pending.drop()
             raise
-        return await pending.wait()
+        return pending
 
     def guard(self, gate: Gate | None) -> None:
         """Have a gate decide which messages of peers are taken; None takes all."""
@@ -334,6 +344,8 @@ class Node:
         """Take the rules of the broker that this process joined, also when they change."""
         self.guard(GrantGate(home, joined, self.timer) if joined.guarded else None)
         self.topics.allow_all()
+        if joined.guarded:
+            self.direct_topics.end()
         self.routes.guard(joined.guarded)
 
     def let_go(self, peer: Peer) -> None:
@@ -377,7 +389,10 @@ class Node:
         self.topics.forget(peer)
         self.grants.forget_peer(peer)
         self.direct.forget(peer)
+        if self.topics.bypass is not None:
+            self.topics.bypass.forget(peer)
         was_home = peer is self.routes.home
+        self.direct_topics.lost(peer, is_home=was_home)
         self.routes.forget(peer)
         if was_home:
             self.membership.home_left(peer.name, closed=error is None)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from .. import transport
 from ..config import BusSettings, Keys
 from ..errors import ConfigError, DeadlineExceeded, NoResponder, NotAuthorised, PeerLost
-from ..routing import BROKER, Join, Joined, Locate, Location, Route, ShowGrant
+from ..routing import BROKER, Join, Joined, Listener, Locate, Location, Route, ShowGrant
 from ..telemetry import NO_TRACE
-from ..transport import TCP_SCHEME, Link, Listener, connect_unix, listen_unix
+from ..transport import TCP_SCHEME, Link, connect_unix, listen_unix
 from ..wire import Hello
 from .direct import DirectLinks
 from .grants import Grants
@@ -71,7 +72,7 @@ class Routes:
         """Whether it was closed in order."""
         self._home_is_broker = True
         self._connecting = anyio.Lock()
-        self._listener: Listener | None = None
+        self._listener: transport.Listener | None = None
 
     @property
     def home(self) -> Peer | None:
@@ -147,8 +148,13 @@ class Routes:
 
     async def listen_beside_home(self, home_path: str, name: str) -> None:
         """Accept links beside the home's own socket, if it has one and this process does not."""
-        if self._listener is None and not self._home_is_far:
-            await self.listen(str(Path(home_path).with_name(f"{name}.sock")))
+        if not self._home_is_far:
+            path = str(Path(home_path).with_name(f"{name}.sock"))
+            await alone(self._connecting, partial(self._listen_once, path))
+
+    async def _listen_once(self, path: str) -> None:
+        if self._listener is None:
+            await self.listen(path)
 
     async def reach(self, name: str, origin: Origin) -> Peer:
         """Return the peer that has the agent `name`, or the instance `name/key`.
@@ -178,9 +184,7 @@ class Routes:
         """Ask the home where an agent is, and get there."""
         route = await self._ask(Locate(name, origin.source), Route, origin)
         # One link serves both directions: each side then knows what the other holds.
-        peer = self._peers.named(route.location.peer)
-        if peer is not None and peer.link.key not in ("", route.key):
-            peer = None  # it calls itself so, with another key
+        peer = self._present(route.location.peer, route.key)
         if self._guarded and not route.grant:
             return home
         if self._guarded and peer is not None and peer.principal != route.principal:
@@ -193,6 +197,31 @@ class Routes:
             renew = partial(self._renew, name, origin, peer)
             self._grants.shown(edge, route.seconds, renew)
         return peer
+
+    @property
+    def may_pass_by(self) -> bool:
+        """Whether this process may publish past its home: a broker without a policy."""
+        return self._home is not None and self._home_is_broker and not self._guarded
+
+    async def reach_listener(self, listener: Listener) -> Peer | None:
+        """Return the peer that listens to a topic, by a link of its own; None if there is none."""
+        peer = self._present(listener.process, listener.key)
+        if peer is not None:
+            return None if peer is self._home else peer
+        is_far = listener.path.startswith(TCP_SCHEME)
+        if not listener.path or (is_far and self._keys is None):
+            return None
+        try:
+            peer = await self._connect_directly(listener.path, listener.key)
+        except (ConfigError, NotAuthorised, PeerLost):
+            return None
+        return peer if peer is not None and peer.name == listener.process else None
+
+    def _present(self, process: str, key: str) -> Peer | None:
+        """Return the peer that is a process, if there is a link to it and none calls itself so with
+        another key."""
+        peer = self._peers.named(process)
+        return None if peer is not None and peer.link.key not in ("", key) else peer
 
     async def _renew(self, name: str, origin: Origin, peer: Peer) -> None:
         """Get and show another grant for an edge that is in use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import BusSettings
 from ..errors import (
@@ -30,6 +30,10 @@ from .requester import check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription
 from .types import TypeTable
+from .ways import Ways
+
+if TYPE_CHECKING:
+    from .bypass import Bypass
 
 __all__ = ["Topics"]
 
@@ -58,13 +62,16 @@ class Topics:
         self._types = types
         self._metrics = metrics
         self._limit = settings.delayed
+        self._time = loop.time
         self._table: SubscriptionTable[Subscription | Peer] = SubscriptionTable()
         self._subscriptions: set[Subscription] = set()
         self._patterns: dict[Peer, int] = {}
         self._refused: dict[tuple[str, str], str] = {}
         """What the broker does not pass on, by agent and topic, with the principal that it named."""
         self.gate: Gate | None = None
-        self.is_broker = False
+        self.ways = Ways(loop.time)
+        self.bypass: Bypass | None = None
+        """In a broker: who gets a publisher's messages without it."""
         self.delayed = Delayed(loop, settings.delayed)
 
     @property
@@ -161,25 +168,35 @@ class Topics:
         """
         if self._refused and (source, topic) in self._refused:
             raise PermissionDenied(self._refused[source, topic], PUBLISH, topic)
-        subscribers = self._subscribers(topic)
+        subscribers = self.subscribers(topic)
         kind = payload_type(type(payload))
         peers = self._routes.homes()
+        way = self.ways.find(topic) if peers else None
+        if way is not None:
+            peers = way.targets(peers, self._time())
         self._metrics.published += 1
         for subscriber in subscribers:
             if isinstance(subscriber, Subscription):
                 subscriber.deliver((Published(topic, kind.receive(payload), source),))
             else:
                 peers.append(subscriber)
-        if not peers:
+        if not peers and way is None:
             return
         frames = kind.encode(payload)
+        if way is not None:
+            way.hold(source, kind.schema, frames)
         for peer in peers:
-            try:
-                _send(peer, source, topic, kind.schema, frames)
-            except AgentbusError as error:
-                self._note_dropped(1, topic, error)
+            self.send(peer, source, topic, kind.schema, frames)
 
-    def _subscribers(self, topic: str) -> tuple[Subscription | Peer, ...]:
+    def send(self, peer: Peer, source: str, topic: str, schema: str, frames: Frames) -> None:
+        """Send a message to one process; one that cannot be sent is counted as dropped."""
+        try:
+            _send(peer, source, topic, schema, frames)
+        except AgentbusError as error:
+            self._note_dropped(1, topic, error)
+
+    def subscribers(self, topic: str) -> tuple[Subscription | Peer, ...]:
+        """Return who gets what is published on a topic. Raises `InvalidName` if it is none."""
         found = self._table.matched(topic)
         return self._table.match(check_topic(topic)) if found is None else found
 
@@ -215,22 +232,23 @@ class Topics:
             raise MalformedFrame(f"{count} messages in one envelope are over {MAX_BATCH}")
         topic, source = envelope.target, envelope.source
         if (
-            self.gate is not None or (self.is_broker and topic.startswith(_RESERVED))
+            self.gate is not None or (self.bypass is not None and topic.startswith(_RESERVED))
         ) and not self._is_let_in(peer, envelope):
             return
+        passed = () if self.bypass is None else self.bypass.passed(peer, topic)
         values: Sequence[Any] | None = None
-        for subscriber in self._subscribers(topic):
+        for subscriber in self.subscribers(topic):
             if isinstance(subscriber, Subscription):
                 values = self._read(envelope, values)
                 # Half the time of calling the class.
                 made = [_NEW(Published, (topic, value, source)) for value in values]
                 subscriber.deliver(made)
-            elif subscriber is not peer:
+            elif subscriber is not peer and subscriber not in passed:
                 self._forward(subscriber, envelope)
 
     def _is_let_in(self, peer: Peer, envelope: Envelope) -> bool:
         try:
-            if self.is_broker and envelope.target.startswith(_RESERVED):
+            if self.bypass is not None and envelope.target.startswith(_RESERVED):
                 raise InvalidName(envelope.target, "topics that begin with '$' are the bus's own")
             if self.gate is not None:
                 self.gate.check_publish(peer, envelope.source, envelope.target)

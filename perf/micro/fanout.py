@@ -43,7 +43,8 @@ SUITE = Suite(
     peers=(NATS,),
     method=(
         f"one publisher, a broker, subscribers in two more processes, {PAYLOAD_BYTES} bytes a "
-        f"message; the publisher is at most {WINDOW} messages ahead of the slowest subscriber's "
+        "message; agentbus's publisher sends past its broker once it publishes much; "
+        f"the publisher is at most {WINDOW} messages ahead of the slowest subscriber's "
         "reports; contenders take turns in rounds, medians over the rounds."
     ),
     run=run,

@@ -1,0 +1,234 @@
+"""The publisher's part in publishing past the broker; what is said and why is in `routing.bypass`.
+
+A topic on which many messages leave in a short time is looked at: if the broker names all who
+listen and each can be reached by a link of its own, they are moved there one by one. While one
+moves, messages for it are held until the broker says that it has read all that came the old way, so
+that their order stays. A listener that does not answer holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import AgentbusError
+from ..routing import (
+    COVER_SECONDS,
+    MAX_DIRECT,
+    MAX_WAYS,
+    Audience,
+    Fence,
+    FindListeners,
+    LeaveOut,
+    PassBy,
+    Passed,
+    Readmit,
+    Renew,
+    Renewed,
+    Uncover,
+)
+from .job import Job
+from .remote import Peer
+from .ways import Move, Way
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["DirectTopics"]
+
+_RENEW_EVERY = COVER_SECONDS / 3
+_IDLE = 10
+"""How many times in a row a way was not used when it is given up."""
+_RETRY_AFTER = 2.0
+"""Seconds until it is looked again who listens, where some cannot be sent to."""
+
+
+class DirectTopics:
+    """Moves topics that this process publishes much on to links of their own, and back."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.ways = node.topics.ways
+        self.ways.consider = self._consider
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing = False
+
+    def uses(self, peer: Peer) -> bool:
+        """Tell whether messages on some topic go to a peer without the broker."""
+        ways = self.ways
+        return any(peer in way.direct or any(m.peer is peer for m in way.moves) for way in ways)
+
+    def uncover(self, said: Uncover) -> None:
+        """The broker needs what is published on a topic again."""
+        way = self.ways.of(said.topic)
+        if way is not None:
+            way.revoked = max(way.revoked, said.cover)
+            way.until = 0.0
+
+    async def leave_out(self, said: LeaveOut) -> None:
+        """A process does not listen to a topic any more; returns once it has read what it was sent."""
+        way = self.ways.of(said.topic)
+        if way is None:
+            return
+        for move in way.moves:
+            if move.peer.name == said.process:
+                move.left = max(move.left, said.turn)
+        turns = way.direct.items()
+        left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
+        for peer in left:
+            del way.direct[peer]
+            await self._node.tell(peer, Fence(), self._node.program_origin(None))
+
+    def end(self) -> None:
+        """Publish by way of the home alone, which is told so."""
+        for way in self.ways:
+            self._give_up(way)
+            for move in way.moves:
+                move.lost = True
+
+    def lost(self, peer: Peer, *, is_home: bool) -> None:
+        """A link is over."""
+        for way in self.ways:
+            for move in way.moves:
+                move.lost |= is_home or move.peer is peer
+            if not is_home and way.direct.pop(peer, 0):
+                self._readmit(way, peer)
+        if is_home:
+            self.ways.clear()
+
+    def close(self) -> None:
+        """Renew nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _consider(self, way: Way, now: float) -> None:
+        """Look who listens to a topic that is published much on, if the home is to be spared."""
+        if way.busy or way.moves or way.until > now or way.retry_at > now:
+            return
+        if self._node.routes.may_pass_by and sum(1 for one in self.ways if one.direct) < MAX_WAYS:
+            way.busy = True
+            self._node.pool.run(Job(f"who listens to {way.topic}", partial(self._look, way)))
+
+    async def _look(self, way: Way) -> None:
+        try:
+            await self._move_all(way)
+        finally:
+            way.busy = False
+            way.retry_at = self._node.now() + _RETRY_AFTER
+
+    async def _move_all(self, way: Way) -> None:
+        """Begin to move all who listen, if all can be reached."""
+        node, home = self._node, self._node.routes.home
+        if home is None:
+            return
+        origin = node.program_origin(None)
+        audience: Audience = await node.tell(home, FindListeners(way.topic), origin, Audience)
+        if len(audience.processes) > min(MAX_DIRECT, node.settings.links):
+            return
+        peers = []
+        for listener in audience.processes:
+            peer = await node.routes.reach_listener(listener)
+            if peer is None:
+                return
+            peers.append(peer)
+        if node.routes.home is not home:
+            return
+        for peer in peers:
+            if peer not in way.direct:
+                move = Move(peer, node.metrics)
+                node.pool.run(
+                    Job(f"{peer.name} is not sent to", partial(self._move, way, home, move))
+                )
+
+    async def _move(self, way: Way, home: Peer, move: Move) -> None:
+        """Have the home leave a listener out, and send there what it does not get from then on."""
+        node, peer = self._node, move.peer
+        said, asked_at = PassBy(way.topic, peer.name), node.now()
+        way.moves.append(move)
+        passed = None
+        try:
+            # It is sent before this waits: what is published from here on comes behind it.
+            passed = await node.tell(home, said, node.program_origin(None), Passed)
+        finally:
+            way.moves.remove(move)
+            if passed is None:
+                self._fail(way, move)
+        if not passed.turn or move.left >= passed.turn:
+            return
+        if move.lost or peer.link.closing or node.routes.home is not home:
+            self._fail(way, move)
+            return
+        way.direct[peer] = passed.turn
+        for source, schema, frames in move.held:
+            node.topics.send(peer, source, way.topic, schema, frames)
+        self._covered(way, passed.cover, asked_at)
+        self._start()
+
+    def _fail(self, way: Way, move: Move) -> None:
+        """A listener gets nothing but by the home; what was held for it is lost."""
+        self._node.metrics.dropped += len(move.held)
+        self._readmit(way, move.peer)
+
+    def _covered(self, way: Way, cover: int, since: float) -> None:
+        if cover > way.revoked:
+            way.until = max(way.until, since + COVER_SECONDS)
+
+    def _readmit(self, way: Way, *peers: Peer) -> None:
+        """Have the home pass on to listeners again, from the next message on."""
+        node, home = self._node, self._node.routes.home
+        way.until = 0.0
+        if home is None or node.closed:
+            return
+        said = Readmit(way.topic, tuple(peer.name for peer in peers))
+        try:
+            told = node.say(home, said, node.program_origin(None))
+        except AgentbusError:
+            # Somebody would get nothing any more: with the link gone all of this ends.
+            home.link.abort()
+        else:
+            node.pool.run(Job("the broker was not told who needs it", told.wait))
+
+    def _give_up(self, way: Way) -> None:
+        if way.direct:
+            peers, way.direct = tuple(way.direct), {}
+            self._readmit(way, *peers)
+
+    def _start(self) -> None:
+        node = self._node
+        if self._timer is None and not node.closed:
+            self._timer = node.loop.call_later(_RENEW_EVERY, self._tick)
+
+    def _tick(self) -> None:
+        """Renew the covers of topics that are in use, and give up those that are not."""
+        self._timer = None
+        used = []
+        for way in self.ways:
+            mark = (way.count, way.since)
+            way.idle = way.idle + 1 if mark == way.mark else 0
+            way.mark = mark
+            if way.direct and way.idle >= _IDLE:
+                self._give_up(way)
+            elif way.direct:
+                used.append(way.topic)
+        if not used:
+            return
+        self._start()
+        home = self._node.routes.home
+        if home is not None and not self._renewing:
+            self._renewing = True
+            renew = partial(self._renew, home, tuple(used[:MAX_WAYS]))
+            self._node.pool.run(Job("what goes past the broker was not renewed", renew))
+
+    async def _renew(self, home: Peer, topics: tuple[str, ...]) -> None:
+        node, asked_at = self._node, self._node.now()
+        try:
+            origin = node.program_origin(None)
+            renewed: Renewed = await node.tell(home, Renew(topics), origin, Renewed)
+        finally:
+            self._renewing = False
+        if node.routes.home is home:
+            for topic, cover in renewed.covers.items():
+                way = self.ways.of(topic)
+                if way is not None and way.direct:
+                    self._covered(way, cover, asked_at)
