@@ -336,7 +336,7 @@ class Node:
     def guard(self, gate: Gate | None) -> None:
         """Have a gate decide which messages of peers are taken; None takes all."""
         self.gate = self.topics.gate = gate
-        self.peers.guard(gate)
+        self.peers.intake.guard(gate)
         for peer in self.peers:
             peer.allowed.clear()
 

@@ -414,12 +414,14 @@ async def test_an_answer_before_the_acceptance_leaves_nothing(socket_dir: Path) 
 
         def joined(peer: Peer, envelope: Envelope) -> None:
             heads = pack_reply_head(envelope.id, 0.0, 0.0)
-            peers._take_replies(peer, replace(envelope, payloads=(heads, envelope.payloads[1])))
+            peers.intake._take_replies(
+                peer, replace(envelope, payloads=(heads, envelope.payloads[1]))
+            )
 
         def deaf(peer: Peer, envelope: Envelope) -> None:
             """The acceptance is late."""
 
-        peers._takers |= {Kind.REPLY.value: joined, Kind.ACCEPT.value: deaf}
+        peers.intake._takers |= {Kind.REPLY.value: joined, Kind.ACCEPT.value: deaf}
         with anyio.fail_after(5):
             answer = await bus.request("first", Ping(number=1), returns=Pong)
         assert answer == Pong(number=1, by="second")
