@@ -27,6 +27,8 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+_MOST = 1024 * 1024 * MIB
+"""Of any bound; more is a slip, and no system has it."""
 _MAX_THREADS = 1024
 _STRICT = {"strict": True, "extra": "forbid"}
 """For settings that are read from files: no value is guessed, no key is passed over."""
@@ -66,6 +68,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         _require_positive(self)
+        for f in fields(self):
+            if getattr(self, f.name) > _MOST:
+                raise ConfigError(f.name, f"must be at most {_MOST} (1 TiB)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

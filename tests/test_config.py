@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agentbus import BusSettings, EngineSettings
+from agentbus.config import Limits
 from agentbus.errors import ConfigError
 
 
@@ -15,6 +16,8 @@ from agentbus.errors import ConfigError
         (BusSettings, "mailbox", 0),
         (BusSettings, "default_deadline", math.inf),
         (BusSettings, "busy_poll", -1e-6),
+        (Limits, "shared", 2**63),
+        (Limits, "frame", 0),
         (EngineSettings, "threads", -1),
         (EngineSettings, "threads", 10_000),
         (EngineSettings, "kv_tokens", 15),

@@ -11,6 +11,7 @@ import orjson
 import pydantic
 
 from ..client import Bus
+from ..client.payload import problem_of
 from ..errors import ConfigError, InvalidMessage, NoHandler, NoResponder
 from ..ops import AgentDescription, DescribeAgent, HandlerDescription, process_agent_name
 from .keys import Join
@@ -167,6 +168,4 @@ def _imported(path: str, value: Any) -> Any:
     except (ImportError, AttributeError, pydantic.PydanticUserError) as error:
         raise ConfigError("--type", f"{path!r} cannot be used: {error}") from error
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "value"
-        raise InvalidMessage(name, f"{where}: {first['msg']}") from error
+        raise InvalidMessage(name, problem_of(error)) from error

@@ -325,7 +325,7 @@ class Bus(Requester):
 
     def within(self, budget: Budget) -> Requester:
         """Return an asker whose requests together stay within a budget."""
-        return Limited(self, Ledger(budget.amount))
+        return Limited(self, Ledger.of(budget))
 
     def traced(self, traceparent: str) -> Requester:
         """Return an asker whose requests belong to a trace that began elsewhere.
@@ -345,7 +345,7 @@ class Bus(Requester):
 
     def _lending(self, deadline: float | None, budget: Budget | None) -> Origin:
         origin = (self._node or self._entered()).program_origin(deadline)
-        return origin if budget is None else origin.lent(Ledger(budget.amount).lend())
+        return origin if budget is None else origin.lent(Ledger.of(budget).lend())
 
     def _entered(self) -> Node:
         if self._node is None:

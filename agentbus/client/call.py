@@ -130,7 +130,7 @@ class Call(Requester):
 
     def within(self, budget: Budget) -> Requester:
         """Return an asker whose requests together stay within a budget, and within this call's."""
-        return Limited(self, Ledger(budget.amount, self._delivery.origin.ledger))
+        return Limited(self, Ledger.of(budget, self._delivery.origin.ledger))
 
     @property
     def replies(self) -> Replies:
@@ -252,7 +252,7 @@ class Call(Requester):
         origin, ledger = self._origin(deadline), self._delivery.origin.ledger
         if ledger is not None:
             return origin.lent(ledger.lend(budget))
-        return origin if budget is None else origin.lent(Ledger(budget.amount).lend())
+        return origin if budget is None else origin.lent(Ledger.of(budget).lend())
 
     def _origin(self, deadline: float | None) -> Origin:
         origin = self._delivery.origin

@@ -26,7 +26,7 @@ from .annotations import holds_buffers
 from .copies import copier
 from .flat import flat_dump
 
-__all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type"]
+__all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type", "problem_of"]
 
 PLAIN: Final = (str, bytes, bytearray, memoryview, int, float, bool, type(None), list, dict, tuple)
 """Types that every process knows by name."""
@@ -173,9 +173,7 @@ class PayloadType:
         try:
             return self._validate(plain)
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "value"
-            raise InvalidMessage(self.name, f"{where}: {first['msg']}") from error
+            raise InvalidMessage(self.name, problem_of(error)) from error
         except Exception as error:
             # A validator of the user's own may raise anything: its message fails, not the link.
             raise InvalidMessage(self.name, f"its validator raised {error!r}") from error
@@ -192,6 +190,14 @@ class PayloadType:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise InvalidMessage(self.name, f"cannot be copied: {error}") from error
         return self.decode(copy_buffers(payload_type(type(value)).encode(value)))
+
+
+def problem_of(error: pydantic.ValidationError) -> str:
+    """Say which field of a value is wrong, and how many more are."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(step) for step in first["loc"]) or "value"
+    others = error.error_count() - 1
+    return f"{where}: {first['msg']}{f' (and {others} more)' if others else ''}"
 
 
 def _plain(value: Any) -> Any:

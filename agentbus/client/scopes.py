@@ -31,7 +31,7 @@ class Limited(Requester):
 
     def within(self, budget: Budget) -> Requester:
         """Return an asker whose requests together stay within a budget that is part of this one."""
-        return Limited(self._asker, Ledger(budget.amount, self._ledger))
+        return Limited(self._asker, Ledger.of(budget, self._ledger))
 
     @property
     def _sender(self) -> Node:
@@ -65,7 +65,7 @@ class Traced(Requester):
 
     def within(self, budget: Budget) -> Requester:
         """Return an asker whose requests together stay within a budget, and in this trace."""
-        return Limited(self, Ledger(budget.amount))
+        return Limited(self, Ledger.of(budget))
 
     @property
     def _sender(self) -> Node:

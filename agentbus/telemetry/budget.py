@@ -109,6 +109,17 @@ class Ledger:
         self._within = within
         self._spent = self._lent = NOTHING
 
+    @staticmethod
+    def of(budget: Budget, within: Ledger | None = None) -> Ledger:
+        """Return the ledger of a budget.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if not isinstance(budget, Budget):
+            raise ConfigError("budget", f"must be a Budget(tokens=…, cost=…), not {budget!r}")
+        return Ledger(budget.amount, within)
+
     @property
     def used(self) -> Amount:
         """What was spent, or is lent and may be."""

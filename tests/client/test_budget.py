@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from agentbus import Agent, Budget, Bus, BusSettings, Call, EngineSettings, Prices, handler
 from agentbus.errors import (
     BudgetExceeded,
+    ConfigError,
     DeadlineExceeded,
     HandlerFailed,
     MailboxFull,
@@ -334,3 +335,14 @@ async def test_who_does_not_wait_does_not_know_and_counts_all(pair: Pair) -> Non
         with pytest.raises(DeadlineExceeded):
             await purse.request("a", Hold(), deadline=0)
         assert purse.budget == Budget(tokens=80)  # that one was not sent
+
+
+@pytest.mark.pure
+async def test_what_is_no_budget_is_refused_by_name() -> None:
+    async with Bus.open() as bus:
+        for ask in (
+            lambda: bus.request("nobody", 1, budget=5),  # type: ignore[call-overload]
+            lambda: bus.within(5).request("nobody", 1),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(ConfigError, match=r"^budget: must be a Budget"):
+                await ask()

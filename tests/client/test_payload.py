@@ -94,6 +94,13 @@ def test_nothing_mutable_is_shared_below_the_surface() -> None:
     assert value.words == ["a"]
 
 
+def test_what_is_wrong_is_named_and_how_much_more() -> None:
+    with pytest.raises(InvalidMessage, match=r"^Flat: number: .* valid integer$"):
+        payload_type(Flat).decode((msgpack.packb({"number": [], "text": "x"}),))
+    with pytest.raises(InvalidMessage, match=r"^Flat: number: .* \(and 1 more\)$"):
+        payload_type(Flat).decode((msgpack.packb({}),))
+
+
 def test_another_type_is_converted_as_the_wire_would() -> None:
     assert payload_type(Flat).receive({"number": "5", "text": "x"}) == Flat(number=5, text="x")
     with pytest.raises(InvalidMessage, match="number"):
