@@ -57,6 +57,7 @@ async def run_doctor(url: str, join: Join, *, json: bool) -> bool:
         *check_libraries(),
         check_curve(),
         check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        check_memory(Path("/proc/sys/kernel/yama/ptrace_scope")),
         *check_cores(os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")),
         *check_place(url),
         await check_broker(url, join),
@@ -121,6 +122,17 @@ def check_files(limit: int) -> Check:
     if limit == resource.RLIM_INFINITY or limit >= _MIN_FILES:
         return Check("open files", "ok", "no limit" if limit < 0 else f"at most {limit}")
     return Check("open files", "warn", f"at most {limit}", f"ulimit -n {_MIN_FILES} or more")
+
+
+def check_memory(scope: Path) -> Check:
+    """Look which way large payloads take; `scope` is where Yama says who may write to whom."""
+    if sys.platform != "linux":
+        return Check("large data", "ok", "through sockets: shared memory is for Linux")
+    allowed = not scope.is_file() or scope.read_text().strip() == "0"
+    if allowed or os.geteuid() == 0:
+        return Check("large data", "ok", "straight into the receiver's memory")
+    found = "through shared memory: kernel.yama.ptrace_scope keeps processes from each other"
+    return Check("large data", "ok", found)
 
 
 def check_cores(cores: int, threads: str) -> Iterator[Check]:

@@ -178,6 +178,8 @@ def _line_of(text: str, keys: Sequence[str]) -> int:
         header = re.match(r"\s*(\[\[?)\s*([\w.-]+)\s*\]", line)
         if header:
             table = header[2].split(".")
+            if table == list(keys):
+                return number
             if header[1] == "[[":
                 at = counts[header[2]] = counts.get(header[2], -1) + 1
                 table = [*table, str(at)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from agentbus.cli.doctor import (
     check_files,
     check_folder,
     check_libraries,
+    check_memory,
     check_python,
     check_sockets,
 )
@@ -34,6 +36,16 @@ def test_limits() -> None:
     assert [check.status for check in check_cores(1, "")] == ["warn", "ok"]
     assert [check.status for check in check_cores(2, "4")] == ["ok", "warn"]
     assert [check.status for check in check_cores(4, "4")] == ["ok", "ok"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at a Linux kernel's settings")
+def test_the_way_of_large_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    scope = tmp_path / "ptrace_scope"
+    assert "straight into" in check_memory(scope).found, "without Yama"
+    for said, found in (("0", "straight into"), ("1", "shared memory"), ("3", "shared memory")):
+        scope.write_text(said + "\n")
+        assert found in check_memory(scope).found
 
 
 def test_the_folder(socket_dir: Path) -> None:

@@ -48,6 +48,7 @@ WRONG = {
     "[log]\nlevel = 'loud'": "line 2: log.level: input should be 'debug', 'info', 'warning' or",
     "drain_timeout = -1": "line 1: drain_timeout: must be greater than 0",
     "[acl]\nruls = []": "line 2: acl.ruls: unknown key; did you mean rules?",
+    "[[acl.rule]]\nwho = ['*']": "line 1: acl.rule: unknown key; did you mean rules?",
     "[acl]\nrules = 3": "line 2: acl.rules: input should be a valid array",
     "[[acl.rules]]\nwho = ['*']\nalow = ['*']\non = ['>']": (
         "line 3: acl.rules.0.alow: unknown key; did you mean allow?"
