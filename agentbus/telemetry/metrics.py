@@ -134,10 +134,11 @@ class AgentMetrics:
     )
 
     def __init__(self) -> None:
-        self._counts = [0] * (2 * BUCKETS)
-        """By bucket, of times in the mailbox at even places and of times in the handler at odd."""
+        self._counts: list[int] = []
+        """By bucket, of times in the mailbox at even places and of times in the handler at odd; up
+        to the highest bucket so far."""
         self._queue_s = self._handle_s = 0.0
-        self._failures: dict[str, int] = {}
+        self._failures: dict[str, int] | None = None
         self._reused = self._prefilled = self._decoded = 0
         self._ttft: Histogram | None = None
         """There once a model was called."""
@@ -148,6 +149,9 @@ class AgentMetrics:
         queue, handle = int(queue_s * 1e6).bit_length(), int(handle_s * 1e6).bit_length()
         if queue > _LAST or handle > _LAST:
             queue, handle = min(_LAST, queue), min(_LAST, handle)
+        missing = 2 * max(queue, handle) + 2 - len(counts)
+        if missing > 0:
+            counts += [0] * missing
         counts[2 * queue] += 1
         counts[2 * handle + 1] += 1
         self._queue_s += queue_s
@@ -155,6 +159,8 @@ class AgentMetrics:
 
     def failed(self, code: str) -> None:
         """Count a request that was refused or ended with an error."""
+        if self._failures is None:
+            self._failures = {}
         _add(self._failures, code)
 
     def charged(self, cost: ModelCost) -> None:
@@ -168,12 +174,13 @@ class AgentMetrics:
 
     def report(self, name: str, waiting: int) -> AgentReport:
         """Return what was counted for the agent `name`, in whose mailbox so many wait now."""
+        counts = self._counts + [0] * (2 * BUCKETS - len(self._counts))
         return AgentReport(
             name=name,
             waiting=waiting,
-            failures=dict(self._failures),
-            queue=Distribution(tuple(self._counts[::2]), self._queue_s),
-            handle=Distribution(tuple(self._counts[1::2]), self._handle_s),
+            failures=dict(self._failures or {}),
+            queue=Distribution(tuple(counts[::2]), self._queue_s),
+            handle=Distribution(tuple(counts[1::2]), self._handle_s),
             reused_tokens=self._reused,
             prefilled_tokens=self._prefilled,
             decoded_tokens=self._decoded,

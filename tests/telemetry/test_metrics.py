@@ -83,6 +83,17 @@ def test_an_agent_sorts_its_times_as_histograms_do(times: list[tuple[float, floa
     assert report.handle == observed(handle_s for _, handle_s in times).report()
 
 
+def test_an_agent_has_all_buckets_though_it_keeps_but_those_that_it_needs() -> None:
+    metrics = AgentMetrics()
+    assert metrics.report("a", 0).queue == Histogram().report()
+    metrics.replied(3e-6, 1e-6)
+    metrics.replied(1e-6, 5e-3)
+    report = metrics.report("a", 0)
+    assert report.queue == observed((3e-6, 1e-6)).report()
+    assert report.handle == observed((1e-6, 5e-3)).report()
+    assert report.failures == {}
+
+
 def test_a_log_gives_each_agent_its_times() -> None:
     log, adder, idle = TimeLog(), AgentMetrics(), AgentMetrics()
     log.times += (adder, 1e-6, 5e-6, idle, 3e-6, 2.0, adder, 1e-6, 9e-6)
