@@ -44,7 +44,6 @@ def _copy_values(item: Copy) -> Copy:
 
 
 _SLOTS: Final = pydantic.BaseModel.__dict__
-_SET_FIELDS: Final = _SLOTS["__dict__"].__set__
 _SET_FIELDS_SET: Final = _SLOTS["__pydantic_fields_set__"].__set__
 _SET_EXTRA: Final = _SLOTS["__pydantic_extra__"].__set__
 _SET_PRIVATE: Final = _SLOTS["__pydantic_private__"].__set__
@@ -64,12 +63,12 @@ def _copy_model(kind: type[pydantic.BaseModel]) -> Copy:
     def copied(value: pydantic.BaseModel) -> pydantic.BaseModel:
         if type(value) is not kind:
             return copy.deepcopy(value)
-        inside = value.__dict__.copy()
-        for name, copier in changeable:
-            inside[name] = copier(inside[name])
         # As `BaseModel.__copy__` does it, which takes four times as long.
         made = new(kind)
-        _SET_FIELDS(made, inside)
+        inside = made.__dict__  # is there already; to put another in its place takes longer
+        inside.update(value.__dict__)
+        for name, copier in changeable:
+            inside[name] = copier(inside[name])
         _SET_FIELDS_SET(made, value.__pydantic_fields_set__.copy())
         _SET_EXTRA(made, None)
         _SET_PRIVATE(made, None)
