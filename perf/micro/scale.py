@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from agentbus import Agent, Bus, Call, handler
 from ..report import Row, compare
 from ..rounds import interleave
 from ..suite import Progress, Suite
-from ..workloads import NS_PER_US, PING, REQUEST_TIMEOUT_S, Calls, Load, Ping, tail
+from ..workloads import NS_PER_S, NS_PER_US, PING, REQUEST_TIMEOUT_S, Load, Ping, tail
 
 __all__ = ["SUITE", "Crowd", "contend", "measure"]
 
@@ -44,10 +44,31 @@ class Notes(Agent):
 
 
 @dataclass(frozen=True, slots=True)
+class RandomCalls:
+    """Requests to agents chosen at random. Choosing is not timed: who asks has the name in its hand."""
+
+    bus: Bus
+    names: Sequence[str]
+    choose: Callable[[Sequence[str]], str]
+
+    async def latencies(self, seconds: float) -> list[int]:
+        """Send one request after another for `seconds`; return each round trip in ns."""
+        taken: list[int] = []
+        end = perf_counter_ns() + int(seconds * NS_PER_S)
+        while True:
+            target = self.choose(self.names)
+            before = perf_counter_ns()
+            if before >= end:
+                return taken
+            await self.bus.request(target, PING, deadline=REQUEST_TIMEOUT_S)
+            taken.append(perf_counter_ns() - before)
+
+
+@dataclass(frozen=True, slots=True)
 class Crowd:
     """Many agents, and what it took to start them."""
 
-    calls: Calls
+    calls: RandomCalls
     rss_growth_mib: float
     spawn_us: float
 
@@ -73,12 +94,8 @@ async def contend(size: str) -> AsyncGenerator[Crowd, None]:
             await bus.request(name, PING, deadline=REQUEST_TIMEOUT_S)
         gc.collect()
         growth = _resident_mib() - before
-        choose = random.Random(SEED).choice
-
-        async def request() -> object:
-            return await bus.request(choose(names), PING, deadline=REQUEST_TIMEOUT_S)
-
-        yield Crowd(Calls(request), growth, taken / len(names) / NS_PER_US)
+        calls = RandomCalls(bus, names, random.Random(SEED).choice)
+        yield Crowd(calls, growth, taken / len(names) / NS_PER_US)
 
 
 async def measure(crowd: Crowd, load: Load) -> dict[str, float]:
@@ -117,7 +134,7 @@ SUITE = Suite(
     peers=(),
     method=(
         "closed loop, one request at a time to agents of this process chosen uniformly at random, "
-        f"each with state; the peer is the same with {SIZES[0]} agents; rss_growth_mib is what "
+        f"which is not timed, each with state; the peer is the same with {SIZES[0]} agents; rss_growth_mib is what "
         "starting them and one message each added, spawn_us what starting one took; sizes take turns in rounds, medians over them."
     ),
     run=run,
