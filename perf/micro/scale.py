@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +22,42 @@ from ..workloads import NS_PER_S, NS_PER_US, PING, REQUEST_TIMEOUT_S, Load, Ping
 
 __all__ = ["SUITE", "Crowd", "contend", "measure"]
 
-QUICK_SIZES = (10, 1_000, 10_000)
 SIZES = (10, 1_000, 100_000)
-"""Starting the most takes most of a minute, which a quick run does not have."""
 QUICK = Load(rounds=5, warmup_s=0.4, latency_s=0.6, rate_s=0.0)
 FULL = Load(rounds=11, warmup_s=2.0, latency_s=2.0, rate_s=0.0)
 SEED = 7
 
 
 class Notes(Agent):
-    """Keeps the last message of each conversation."""
+    """Notes how many messages came, and what the last one said."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last = ""
+
+    @handler
+    async def note(self, ping: Ping, call: Call) -> Ping:
+        """Note the message and return it."""
+        self._count += 1
+        self._last = ping.body
+        return ping
+
+
+class Keeper(Agent):
+    """Keeps the last message of each conversation: what it replaces has to be taken apart, from
+    memory that nobody has touched for long."""
 
     def __init__(self) -> None:
         self._last: dict[str, Ping] = {}
 
     @handler
-    async def note(self, ping: Ping, call: Call) -> Ping:
+    async def keep(self, ping: Ping, call: Call) -> Ping:
         """Keep the message and return it."""
         self._last[ping.conversation] = ping
         return ping
+
+
+KINDS: Mapping[str, type[Agent]] = {"notes": Notes, "keepers": Keeper}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +98,15 @@ def _resident_mib() -> float:
 
 
 @asynccontextmanager
-async def contend(size: str) -> AsyncGenerator[Crowd, None]:
-    """Start `size` agents and have each handle a message."""
-    names = [f"notes-{number}" for number in range(int(size))]
+async def contend(crowd: str) -> AsyncGenerator[Crowd, None]:
+    """Start agents and have each handle a message; `crowd` is their kind and number: `notes_10`."""
+    kind, _, size = crowd.partition("_")
+    names = [f"{kind}-{number}" for number in range(int(size))]
     async with Bus.open() as bus:
         gc.collect()
         before, start = _resident_mib(), perf_counter_ns()
         for name in names:
-            await bus.spawn(Notes, name=name)
+            await bus.spawn(KINDS[kind], name=name)
         taken = perf_counter_ns() - start
         for name in names:
             await bus.request(name, PING, deadline=REQUEST_TIMEOUT_S)
@@ -109,24 +127,23 @@ async def measure(crowd: Crowd, load: Load) -> dict[str, float]:
 
 
 async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
-    """Measure all sizes in turn; the peer of each is the smallest."""
-    sizes = QUICK_SIZES if quick else SIZES
+    """Measure all kinds and sizes in turn; the peer of each is the smallest of its kind."""
+    cases = [f"{kind}_{size}" for kind in KINDS for size in SIZES]
     results = await interleave(
-        {_name(size): f"perf.micro.scale:contend:{size}" for size in sizes},
+        {case: f"perf.micro.scale:contend:{case}" for case in cases},
         QUICK if quick else FULL,
         progress,
         "perf.micro.scale:measure",
     )
-    smallest = _name(sizes[0])
-    reference = {key: value for key, value in results[smallest].items() if key.startswith("p")}
-    rows = compare(SUITE.name, smallest, results.pop(smallest), {})
-    for case, figures in results.items():
-        rows += compare(SUITE.name, case, figures, {smallest: reference})
+    rows: list[Row] = []
+    for kind in KINDS:
+        smallest = f"{kind}_{SIZES[0]}"
+        reference = {key: value for key, value in results[smallest].items() if key.startswith("p")}
+        rows += compare(SUITE.name, smallest, results[smallest], {})
+        for size in SIZES[1:]:
+            case = f"{kind}_{size}"
+            rows += compare(SUITE.name, case, results[case], {smallest: reference})
     return rows
-
-
-def _name(size: int) -> str:
-    return f"agents_{size}"
 
 
 SUITE = Suite(
@@ -134,7 +151,8 @@ SUITE = Suite(
     peers=(),
     method=(
         "closed loop, one request at a time to agents of this process chosen uniformly at random, "
-        f"which is not timed, each with state; the peer is the same with {SIZES[0]} agents; rss_growth_mib is what "
+        "which is not timed; notes keep a count and a text, keepers the last message itself; "
+        f"the peer is the same with {SIZES[0]} agents; rss_growth_mib is what "
         "starting them and one message each added, spawn_us what starting one took; sizes take turns in rounds, medians over them."
     ),
     run=run,
