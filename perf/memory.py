@@ -30,7 +30,7 @@ async def by_type(agents: int) -> dict[str, tuple[int, int]]:
         await stack.enter_async_context(contend("1"))
         before: set[int] = set()
         before |= {id(one) for one in _objects(before)}
-        await stack.enter_async_context(contend(str(agents)))
+        await stack.enter_async_context(contend(f"keepers_{agents}"))
         gc.collect()
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
