@@ -27,7 +27,7 @@ _SHOWN = 0.01
 async def by_type(agents: int) -> dict[str, tuple[int, int]]:
     """Return for each type how many objects `agents` agents have added, and their bytes."""
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(contend("1"))
+        await stack.enter_async_context(contend("keepers_1"))
         before: set[int] = set()
         before |= {id(one) for one in _objects(before)}
         await stack.enter_async_context(contend(f"keepers_{agents}"))
