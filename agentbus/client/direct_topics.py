@@ -28,6 +28,7 @@ from ..routing import (
     Renewed,
     Uncover,
 )
+from .exchange import Pending
 from .job import Job
 from .remote import Peer
 from .ways import Move, Way
@@ -132,28 +133,46 @@ class DirectTopics:
             if peer is None:
                 return
             peers.append(peer)
-        if node.routes.home is not home:
-            return
         for peer in peers:
+            if (
+                node.closed
+                or node.routes.home is not home
+                or node.peers.named(peer.name) is not peer
+            ):
+                return  # this process or a link is closed, or about to be
             if peer not in way.direct:
-                move = Move(peer, node.metrics)
-                node.pool.run(
-                    Job(f"{peer.name} is not sent to", partial(self._move, way, home, move))
-                )
+                self._begin(way, home, peer)
 
-    async def _move(self, way: Way, home: Peer, move: Move) -> None:
-        """Have the home leave a listener out, and send there what it does not get from then on."""
-        node, peer = self._node, move.peer
-        said, asked_at = PassBy(way.topic, peer.name), node.now()
+    def _begin(self, way: Way, home: Peer, peer: Peer) -> None:
+        """Have the home leave a listener out of what is published from here on, which is held.
+
+        Raises:
+            AgentbusError: the home cannot be told; nothing has changed.
+        """
+        node, asked_at = self._node, self._node.now()
+        said = PassBy(way.topic, peer.name)
+        asked = node.say(home, said, node.program_origin(None), Passed)
+        move = Move(peer, node.metrics)
         way.moves.append(move)
+        moving = partial(self._move, way, home, move, asked, asked_at)
+        node.pool.run(Job(f"{peer.name} is not sent to", moving))
+
+    async def _move(
+        self, way: Way, home: Peer, move: Move, asked: Pending, asked_at: float
+    ) -> None:
+        """Once the home leaves a listener out, send it what it does not get from then on."""
         passed = None
         try:
-            # It is sent before this waits: what is published from here on comes behind it.
-            passed = await node.tell(home, said, node.program_origin(None), Passed)
+            passed = await asked.wait()
         finally:
             way.moves.remove(move)
             if passed is None:
                 self._fail(way, move)
+            else:
+                self._moved(way, home, move, passed, asked_at)
+
+    def _moved(self, way: Way, home: Peer, move: Move, passed: Passed, asked_at: float) -> None:
+        node, peer = self._node, move.peer
         if not passed.turn or move.left >= passed.turn:
             return
         if move.lost or peer.link.closing or node.routes.home is not home:
