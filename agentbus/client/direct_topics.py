@@ -98,6 +98,11 @@ class DirectTopics:
         if is_home:
             self.ways.clear()
 
+    async def settle(self) -> None:
+        """Return once nothing is held for a listener; of a bus that ends, no other begins to move."""
+        while moves := [move for way in self.ways for move in way.moves]:
+            await moves[0].over.wait()
+
     def close(self) -> None:
         """Renew nothing any more."""
         if self._timer is not None:
@@ -170,6 +175,7 @@ class DirectTopics:
                 self._fail(way, move)
             else:
                 self._moved(way, home, move, passed, asked_at)
+            move.over.set()
 
     def _moved(self, way: Way, home: Peer, move: Move, passed: Passed, asked_at: float) -> None:
         node, peer = self._node, move.peer

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import anyio
+
 from ..telemetry import Metrics
 from ..wire import Frames, copy_buffers
 from .remote import Peer
@@ -28,7 +30,7 @@ Held = tuple[str, str, Frames]
 class Move:
     """A listener on its way from the broker's messages to this process's own."""
 
-    __slots__ = ("_bytes", "_metrics", "held", "left", "lost", "peer")
+    __slots__ = ("_bytes", "_metrics", "held", "left", "lost", "over", "peer")
 
     def __init__(self, peer: Peer, metrics: Metrics) -> None:
         self.peer = peer
@@ -39,6 +41,8 @@ class Move:
         """The latest turn of this listener that the broker said is over."""
         self.lost = False
         """Whether it cannot be sent to after all."""
+        self.over = anyio.Event()
+        """Set once nothing is held any more."""
 
     def hold(self, source: str, schema: str, frames: Frames) -> None:
         """Keep a message; with too many a listener that is so slow loses what comes."""

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from agentbus import Bus
+from agentbus.client.delivery import Delivery
 from agentbus.client.exchange import Pending
+from agentbus.client.link_control import LinkControl
 from agentbus.client.node import Node
+from agentbus.client.payload import payload_type
 from agentbus.client.remote import Peer
 from agentbus.client.routes import Routes
 from agentbus.errors import LinkFull
-from agentbus.routing import Listener, PassBy, Readmit
+from agentbus.routing import Fence, Listener, PassBy, Readmit
 
 from .test_direct_topics import (
     RAPID,
     TOPIC,
     Numbers,
     buses,
+    direct,
     link_to,
     listeners,
     until,
@@ -32,6 +39,40 @@ pytestmark = pytest.mark.anyio
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again who listens as soon as messages come fast."""
     monkeypatch.setattr("agentbus.client.direct_topics._RETRY_AFTER", 0.0)
+
+
+class Late:
+    """Has processes answer what is said to them of a kind when `release` is called, not before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type, *buses: Bus) -> None:
+        self._take = LinkControl.take
+        self._waiting: list[tuple[LinkControl, Delivery]] = []
+        self._schema = payload_type(kind).schema
+        self._late = [bus._sender._control for bus in buses]
+        monkeypatch.setattr(LinkControl, "take", lambda *given: self._taken(*given))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def _taken(self, control: LinkControl, delivery: Delivery) -> None:
+        if delivery.schema == self._schema and control in self._late:
+            self._waiting.append((control, delivery))
+        else:
+            self._take(control, delivery)
+
+    def release(self) -> None:
+        self._late.clear()
+        waiting, self._waiting = self._waiting, []
+        for control, delivery in waiting:
+            self._take(control, delivery)
+
+
+async def begin_move(numbers: Numbers) -> None:
+    """Publish until listeners are on their way from the broker's messages."""
+    with anyio.fail_after(10):
+        while direct(numbers.bus).ways.of(TOPIC) is None or not way_of(numbers.bus).moves:
+            await numbers.publish()
+            await asyncio.sleep(0)
 
 
 async def test_a_home_that_cannot_be_told_of_a_move_is_not_given_up(
@@ -76,4 +117,19 @@ async def test_over_a_link_that_is_about_to_be_closed_nothing_is_published(
         await p._sender.tell_home("+other")
         assert not way_of(p).moves
         assert not listeners(p)
+        await numbers.all_read(messages)
+
+
+@pytest.mark.promise("topic.all")
+async def test_who_closes_while_a_listener_is_on_its_way_has_it_get_all(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(socket_dir, "s") as (_, s), s.subscribe(TOPIC) as messages:
+        late = Late(monkeypatch, Fence, s)
+        async with Bus.open(f"unix://{socket_dir}/run/bus.sock", name="p") as p:
+            numbers = Numbers(p)
+            await begin_move(numbers)
+            await until(lambda: len(late))
+            await numbers.publish(100)
+            asyncio.get_running_loop().call_later(0.1, late.release)
         await numbers.all_read(messages)
