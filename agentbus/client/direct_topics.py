@@ -196,13 +196,14 @@ class DirectTopics:
         self._readmit(way, move.peer)
 
     def _covered(self, way: Way, cover: int, since: float) -> None:
-        if cover > way.revoked:
+        """Keep messages from the home; not if one needs it since the home was asked."""
+        if cover > way.revoked and since > way.readmitted:
             way.until = max(way.until, since + COVER_SECONDS)
 
     def _readmit(self, way: Way, *peers: Peer) -> None:
         """Have the home pass on to listeners again, from the next message on."""
         node, home = self._node, self._node.routes.home
-        way.until = 0.0
+        way.until, way.readmitted = 0.0, node.now()
         if home is None or node.closed:
             return
         said = Readmit(way.topic, tuple(peer.name for peer in peers))

@@ -64,6 +64,7 @@ class Way:
         "idle",
         "mark",
         "moves",
+        "readmitted",
         "retry_at",
         "revoked",
         "since",
@@ -83,6 +84,9 @@ class Way:
         """Until when the home needs no copy."""
         self.revoked = 0
         """The latest cover that does not hold any more."""
+        self.readmitted = 0.0
+        """When the home was last told to pass on to a listener again: it may have answered before
+        it read that."""
         self.busy = False
         """Whether it is being found out who listens."""
         self.retry_at = 0.0

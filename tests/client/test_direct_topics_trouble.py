@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from agentbus import Bus
+from agentbus import Bus, BusSettings
 from agentbus.client.delivery import Delivery
 from agentbus.client.exchange import Pending
 from agentbus.client.link_control import LinkControl
@@ -26,6 +26,7 @@ from .test_direct_topics import (
     Numbers,
     buses,
     direct,
+    is_covered,
     link_to,
     listeners,
     until,
@@ -133,3 +134,30 @@ async def test_who_closes_while_a_listener_is_on_its_way_has_it_get_all(
             await numbers.publish(100)
             asyncio.get_running_loop().call_later(0.1, late.release)
         await numbers.all_read(messages)
+
+
+@pytest.mark.promise("topic.all")
+async def test_a_cover_that_was_asked_for_before_a_listener_was_lost_is_none(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BusSettings(resume_timeout=0)
+    async with (
+        buses(socket_dir, "p", "s", "t", settings=settings) as (_, p, s, t),
+        s.subscribe(TOPIC) as messages,
+        t.subscribe(TOPIC),
+    ):
+        numbers = Numbers(p)
+        await numbers.go_direct("s", "t")
+        await numbers.all_read(messages)
+        direct(p).close()
+        home = link_to(p, "broker")
+        # The broker's answer is on its way when the link to one of the listeners ends.
+        renewing = asyncio.ensure_future(direct(p)._renew(home, (TOPIC,)))
+        await asyncio.sleep(0)
+        direct(p).lost(link_to(p, "s"), is_home=False)
+        assert listeners(p) == {"t"}
+        await renewing
+        assert not is_covered(p)
+        first = numbers.next
+        await numbers.publish(3)
+        await numbers.all_read(messages, first)
