@@ -31,7 +31,7 @@ from ..routing import (
 from .exchange import Pending
 from .job import Job
 from .remote import Peer
-from .ways import Move, Way
+from .ways import Move, Room, Way
 
 if TYPE_CHECKING:
     from .node import Node
@@ -54,6 +54,7 @@ class DirectTopics:
         self.ways.consider = self._consider
         self._timer: asyncio.TimerHandle | None = None
         self._renewing = False
+        self._rooms: dict[Peer, Room] = {}
 
     def uses(self, peer: Peer) -> bool:
         """Tell whether messages on some topic go to a peer without the broker."""
@@ -95,6 +96,7 @@ class DirectTopics:
                 move.lost |= is_home or move.peer is peer
             if not is_home and way.direct.pop(peer, 0):
                 self._readmit(way, peer)
+        self._rooms.pop(peer, None)
         if is_home:
             self.ways.clear()
 
@@ -157,7 +159,8 @@ class DirectTopics:
         node, asked_at = self._node, self._node.now()
         said = PassBy(way.topic, peer.name)
         asked = node.say(home, said, node.program_origin(None), Passed)
-        move = Move(peer, node.metrics)
+        room = self._rooms.setdefault(peer, Room(node.settings.limits))
+        move = Move(peer, room, node.metrics)
         way.moves.append(move)
         moving = partial(self._move, way, home, move, asked, asked_at)
         node.pool.run(Job(f"{peer.name} is not sent to", moving))
@@ -175,7 +178,7 @@ class DirectTopics:
                 self._fail(way, move)
             else:
                 self._moved(way, home, move, passed, asked_at)
-            move.over.set()
+            move.end()
 
     def _moved(self, way: Way, home: Peer, move: Move, passed: Passed, asked_at: float) -> None:
         node, peer = self._node, move.peer

@@ -161,3 +161,26 @@ async def test_a_cover_that_was_asked_for_before_a_listener_was_lost_is_none(
         first = numbers.next
         await numbers.publish(3)
         await numbers.all_read(messages, first)
+
+
+@pytest.mark.promise("topic.all")
+@pytest.mark.parametrize("size", [0, 300_000, 3_000_000])
+async def test_a_listener_on_its_way_gets_large_payloads(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async with buses(socket_dir, "p", "s") as (_, p, s), s.subscribe(TOPIC) as messages:
+        late = Late(monkeypatch, Fence, s)
+        numbers = Numbers(p)
+        await begin_move(numbers)
+        await until(lambda: len(late))
+        first = numbers.next
+        count = 5 if size else 5000
+        for number in range(count):
+            await p.publish(TOPIC, (number, bytes(size)))
+        late.release()
+        with anyio.fail_after(10):
+            for number in range(first):
+                assert (await anext(messages)).value == number
+            for number in range(count):
+                assert (await anext(messages)).value == (number, bytes(size))
+        assert p.report().dropped == 0
