@@ -223,6 +223,18 @@ class DirectTopics:
             peers, way.direct = tuple(way.direct), {}
             self._readmit(way, *peers)
 
+    async def _give_up_unused(self, way: Way) -> None:
+        """Give a way up once its listeners have read all that they were sent, if it is still unused:
+        nothing that goes by the home is to overtake it."""
+        node, mark, turns = self._node, way.mark, dict(way.direct)
+        try:
+            for peer in turns:
+                await node.tell(peer, Fence(), node.program_origin(None))
+            if (way.count, way.since) == mark and way.direct == turns:
+                self._give_up(way)
+        finally:
+            way.busy = False
+
     def _start(self) -> None:
         node = self._node
         if self._timer is None and not node.closed:
@@ -231,15 +243,17 @@ class DirectTopics:
     def _tick(self) -> None:
         """Renew the covers of topics that are in use, and give up those that are not."""
         self._timer = None
-        used = []
+        used: list[str] = []
         for way in self.ways:
             mark = (way.count, way.since)
             way.idle = way.idle + 1 if mark == way.mark else 0
             way.mark = mark
-            if way.direct and way.idle >= _IDLE:
-                self._give_up(way)
-            elif way.direct:
+            if way.direct:
                 used.append(way.topic)
+                if way.idle >= _IDLE and not way.busy:
+                    way.busy = True
+                    unused = partial(self._give_up_unused, way)
+                    self._node.pool.run(Job(f"{way.topic} is still sent to all itself", unused))
         if not used:
             return
         self._start()

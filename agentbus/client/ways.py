@@ -115,7 +115,7 @@ class Way:
         """When the home was last told to pass on to a listener again: it may have answered before
         it read that."""
         self.busy = False
-        """Whether it is being found out who listens."""
+        """Whether it is being found out who listens, or who has read all."""
         self.retry_at = 0.0
         self.mark = (0, 0.0)
         """What was counted when it was last looked whether this way is used."""

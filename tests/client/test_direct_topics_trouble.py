@@ -18,7 +18,12 @@ from agentbus.client.payload import payload_type
 from agentbus.client.remote import Peer
 from agentbus.client.routes import Routes
 from agentbus.errors import LinkFull
-from agentbus.routing import Fence, Listener, PassBy, Readmit
+from agentbus.routing import (
+    Fence,
+    Listener,
+    PassBy,
+    Readmit,
+)
 
 from .test_direct_topics import (
     RAPID,
@@ -184,3 +189,24 @@ async def test_a_listener_on_its_way_gets_large_payloads(
             for number in range(count):
                 assert (await anext(messages)).value == (number, bytes(size))
         assert p.report().dropped == 0
+
+
+@pytest.mark.promise("topic.all")
+async def test_an_unused_way_is_given_up_once_its_listeners_have_read_all(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes by the broker afterwards would overtake it."""
+    monkeypatch.setattr("agentbus.client.direct_topics._RENEW_EVERY", 0.01)
+    async with buses(socket_dir, "p", "s") as (_, p, s), s.subscribe(TOPIC) as messages:
+        numbers = Numbers(p)
+        await numbers.go_direct("s")
+        late = Late(monkeypatch, Fence, s)
+        await until(lambda: len(late))
+        assert listeners(p) == {"s"}
+        await numbers.publish()
+        late.release()
+        await p._sender.tell_home("+other")
+        assert listeners(p) == {"s"}
+        await until(lambda: not listeners(p))
+        await numbers.publish(3)
+        await numbers.all_read(messages)
