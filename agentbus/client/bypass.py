@@ -16,6 +16,7 @@ from ..routing import (
     COVER_SECONDS,
     MAX_DIRECT,
     MAX_WAYS,
+    MOVE_SECONDS,
     Audience,
     Bypasses,
     Fence,
@@ -137,7 +138,7 @@ class Bypass:
     async def _passed(self, publisher: Peer, topic: str, listener: Peer, turn: int) -> Passed:
         """Answer once the listener has read what was passed on to it before."""
         node = self._node
-        await node.tell(listener, Fence(), node.program_origin(None))
+        await node.tell(listener, Fence(), node.program_origin(MOVE_SECONDS))
         audience = self._audience(publisher, topic)
         return Passed(turn, self._book.cover(publisher, topic, audience, node.now()))
 

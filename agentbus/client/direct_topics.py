@@ -17,6 +17,7 @@ from ..routing import (
     COVER_SECONDS,
     MAX_DIRECT,
     MAX_WAYS,
+    MOVE_SECONDS,
     Audience,
     Fence,
     FindListeners,
@@ -158,7 +159,7 @@ class DirectTopics:
         """
         node, asked_at = self._node, self._node.now()
         said = PassBy(way.topic, peer.name)
-        asked = node.say(home, said, node.program_origin(None), Passed)
+        asked = node.say(home, said, node.program_origin(MOVE_SECONDS), Passed)
         room = self._rooms.setdefault(peer, Room(node.settings.limits))
         move = Move(peer, room, node.metrics)
         way.moves.append(move)

@@ -18,6 +18,7 @@ __all__ = [
     "COVER_SECONDS",
     "MAX_DIRECT",
     "MAX_WAYS",
+    "MOVE_SECONDS",
     "Audience",
     "Bypasses",
     "Fence",
@@ -38,6 +39,9 @@ __all__ = [
 COVER_SECONDS = 1.0
 """How long a cover holds that is not renewed: the longest that a subscription may have to wait for
 a publisher that does not answer."""
+MOVE_SECONDS = 60.0
+"""How long a listener may take to read what came before it moves. With more it loses what was
+published meanwhile, and the broker goes on to pass on to it."""
 MAX_DIRECT = 8
 """Processes that one publisher sends one topic to itself; the broker reaches more with less."""
 MAX_WAYS = 256

@@ -210,3 +210,22 @@ async def test_an_unused_way_is_given_up_once_its_listeners_have_read_all(
         await until(lambda: not listeners(p))
         await numbers.publish(3)
         await numbers.all_read(messages)
+
+
+@pytest.mark.promise("topic.all")
+async def test_a_listener_may_take_longer_to_move_than_a_request_may(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = BusSettings(default_deadline=0.2)
+    async with (
+        buses(socket_dir, "p", "s", settings=settings) as (_, p, s),
+        s.subscribe(TOPIC) as messages,
+    ):
+        late = Late(monkeypatch, Fence, s)
+        numbers = Numbers(p)
+        await begin_move(numbers)
+        await until(lambda: len(late))
+        await numbers.publish(10)
+        await asyncio.sleep(0.4)
+        late.release()
+        await numbers.all_read(messages)
