@@ -9,6 +9,7 @@ that their order stays. A listener that does not answer holds up nobody else.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -69,11 +70,12 @@ class DirectTopics:
             way.revoked = max(way.revoked, said.cover)
             way.until = 0.0
 
-    async def leave_out(self, said: LeaveOut) -> None:
-        """A process does not listen to a topic any more; returns once it has read what it was sent."""
+    def leave_out(self, said: LeaveOut) -> list[Peer]:
+        """A process does not listen to a topic any more; returns the links over which it was sent
+        something, which are to be told to `fence`."""
         way = self.ways.of(said.topic)
         if way is None:
-            return
+            return []
         for move in way.moves:
             if move.peer.name == said.process:
                 move.left = max(move.left, said.turn)
@@ -81,6 +83,11 @@ class DirectTopics:
         left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
         for peer in left:
             del way.direct[peer]
+        return left
+
+    async def fence(self, peers: Collection[Peer]) -> None:
+        """Return once listeners have read what they were sent."""
+        for peer in peers:
             await self._node.tell(peer, Fence(), self._node.program_origin(None))
 
     def end(self) -> None:
@@ -227,10 +234,9 @@ class DirectTopics:
     async def _give_up_unused(self, way: Way) -> None:
         """Give a way up once its listeners have read all that they were sent, if it is still unused:
         nothing that goes by the home is to overtake it."""
-        node, mark, turns = self._node, way.mark, dict(way.direct)
+        mark, turns = way.mark, dict(way.direct)
         try:
-            for peer in turns:
-                await node.tell(peer, Fence(), node.program_origin(None))
+            await self.fence(turns)
             if (way.count, way.since) == mark and way.direct == turns:
                 self._give_up(way)
         finally:

@@ -20,6 +20,7 @@ from agentbus.client.routes import Routes
 from agentbus.errors import LinkFull
 from agentbus.routing import (
     Fence,
+    LeaveOut,
     Listener,
     PassBy,
     Readmit,
@@ -229,3 +230,21 @@ async def test_a_listener_may_take_longer_to_move_than_a_request_may(
         await asyncio.sleep(0.4)
         late.release()
         await numbers.all_read(messages)
+
+
+async def test_who_left_is_sent_nothing_from_the_moment_at_which_that_is_known(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have subscribed anew, and get what follows by the broker."""
+    take, found = LinkControl.take, list[set[str]]()
+
+    def taken(self: LinkControl, delivery: Delivery) -> None:
+        take(self, delivery)
+        if delivery.schema == payload_type(LeaveOut).schema:
+            found.append(listeners(p))
+
+    async with buses(socket_dir, "p", "s") as (_, p, s):
+        monkeypatch.setattr(LinkControl, "take", taken)
+        async with s.subscribe(TOPIC):
+            await Numbers(p).go_direct("s")
+        assert found == [set()]
