@@ -19,10 +19,15 @@ from agentbus.client.remote import Peer
 from agentbus.client.routes import Routes
 from agentbus.errors import LinkFull
 from agentbus.routing import (
+    MAX_WAYS,
+    Audience,
     Fence,
+    FindListeners,
     LeaveOut,
+    Listen,
     Listener,
     PassBy,
+    Passed,
     Readmit,
 )
 
@@ -30,6 +35,7 @@ from .test_direct_topics import (
     RAPID,
     TOPIC,
     Numbers,
+    book_of,
     buses,
     direct,
     is_covered,
@@ -248,3 +254,26 @@ async def test_who_left_is_sent_nothing_from_the_moment_at_which_that_is_known(
         async with s.subscribe(TOPIC):
             await Numbers(p).go_direct("s")
         assert found == [set()]
+
+
+@pytest.mark.promise("flow.bounded")
+async def test_of_many_questions_at_once_a_broker_passes_a_bounded_number_on(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with buses(socket_dir, "p", "s") as (broker, p, s), s.subscribe(TOPIC):
+        node, home = p._sender, link_to(p, "broker")
+        questions = (
+            (Listen, FindListeners(TOPIC), Audience),
+            (Fence, PassBy(TOPIC, s.name), Passed),
+        )
+        for passed_on, question, answer in questions:
+            late = Late(monkeypatch, passed_on, s)
+            origin = node.program_origin(5)
+            asked = [node.say(home, question, origin, answer) for _ in range(2 * MAX_WAYS)]
+            for pending in asked[MAX_WAYS:]:
+                assert await pending.wait() in (Audience(), Passed(0))
+            await until(lambda late=late: len(late) == MAX_WAYS)
+            late.release()
+            for pending in asked[:MAX_WAYS]:
+                assert await pending.wait() not in (Audience(), Passed(0))
+        assert len(book_of(broker)) == 1
