@@ -107,9 +107,9 @@ class Bypass:
 
     def forget(self, peer: Peer) -> None:
         """A process went away; its subscriptions are gone already."""
-        self._book.forget(peer)
+        left = self._book.forget(peer)
         self._asked = +self._asked  # without those who ask nothing
-        if changes := self.changed():
+        if changes := (*left, *self.changed()):
             tell = partial(self.tell, changes)
             self._node.pool.run(Job("publishers were not told who left", tell))
 

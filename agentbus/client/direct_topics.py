@@ -73,16 +73,16 @@ class DirectTopics:
     def leave_out(self, said: LeaveOut) -> list[Peer]:
         """A process does not listen to a topic any more; returns the links over which it was sent
         something, which are to be told to `fence`."""
-        way = self.ways.of(said.topic)
-        if way is None:
-            return []
-        for move in way.moves:
-            if move.peer.name == said.process:
-                move.left = max(move.left, said.turn)
-        turns = way.direct.items()
-        left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
-        for peer in left:
-            del way.direct[peer]
+        way, left = self.ways.of(said.topic), list[Peer]()
+        if way is not None:
+            for move in way.moves:
+                if move.peer.name == said.process:
+                    move.left = max(move.left, said.turn)
+            turns = way.direct.items()
+            left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
+            for peer in left:
+                del way.direct[peer]
+        self._readmit(said.topic, said.process)
         return left
 
     async def fence(self, peers: Collection[Peer]) -> None:
@@ -103,7 +103,7 @@ class DirectTopics:
             for move in way.moves:
                 move.lost |= is_home or move.peer is peer
             if not is_home and way.direct.pop(peer, 0):
-                self._readmit(way, peer)
+                self._readmit(way.topic, peer.name)
         self._rooms.pop(peer, None)
         if is_home:
             self.ways.clear()
@@ -204,20 +204,22 @@ class DirectTopics:
     def _fail(self, way: Way, move: Move) -> None:
         """A listener gets nothing but by the home; what was held for it is lost."""
         self._node.metrics.dropped += len(move.held)
-        self._readmit(way, move.peer)
+        self._readmit(way.topic, move.peer.name)
 
     def _covered(self, way: Way, cover: int, since: float) -> None:
         """Keep messages from the home; not if one needs it since the home was asked."""
         if cover > way.revoked and since > way.readmitted:
             way.until = max(way.until, since + COVER_SECONDS)
 
-    def _readmit(self, way: Way, *peers: Peer) -> None:
+    def _readmit(self, topic: str, *processes: str) -> None:
         """Have the home pass on to listeners again, from the next message on."""
         node, home = self._node, self._node.routes.home
-        way.until, way.readmitted = 0.0, node.now()
+        way = self.ways.of(topic)
+        if way is not None:
+            way.until, way.readmitted = 0.0, node.now()
         if home is None or node.closed:
             return
-        said = Readmit(way.topic, tuple(peer.name for peer in peers))
+        said = Readmit(topic, processes)
         try:
             told = node.say(home, said, node.program_origin(None))
         except AgentbusError:
@@ -228,8 +230,8 @@ class DirectTopics:
 
     def _give_up(self, way: Way) -> None:
         if way.direct:
-            peers, way.direct = tuple(way.direct), {}
-            self._readmit(way, *peers)
+            names, way.direct = [peer.name for peer in way.direct], {}
+            self._readmit(way.topic, *names)
 
     async def _give_up_unused(self, way: Way) -> None:
         """Give a way up once its listeners have read all that they were sent, if it is still unused:
