@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,30 @@ async def test_who_comes_back_before_a_publisher_knows_that_it_left_gets_each_me
             await numbers.all_read(again, first)
             await numbers.go_direct("s")
         await until(lambda: not len(book_of(broker)))
+
+
+LISTENER = """
+import asyncio, sys
+from agentbus import Bus
+
+async def main():
+    async with Bus.open(sys.argv[1], name="s") as bus, bus.subscribe("news"):
+        print("ready", flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.promise("ends.left-nothing")
+async def test_a_listener_that_was_killed_leaves_no_socket(socket_dir: Path) -> None:
+    async with buses(socket_dir, "p") as (_, p):
+        folder = socket_dir / "run"
+        command = [sys.executable, "-c", LISTENER, f"unix://{folder}/bus.sock"]
+        async with await anyio.open_process(command, stderr=None) as child:
+            assert child.stdout is not None
+            await child.stdout.receive()
+            await Numbers(p).go_direct("s")
+            assert [path.name[:2] for path in folder.iterdir() if path.name != "bus.sock"] == ["s-"]
+            child.kill()
+        await until(lambda: [path.name for path in folder.iterdir()] == ["bus.sock"])
