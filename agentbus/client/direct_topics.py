@@ -57,9 +57,12 @@ class DirectTopics:
         self._timer: asyncio.TimerHandle | None = None
         self._renewing = False
         self._rooms: dict[Peer, Room] = {}
+        """Of all links over which a topic was ever published."""
 
     def uses(self, peer: Peer) -> bool:
         """Tell whether messages on some topic go to a peer without the broker."""
+        if peer not in self._rooms:
+            return False
         ways = self.ways
         return any(peer in way.direct or any(m.peer is peer for m in way.moves) for way in ways)
 
