@@ -19,6 +19,7 @@ from agentbus.client.node import Node
 from agentbus.client.payload import payload_type
 from agentbus.client.remote import Peer
 from agentbus.client.routes import Routes
+from agentbus.config import Limits
 from agentbus.errors import LinkFull
 from agentbus.routing import (
     MAX_WAYS,
@@ -201,6 +202,8 @@ async def test_a_listener_on_its_way_gets_large_payloads(
             for number in range(count):
                 assert (await anext(messages)).value == (number, bytes(size))
         assert p.report().dropped == 0
+        room, limits = direct(p)._rooms[link_to(p, "s")], Limits()
+        assert (room.small, room.large) == (limits.write_buffer, limits.shared), "given back"
 
 
 @pytest.mark.promise("topic.all")
