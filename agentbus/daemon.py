@@ -36,6 +36,7 @@ from .routing import (
     Tokens,
     Unregister,
 )
+from .transport import remove_stale
 
 __all__ = ["BrokerAgent", "start_broker"]
 
@@ -175,7 +176,8 @@ async def start_broker(
     def peer_lost(peer: str) -> None:
         broker.left(peer)
         lost, orphans = directory.peer_lost(peer)
-        _sweep(own, lost)
+        # A process that has no agents listens beside the broker, too, where it subscribed.
+        _sweep(own, {own.parent / f"{peer}.sock", *(Path(location.path) for location in lost)})
         for location in lost:
             _tell(bus, Presence(location.name, location.peer, present=False))
         for request in orphans:
@@ -192,9 +194,10 @@ def _tell(publisher: Requester, presence: Presence) -> None:
         publisher.publish_nowait(PRESENCE, presence)
 
 
-def _sweep(own: Path, lost: list[Location]) -> None:
-    """Remove the sockets that a killed process left beside the broker's own, and nothing else."""
-    for path in {Path(location.path) for location in lost} - {own}:
-        with contextlib.suppress(OSError):
-            if path.parent == own.parent and path.is_socket():
-                path.unlink()
+def _sweep(own: Path, paths: set[Path]) -> None:
+    """Remove the sockets that a killed process left beside the broker's own, and nothing else: one
+    that lives may come back, and still be reached there."""
+    for path in paths - {own}:
+        with contextlib.suppress(OSError, ConfigError):
+            if path.parent == own.parent:
+                remove_stale(str(path))

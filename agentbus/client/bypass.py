@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..routing import (
     COVER_SECONDS,
     MAX_DIRECT,
     MAX_WAYS,
+    MOVE_SECONDS,
     Audience,
     Bypasses,
     Fence,
@@ -56,6 +58,8 @@ class Bypass:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._book: Bypasses[Subscription | Peer] = Bypasses()
+        self._asked: Counter[Peer] = Counter()
+        """Questions of each publisher that listeners have not answered yet."""
 
     def passed(self, publisher: Peer, topic: str) -> Collection[Subscription | Peer]:
         """Return whom a publisher's message on a topic is not to be passed on to."""
@@ -72,8 +76,13 @@ class Bypass:
             delivery.acknowledge(self._renew(publisher, said.topics))
             return
         topic = check_topic(said.topic)
-        if isinstance(said, FindListeners):
-            self._answer(delivery, partial(self._find, publisher, topic))
+        is_full = self._asked[publisher] >= MAX_WAYS
+        if isinstance(said, FindListeners) and is_full:
+            delivery.acknowledge(Audience())
+        elif isinstance(said, PassBy) and is_full:
+            delivery.acknowledge(Passed(0))
+        elif isinstance(said, FindListeners):
+            self._answer(publisher, delivery, partial(self._find, publisher, topic))
         elif isinstance(said, Readmit):
             passed = self._book.passed(publisher, topic)
             named = [one for one in passed if isinstance(one, Peer) and one.name in said.processes]
@@ -98,8 +107,9 @@ class Bypass:
 
     def forget(self, peer: Peer) -> None:
         """A process went away; its subscriptions are gone already."""
-        self._book.forget(peer)
-        if changes := self.changed():
+        left = self._book.forget(peer)
+        self._asked = +self._asked  # without those who ask nothing
+        if changes := (*left, *self.changed()):
             tell = partial(self.tell, changes)
             self._node.pool.run(Job("publishers were not told who left", tell))
 
@@ -132,12 +142,13 @@ class Bypass:
         if not turn:
             delivery.acknowledge(Passed(0))
             return
-        self._answer(delivery, partial(self._passed, publisher, topic, named[0], turn))
+        passed = partial(self._passed, publisher, topic, named[0], turn)
+        self._answer(publisher, delivery, passed)
 
     async def _passed(self, publisher: Peer, topic: str, listener: Peer, turn: int) -> Passed:
         """Answer once the listener has read what was passed on to it before."""
         node = self._node
-        await node.tell(listener, Fence(), node.program_origin(None))
+        await node.tell(listener, Fence(), node.program_origin(MOVE_SECONDS))
         audience = self._audience(publisher, topic)
         return Passed(turn, self._book.cover(publisher, topic, audience, node.now()))
 
@@ -161,8 +172,17 @@ class Bypass:
             with contextlib.suppress(TimeoutError, AgentbusError):
                 await wait_until(until, node.tell(publisher, said, node.program_origin(None)))
 
-    def _answer(self, delivery: Delivery, answer: Callable[[], Awaitable[object]]) -> None:
-        self._node.pool.run(Answering(delivery, answer))
+    def _answer(
+        self, publisher: Peer, delivery: Delivery, answer: Callable[[], Awaitable[object]]
+    ) -> None:
+        async def counted() -> object:
+            try:
+                return await answer()
+            finally:
+                self._asked[publisher] -= 1
+
+        self._asked[publisher] += 1
+        self._node.pool.run(Answering(delivery, counted))
 
 
 def _said(change: Change) -> Uncover | LeaveOut | None:

@@ -9,6 +9,7 @@ that their order stays. A listener that does not answer holds up nobody else.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ..routing import (
     COVER_SECONDS,
     MAX_DIRECT,
     MAX_WAYS,
+    MOVE_SECONDS,
     Audience,
     Fence,
     FindListeners,
@@ -28,9 +30,10 @@ from ..routing import (
     Renewed,
     Uncover,
 )
+from .exchange import Pending
 from .job import Job
 from .remote import Peer
-from .ways import Move, Way
+from .ways import Move, Room, Way
 
 if TYPE_CHECKING:
     from .node import Node
@@ -53,9 +56,13 @@ class DirectTopics:
         self.ways.consider = self._consider
         self._timer: asyncio.TimerHandle | None = None
         self._renewing = False
+        self._rooms: dict[Peer, Room] = {}
+        """Of all links over which a topic was ever published."""
 
     def uses(self, peer: Peer) -> bool:
         """Tell whether messages on some topic go to a peer without the broker."""
+        if peer not in self._rooms:
+            return False
         ways = self.ways
         return any(peer in way.direct or any(m.peer is peer for m in way.moves) for way in ways)
 
@@ -66,18 +73,24 @@ class DirectTopics:
             way.revoked = max(way.revoked, said.cover)
             way.until = 0.0
 
-    async def leave_out(self, said: LeaveOut) -> None:
-        """A process does not listen to a topic any more; returns once it has read what it was sent."""
-        way = self.ways.of(said.topic)
-        if way is None:
-            return
-        for move in way.moves:
-            if move.peer.name == said.process:
-                move.left = max(move.left, said.turn)
-        turns = way.direct.items()
-        left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
-        for peer in left:
-            del way.direct[peer]
+    def leave_out(self, said: LeaveOut) -> list[Peer]:
+        """A process does not listen to a topic any more; returns the links over which it was sent
+        something, which are to be told to `fence`."""
+        way, left = self.ways.of(said.topic), list[Peer]()
+        if way is not None:
+            for move in way.moves:
+                if move.peer.name == said.process:
+                    move.left = max(move.left, said.turn)
+            turns = way.direct.items()
+            left = [p for p, turn in turns if p.name == said.process and turn <= said.turn]
+            for peer in left:
+                del way.direct[peer]
+        self._readmit(said.topic, said.process)
+        return left
+
+    async def fence(self, peers: Collection[Peer]) -> None:
+        """Return once listeners have read what they were sent."""
+        for peer in peers:
             await self._node.tell(peer, Fence(), self._node.program_origin(None))
 
     def end(self) -> None:
@@ -93,9 +106,15 @@ class DirectTopics:
             for move in way.moves:
                 move.lost |= is_home or move.peer is peer
             if not is_home and way.direct.pop(peer, 0):
-                self._readmit(way, peer)
+                self._readmit(way.topic, peer.name)
+        self._rooms.pop(peer, None)
         if is_home:
             self.ways.clear()
+
+    async def settle(self) -> None:
+        """Return once nothing is held for a listener; of a bus that ends, no other begins to move."""
+        while moves := [move for way in self.ways for move in way.moves]:
+            await moves[0].over.wait()
 
     def close(self) -> None:
         """Renew nothing any more."""
@@ -132,28 +151,48 @@ class DirectTopics:
             if peer is None:
                 return
             peers.append(peer)
-        if node.routes.home is not home:
-            return
         for peer in peers:
+            if (
+                node.closed
+                or node.routes.home is not home
+                or node.peers.named(peer.name) is not peer
+            ):
+                return  # this process or a link is closed, or about to be
             if peer not in way.direct:
-                move = Move(peer, node.metrics)
-                node.pool.run(
-                    Job(f"{peer.name} is not sent to", partial(self._move, way, home, move))
-                )
+                self._begin(way, home, peer)
 
-    async def _move(self, way: Way, home: Peer, move: Move) -> None:
-        """Have the home leave a listener out, and send there what it does not get from then on."""
-        node, peer = self._node, move.peer
-        said, asked_at = PassBy(way.topic, peer.name), node.now()
+    def _begin(self, way: Way, home: Peer, peer: Peer) -> None:
+        """Have the home leave a listener out of what is published from here on, which is held.
+
+        Raises:
+            AgentbusError: the home cannot be told; nothing has changed.
+        """
+        node, asked_at = self._node, self._node.now()
+        said = PassBy(way.topic, peer.name)
+        asked = node.say(home, said, node.program_origin(MOVE_SECONDS), Passed)
+        room = self._rooms.setdefault(peer, Room(node.settings.limits))
+        move = Move(peer, room, node.metrics)
         way.moves.append(move)
+        moving = partial(self._move, way, home, move, asked, asked_at)
+        node.pool.run(Job(f"{peer.name} is not sent to", moving))
+
+    async def _move(
+        self, way: Way, home: Peer, move: Move, asked: Pending, asked_at: float
+    ) -> None:
+        """Once the home leaves a listener out, send it what it does not get from then on."""
         passed = None
         try:
-            # It is sent before this waits: what is published from here on comes behind it.
-            passed = await node.tell(home, said, node.program_origin(None), Passed)
+            passed = await asked.wait()
         finally:
             way.moves.remove(move)
             if passed is None:
                 self._fail(way, move)
+            else:
+                self._moved(way, home, move, passed, asked_at)
+            move.end()
+
+    def _moved(self, way: Way, home: Peer, move: Move, passed: Passed, asked_at: float) -> None:
+        node, peer = self._node, move.peer
         if not passed.turn or move.left >= passed.turn:
             return
         if move.lost or peer.link.closing or node.routes.home is not home:
@@ -168,19 +207,22 @@ class DirectTopics:
     def _fail(self, way: Way, move: Move) -> None:
         """A listener gets nothing but by the home; what was held for it is lost."""
         self._node.metrics.dropped += len(move.held)
-        self._readmit(way, move.peer)
+        self._readmit(way.topic, move.peer.name)
 
     def _covered(self, way: Way, cover: int, since: float) -> None:
-        if cover > way.revoked:
+        """Keep messages from the home; not if one needs it since the home was asked."""
+        if cover > way.revoked and since > way.readmitted:
             way.until = max(way.until, since + COVER_SECONDS)
 
-    def _readmit(self, way: Way, *peers: Peer) -> None:
+    def _readmit(self, topic: str, *processes: str) -> None:
         """Have the home pass on to listeners again, from the next message on."""
         node, home = self._node, self._node.routes.home
-        way.until = 0.0
+        way = self.ways.of(topic)
+        if way is not None:
+            way.until, way.readmitted = 0.0, node.now()
         if home is None or node.closed:
             return
-        said = Readmit(way.topic, tuple(peer.name for peer in peers))
+        said = Readmit(topic, processes)
         try:
             told = node.say(home, said, node.program_origin(None))
         except AgentbusError:
@@ -191,8 +233,19 @@ class DirectTopics:
 
     def _give_up(self, way: Way) -> None:
         if way.direct:
-            peers, way.direct = tuple(way.direct), {}
-            self._readmit(way, *peers)
+            names, way.direct = [peer.name for peer in way.direct], {}
+            self._readmit(way.topic, *names)
+
+    async def _give_up_unused(self, way: Way) -> None:
+        """Give a way up once its listeners have read all that they were sent, if it is still unused:
+        nothing that goes by the home is to overtake it."""
+        mark, turns = way.mark, dict(way.direct)
+        try:
+            await self.fence(turns)
+            if (way.count, way.since) == mark and way.direct == turns:
+                self._give_up(way)
+        finally:
+            way.busy = False
 
     def _start(self) -> None:
         node = self._node
@@ -202,15 +255,17 @@ class DirectTopics:
     def _tick(self) -> None:
         """Renew the covers of topics that are in use, and give up those that are not."""
         self._timer = None
-        used = []
+        used: list[str] = []
         for way in self.ways:
             mark = (way.count, way.since)
             way.idle = way.idle + 1 if mark == way.mark else 0
             way.mark = mark
-            if way.direct and way.idle >= _IDLE:
-                self._give_up(way)
-            elif way.direct:
+            if way.direct:
                 used.append(way.topic)
+                if way.idle >= _IDLE and not way.busy:
+                    way.busy = True
+                    unused = partial(self._give_up_unused, way)
+                    self._node.pool.run(Job(f"{way.topic} is still sent to all itself", unused))
         if not used:
             return
         self._start()

@@ -71,6 +71,7 @@ class Lifetime:
         for mailbox in node.hosts.living():
             mailbox.close()
         node.grants.forget_all()
+        await self._briefly(node.direct_topics.settle)
         await self._briefly(lambda: node.pool.aclose(closer))
         await self._briefly(self._stop_all)
         await self._briefly(lambda: close_links([peer.link for peer in node.peers]))

@@ -85,8 +85,8 @@ class LinkControl:
             node.pool.run(Answering(delivery, node.membership.listen))
             return
         if isinstance(said, LeaveOut):
-            left = partial(node.direct_topics.leave_out, said)
-            node.pool.run(Answering(delivery, left))
+            left = node.direct_topics.leave_out(said)
+            node.pool.run(Answering(delivery, partial(node.direct_topics.fence, left)))
             return
         if isinstance(said, Joined):
             node.joined(peer, said)

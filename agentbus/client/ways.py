@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import anyio
+
+from ..config import Limits
 from ..telemetry import Metrics
 from ..wire import Frames, copy_buffers
 from .remote import Peer
 
-__all__ = ["HOT", "HOT_WITHIN", "Held", "Move", "Way", "Ways"]
+__all__ = ["HOT", "HOT_WITHIN", "Held", "Move", "Room", "Way", "Ways"]
 
 HOT: Final = 64
 """Messages on one topic after which it is looked how fast they came."""
 HOT_WITHIN: Final = 1.0
 """Seconds in which that many make it worth while to publish past the broker."""
-_MAX_HELD: Final = 1024
-"""Messages that are kept for one listener while it still gets others from the broker."""
-_MAX_HELD_BYTES: Final = 1024 * 1024
+_ENTRY: Final = 256
+"""Bytes that a message which is kept takes at least."""
 _REMEMBERED: Final = 4096
 """Topics whose messages are counted."""
 
@@ -25,29 +27,58 @@ Held = tuple[str, str, Frames]
 """A message that waits: the agent that published it, its schema, its payload."""
 
 
+class Room:
+    """How much may be kept for one listener, on all topics: as much as may wait on a link to it."""
+
+    __slots__ = ("large", "share_from", "small")
+
+    def __init__(self, limits: Limits) -> None:
+        self.share_from = limits.share_from
+        self.small = limits.write_buffer
+        """Bytes of what a link writes."""
+        self.large = limits.shared
+        """Bytes of what goes through shared memory."""
+
+
 class Move:
     """A listener on its way from the broker's messages to this process's own."""
 
-    __slots__ = ("_bytes", "_metrics", "held", "left", "lost", "peer")
+    __slots__ = ("_large", "_metrics", "_room", "_small", "held", "left", "lost", "over", "peer")
 
-    def __init__(self, peer: Peer, metrics: Metrics) -> None:
+    def __init__(self, peer: Peer, room: Room, metrics: Metrics) -> None:
         self.peer = peer
+        self._room = room
         self._metrics = metrics
-        self._bytes = 0
+        self._small = 0
+        self._large = 0
         self.held: list[Held] = []
         self.left = 0
         """The latest turn of this listener that the broker said is over."""
         self.lost = False
         """Whether it cannot be sent to after all."""
+        self.over = anyio.Event()
+        """Set once nothing is held any more."""
 
     def hold(self, source: str, schema: str, frames: Frames) -> None:
         """Keep a message; with too many a listener that is so slow loses what comes."""
-        size = sum([len(frame) for frame in frames])
-        if len(self.held) >= _MAX_HELD or self._bytes + size > _MAX_HELD_BYTES:
+        room = self._room
+        sizes = [len(frame) for frame in frames]
+        large = sum([size for size in sizes if size >= room.share_from])
+        small = _ENTRY + sum(sizes) - large
+        if small > room.small or large > room.large:
             self._metrics.dropped += 1
             return
-        self._bytes += size
+        room.small -= small
+        room.large -= large
+        self._small += small
+        self._large += large
         self.held.append((source, schema, frames if len(frames) == 1 else copy_buffers(frames)))
+
+    def end(self) -> None:
+        """Nothing is kept any more."""
+        self._room.small += self._small
+        self._room.large += self._large
+        self.over.set()
 
 
 class Way:
@@ -60,6 +91,7 @@ class Way:
         "idle",
         "mark",
         "moves",
+        "readmitted",
         "retry_at",
         "revoked",
         "since",
@@ -79,8 +111,11 @@ class Way:
         """Until when the home needs no copy."""
         self.revoked = 0
         """The latest cover that does not hold any more."""
+        self.readmitted = 0.0
+        """When the home was last told to pass on to a listener again: it may have answered before
+        it read that."""
         self.busy = False
-        """Whether it is being found out who listens."""
+        """Whether it is being found out who listens, or who has read all."""
         self.retry_at = 0.0
         self.mark = (0, 0.0)
         """What was counted when it was last looked whether this way is used."""

@@ -18,6 +18,7 @@ __all__ = [
     "COVER_SECONDS",
     "MAX_DIRECT",
     "MAX_WAYS",
+    "MOVE_SECONDS",
     "Audience",
     "Bypasses",
     "Fence",
@@ -38,6 +39,9 @@ __all__ = [
 COVER_SECONDS = 1.0
 """How long a cover holds that is not renewed: the longest that a subscription may have to wait for
 a publisher that does not answer."""
+MOVE_SECONDS = 60.0
+"""How long a listener may take to read what came before it moves. With more it loses what was
+published meanwhile, and the broker goes on to pass on to it."""
 MAX_DIRECT = 8
 """Processes that one publisher sends one topic to itself; the broker reaches more with less."""
 MAX_WAYS = 256
@@ -130,7 +134,10 @@ class Uncover:
 
 @dataclass(frozen=True, slots=True)
 class LeaveOut:
-    """Told a publisher: a process does not listen to that topic any more."""
+    """Told a publisher: a process does not listen to that topic any more.
+
+    The publisher has it readmitted as it sends it nothing any more, in case that it comes back.
+    """
 
     topic: str
     process: str
@@ -146,6 +153,8 @@ P = TypeVar("P", bound=Hashable)
 class _Way(Generic[P]):
     passed: dict[P, int] = field(default_factory=dict)
     """Listeners that the publisher sends to itself, with their turns."""
+    leaving: set[P] = field(default_factory=set)
+    """Those that do not listen any more, of which the publisher has not said yet that it knows."""
     cover: int = 0
     until: float = 0.0
 
@@ -227,7 +236,8 @@ class Bypasses(Generic[P]):
 
         Returns:
             Covers that do not hold any more, of which their publishers are to be told before those
-            who subscribed are; and who is not a listener any more.
+            who subscribed are; and who is not a listener any more, but left out until the publisher
+            has it readmitted.
         """
         uncovered: list[Uncovered[P]] = []
         left: list[Left[P]] = []
@@ -236,15 +246,23 @@ class Bypasses(Generic[P]):
             if way.until > now and not way.passed.keys() >= present:
                 uncovered.append(Uncovered(publisher, topic, way.cover, way.until))
                 way.until = 0.0
-            for listener in way.passed.keys() - present:
-                turn = way.passed.pop(listener)
-                left.append(Left(publisher, topic, listener, turn))
+            gone = way.passed.keys() - present
+            new = gone - way.leaving
+            left += [Left(publisher, topic, listener, way.passed[listener]) for listener in new]
+            # One that comes back meanwhile is still sent to.
+            way.leaving = gone
         self._prune(now)
         return uncovered, left
 
-    def forget(self, publisher: P) -> None:
-        """Forget what a process published that went away."""
-        self._ways = {key: way for key, way in self._ways.items() if key[0] != publisher}
+    def forget(self, process: P) -> list[Left[P]]:
+        """Forget a process that went away; returns where it is no listener any more."""
+        self._ways = {key: way for key, way in self._ways.items() if key[0] != process}
+        left: list[Left[P]] = []
+        for (publisher, topic), way in self._ways.items():
+            turn = way.passed.pop(process, 0)
+            if turn:
+                left.append(Left(publisher, topic, process, turn))
+        return left
 
     def _prune(self, now: float) -> None:
         """Drop ways to nobody, but not while a publisher may think that all hear it."""

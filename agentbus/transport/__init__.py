@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .base import TCP_SCHEME, Link, LinkOwner, Listener
 from .inproc import memory_pair
-from .unix import connect_unix, listen_unix
+from .unix import connect_unix, listen_unix, remove_stale
 
 __all__ = [
     "TCP_SCHEME",
@@ -18,4 +18,5 @@ __all__ = [
     "connect_unix",
     "listen_unix",
     "memory_pair",
+    "remove_stale",
 ]

@@ -23,7 +23,7 @@ from .base import Link, LinkOwner, Listener
 from .lasting import LastingLink, Tickets
 from .unix_link import UnixDialer, UnixLink
 
-__all__ = ["HELLO_TIMEOUT", "connect_unix", "listen_unix"]
+__all__ = ["HELLO_TIMEOUT", "connect_unix", "listen_unix", "remove_stale"]
 
 HELLO_TIMEOUT = 5.0
 """Seconds in which whoever connects must say HELLO."""
@@ -111,7 +111,7 @@ async def listen_unix(path: str, owner: LinkOwner, hello: Hello, limits: Limits)
     _check_path(path)
     try:
         async with _locked_directory(os.path.dirname(path) or "."):
-            _remove_stale(path)
+            remove_stale(path)
             sock = _bind(path)
     except OSError as error:
         raise ConfigError("socket", f"cannot listen at {path}: {error.strerror}") from error
@@ -225,7 +225,13 @@ async def _lock(directory: str, descriptor: int) -> None:
         raise ConfigError("socket", f"another process keeps {directory} locked") from None
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
+    """Remove the socket of a process that listens there no more, if there is one.
+
+    Raises:
+        ConfigError: a process listens there, or something else than a socket is there.
+        OSError: it cannot be looked at, or not removed.
+    """
     try:
         status = os.lstat(path)
     except FileNotFoundError:

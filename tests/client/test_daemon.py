@@ -20,6 +20,7 @@ from agentbus.errors import (
     PeerLost,
 )
 from agentbus.messages import Envelope, Kind
+from agentbus.routing import PRESENCE
 from agentbus.transport import Link, connect_unix, listen_unix
 from agentbus.wire import Hello
 
@@ -257,3 +258,24 @@ async def test_askers_whose_requests_have_equal_numbers_get_their_own_replies(
             async with anyio.create_task_group() as group:
                 for first, bus in ((0, one), (1000, other), (2000, host)):
                     group.start_soon(ask, bus, first)
+
+
+@pytest.mark.promise("back.home")
+async def test_a_process_that_came_back_is_found_by_who_comes_later(socket_dir: Path) -> None:
+    path = f"{socket_dir}/run/bus.sock"
+    async with Bus.open(listen=path, name="broker") as home:
+        await start_broker(home)
+        settings = BusSettings(resume_timeout=0)
+        async with Bus.open(f"unix://{path}", settings=settings) as host:
+            await host.spawn(Echo(), name="echo")
+            (peer,) = home._sender.peers
+            lost = host._sender.routes.home
+            async with home.subscribe(PRESENCE) as presences:
+                peer.link.abort()
+                with anyio.fail_after(10):
+                    while not (await anext(presences)).value.present:
+                        pass
+            assert host._sender.routes.home is not lost
+            async with Bus.open(f"unix://{path}") as program:
+                reply = await program.request("echo", Ping(number=1), returns=Pong)
+                assert reply.number == 1
