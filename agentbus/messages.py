@@ -55,6 +55,9 @@ class Kind(IntEnum):
     the first payload says what is each one's own, the others are their values."""
     REPLIES = 19
     """Several replies of one type without context, likewise."""
+    PARTS = 23
+    """Parts of several streamed replies of one type: the first payload says whose each is, the
+    others are arrays like those of PART."""
     FEED = 15
     """Parts of the stream that goes with request `id`, from the caller; without a payload its
     end."""

@@ -19,7 +19,7 @@ from ..telemetry import (
     ModelCost,
     SpanLog,
 )
-from ..wire import Buffer, count_batch
+from ..wire import Buffer, Frames, count_batch
 from .cost import read_cost
 from .deadlines import DeadlineTimer
 from .feed import FeedWriter
@@ -86,7 +86,7 @@ class Pending(Replies, Awaiting):
         self._value: Any = None
         """The reply's; what it cost is beside it, and made an account of if one is asked for."""
         self._error: AgentbusError | None = None
-        self._inflow = Inflow(timer.loop, window, self._grant) if window else None
+        self._inflow = Inflow(timer.loop, window, self._grant, metrics.sent) if window else None
         self._outflow: Outflow | None = None
         """The writer's end of the stream, if the callee is in this process."""
         self.feed = FeedWriter(timer.loop) if window else None
@@ -245,7 +245,7 @@ class Pending(Replies, Awaiting):
         value = (self.returns or types.find(schema)).decode((frame,))
         self.take_reply(value, self.context, queue_s, handle_s, NO_COST)
 
-    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+    def parted(self, schema: str, frames: Frames, types: TypeTable) -> None:
         """Keep parts that came over a link.
 
         Raises:
@@ -256,8 +256,8 @@ class Pending(Replies, Awaiting):
             return
         if self._inflow is None:
             raise MalformedFrame("parts of a stream came that nobody asked for")
-        self._inflow.spend(count_batch(envelope.payloads))
-        self._inflow.put(types.find(envelope.schema).decode_batch(envelope.payloads))
+        self._inflow.spend(count_batch(frames))
+        self._inflow.put(types.find(schema).decode_batch(frames))
 
     def fail(self, error: AgentbusError, spent: Amount | None = None) -> None:
         """End with an error."""

@@ -1,7 +1,7 @@
 """Flow of one stream of parts: who reads gives credit, who writes waits for it.
 
 Credit is counted in parts. A stream begins with as much as its reader said, and gets more as parts
-are read, half a window at a time: a slow reader holds up its own writer and nobody else, and what
+are read, half a window at a time after the first: a slow reader holds up its own writer and nobody else, and what
 waits is bounded on both sides.
 """
 
@@ -27,19 +27,28 @@ class Inflow:
         "_ended",
         "_error",
         "_grant",
+        "_grant_at",
+        "_half",
         "_loop",
         "_parts",
         "_read",
         "_room",
         "_waiter",
-        "_window",
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, window: int, grant: Callable[[int], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        window: int,
+        grant: Callable[[int], None],
+        number: int = 0,
     ) -> None:
         self._loop = loop
-        self._window = window
+        self._half = half = (window + 1) // 2
+        # Streams that began together and are written in step, as those of an engine that decodes in
+        # batches, do not all give credit at the same part.
+        self._grant_at = 1 + number % half if number else half
+        """Parts read since the last grant at which the next one is due."""
         self._grant = grant
         """Called with a number of parts that may come in addition."""
         self._room = window
@@ -95,8 +104,8 @@ class Inflow:
                 raise StopAsyncIteration
             await self._wait()
         self._read += 1
-        if 2 * self._read >= self._window and not self._ended:
-            count, self._read = self._read, 0
+        if self._read >= self._grant_at and not self._ended:
+            count, self._read, self._grant_at = self._read, 0, self._half
             self._room += count
             self._grant(count)
         return parts.popleft()

@@ -15,7 +15,7 @@ from ..context import Context
 from ..errors import AgentbusError, DeadlineExceeded, RequestCancelled
 from ..messages import Envelope, Kind
 from ..telemetry import NOTHING, Amount, Ledger, Loan, ModelCost
-from ..wire import Buffer
+from ..wire import Buffer, Frames
 from .delivery import Delivery
 from .exchange import Pending
 from .offer import Offer
@@ -190,9 +190,9 @@ class _Offered(Awaiting):
         if not pending.ended:
             pending.replied_in_short(schema, frame, queue_s, handle_s, types)
 
-    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+    def parted(self, schema: str, frames: Frames, types: TypeTable) -> None:
         """Pass parts to who waits for them now."""
-        self._moved().parted(envelope, types)
+        self._moved().parted(schema, frames, types)
 
     def grant_feed(self, count: int) -> None:
         """Let the caller feed its new agent."""

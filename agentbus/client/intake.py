@@ -22,6 +22,7 @@ from ..wire import (
     Frames,
     failure_envelope,
     read_failure,
+    read_parts_heads,
     read_reply_heads,
     read_request_heads,
 )
@@ -70,6 +71,7 @@ class Intake:
             Kind.REPLIES.value: self._take_replies,
             Kind.ERROR.value: self._take_error,
             Kind.PART.value: self._take_part,
+            Kind.PARTS.value: self._take_parts,
             Kind.CREDIT.value: self._take_credit,
             Kind.FEED.value: self._take_feed,
             Kind.ACCEPT.value: take_accept,
@@ -235,14 +237,24 @@ class Intake:
                 pending.fail(error)
 
     def _take_part(self, peer: Peer, envelope: Envelope) -> None:
-        pending = peer.outgoing.get(envelope.id)
+        if not envelope.payloads:
+            raise MalformedFrame("parts have a payload")
+        self._part(peer, envelope.id, envelope.schema, envelope.payloads, envelope.size)
+
+    def _take_parts(self, peer: Peer, envelope: Envelope) -> None:
+        bodies = iter(envelope.payloads[1:])
+        for (number,) in read_parts_heads(envelope.payloads):
+            body = next(bodies)
+            self._part(peer, number, envelope.schema, (body,), len(body))
+
+    def _part(self, peer: Peer, number: int, schema: str, frames: Frames, size: int) -> None:
+        """Hand parts to who reads the reply of a request of this process."""
+        pending = peer.outgoing.get(number)
         if pending is None:
             return
-        pending.received_bytes += envelope.size
+        pending.received_bytes += size
         try:
-            if not envelope.payloads:
-                raise MalformedFrame("parts have a payload")
-            pending.parted(envelope, self._types)
+            pending.parted(schema, frames, self._types)
         except ProtocolError:
             raise
         except AgentbusError as error:

@@ -206,14 +206,14 @@ class _Leg(Awaiting):
         self._pass(lambda: self._replies.pass_reply(reply, self.context))
         self._end()
 
-    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+    def parted(self, schema: str, frames: Frames, types: TypeTable) -> None:
         """Pass parts on.
 
         Raises:
             MalformedFrame: they are more than the caller takes.
         """
-        self._replies.spend(count_batch(envelope.payloads))
-        self._pass(lambda: self._replies.pass_parts(envelope.schema, envelope.payloads))
+        self._replies.spend(count_batch(frames))
+        self._pass(lambda: self._replies.pass_parts(schema, frames))
 
     def grant_feed(self, count: int) -> None:
         """Pass credit on.

@@ -11,7 +11,7 @@ from ..errors import AgentbusError, Closed, DeadlineExceeded, MalformedFrame, Re
 from ..messages import Envelope, Kind
 from ..telemetry import Amount, ModelCost
 from ..transport import Link
-from ..wire import Frames, failure_envelope, is_small, pack_reply_head
+from ..wire import Frames, failure_envelope, is_small, pack_parts_head, pack_reply_head
 from .busy_poll import BusyPoll
 from .coalesce import Coalescer
 from .contexts import ContextExchange, PeerContexts
@@ -33,6 +33,7 @@ __all__ = ["Peer", "RemoteReplies"]
 _REPLY: Final = Kind.REPLY
 _REPLIES: Final = Kind.REPLIES
 _PART: Final = Kind.PART
+_PARTS: Final = Kind.PARTS
 
 
 class Peer(Callee):
@@ -251,7 +252,11 @@ class RemoteReplies(Replies):
         if not self._open:
             return
         try:
-            self._peer.link.send(Envelope(_PART, self._id, schema=kind.schema, payloads=frames))
+            link = self._peer.link
+            if link.joins and is_small(frames):
+                link.join((_PARTS, "", "", kind.schema, 0), 0, pack_parts_head(self._id), frames[0])
+            else:
+                link.send(Envelope(_PART, self._id, schema=kind.schema, payloads=frames))
         except AgentbusError as error:
             if self.delivery is not None:
                 self.delivery.cancel(error)

@@ -10,7 +10,7 @@ from ..context import Context
 from ..errors import AgentbusError
 from ..messages import Envelope
 from ..telemetry import Amount, ModelCost
-from ..wire import Buffer
+from ..wire import Buffer, Frames
 from .feed import FeedSink
 from .types import TypeTable
 
@@ -105,7 +105,7 @@ class Awaiting:
         """Take a reply that came together with others: one frame, no context, no model call."""
         raise NotImplementedError
 
-    def parted(self, envelope: Envelope, types: TypeTable) -> None:
+    def parted(self, schema: str, frames: Frames, types: TypeTable) -> None:
         """Take parts of the reply's stream."""
         raise NotImplementedError
 

@@ -141,6 +141,7 @@ class StreamLink(Link):
             raise LinkFull(self.peer.peer, self._write_limit)
         if not joined.add(key, number, head, value):
             self._send_joined()
+            self.flush()  # while the peer reads these, others are made
         return len(head) + len(value)
 
     def _send_joined(self) -> None:

@@ -1,8 +1,8 @@
 """Several small messages in one envelope, which costs little more than an envelope for one.
 
 Parts of a stream and published values are a msgpack array in one payload frame; a value that refers
-to buffers is large, goes alone in several frames, and is no array. Requests and replies that leave
-within one turn of the loop share a header, and each keeps a frame of its own.
+to buffers is large, goes alone in several frames, and is no array. Requests, replies and parts of several streams that
+leave within one turn of the loop share a header, and each keeps a frame of its own.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ __all__ = [
     "count_batch",
     "is_small",
     "join_batch",
+    "pack_parts_head",
     "pack_reply_head",
     "pack_request_head",
     "published",
+    "read_parts_heads",
     "read_reply_heads",
     "read_request_heads",
 ]
@@ -52,10 +54,13 @@ TRACE_SIZE: Final = 24
 """Bytes of a request's trace; one without a trace is not joined."""
 _REQUEST_HEAD: Final = struct.Struct(f">Q{TRACE_SIZE}s")
 _REPLY_HEAD: Final = struct.Struct(">Qdd")
+_PARTS_HEAD: Final = struct.Struct(">Q")
 pack_request_head: Callable[[int, bytes], bytes] = _REQUEST_HEAD.pack
 """Writes what `read_request_heads` reads of one request."""
 pack_reply_head: Callable[[int, float, float], bytes] = _REPLY_HEAD.pack
 """Writes what `read_reply_heads` reads of one reply."""
+pack_parts_head: Callable[[int], bytes] = _PARTS_HEAD.pack
+"""Writes what `read_parts_heads` reads of one stream."""
 
 
 def join_batch(values: Sequence[bytes | memoryview]) -> bytes:
@@ -195,6 +200,15 @@ def read_reply_heads(
         MalformedFrame: heads and values do not match.
     """
     return _heads(_REPLY_HEAD, frames)
+
+
+def read_parts_heads(frames: Sequence[bytes | memoryview]) -> Iterator[tuple[int]]:
+    """Return of joined parts which request those of each frame belong to.
+
+    Raises:
+        MalformedFrame: heads and frames do not match.
+    """
+    return _heads(_PARTS_HEAD, frames)
 
 
 def _heads(head: struct.Struct, frames: Sequence[bytes | memoryview]) -> Iterator[Any]:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import msgpack
@@ -13,6 +14,7 @@ from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.client.coalesce import Coalescer
 from agentbus.client.flow import MAX_CREDIT, Inflow, Outflow
 from agentbus.client.payload import PayloadType, payload_type
+from agentbus.client.peers import Peers
 from agentbus.errors import AgentbusError, MalformedFrame, NoResponder, PeerLost, RequestCancelled
 from agentbus.messages import Envelope, Kind
 from agentbus.routing import BROKER
@@ -20,14 +22,15 @@ from agentbus.transport import Link, connect_unix, listen_unix
 from agentbus.wire import Frames, Hello, failure_envelope, join_batch
 
 from .agents import Count
+from .conftest import Pair
 
 pytestmark = pytest.mark.anyio
 
 
-def joined(window: int) -> tuple[Inflow, Outflow]:
+def joined(window: int, number: int = 0) -> tuple[Inflow, Outflow]:
     """Both ends of a stream, without anything between."""
     loop = asyncio.get_running_loop()
-    inflow = Inflow(loop, window, lambda count: outflow.grant(count))
+    inflow = Inflow(loop, window, lambda count: outflow.grant(count), number)
     outflow = Outflow(loop, window, lambda value: come(inflow, value))
     return inflow, outflow
 
@@ -37,19 +40,20 @@ def come(inflow: Inflow, *values: int) -> None:
     inflow.put(values)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2, 60])
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 100])
 @pytest.mark.promise("flow.credit")
-async def test_never_more_than_a_window_waits(window: int) -> None:
-    inflow, outflow = joined(window)
+async def test_never_more_than_a_window_waits(window: int, number: int) -> None:
+    inflow, outflow = joined(window, number)
     waiting = most = 0
     seen = []
 
     async def write() -> None:
         nonlocal waiting, most
-        for number in range(50):
+        for part in range(50):
             waiting += 1
             most = max(most, waiting)
-            if not outflow.push(number):
+            if not outflow.push(part):
                 await outflow.writable()
         inflow.end()
 
@@ -60,6 +64,73 @@ async def test_never_more_than_a_window_waits(window: int) -> None:
             seen.append(value)
     assert seen == list(range(50))
     assert most <= window
+
+
+async def test_streams_that_are_read_in_step_give_credit_in_turn() -> None:
+    granted: list[tuple[int, int]] = []
+    loop = asyncio.get_running_loop()
+    flows = [
+        Inflow(loop, 16, lambda count, number=number: granted.append((number, count)), number)  # type: ignore[misc]
+        for number in range(1, 9)
+    ]
+    at_part: list[set[int]] = []
+    for part in range(40):
+        before = len(granted)
+        for flow in flows:
+            come(flow, part)
+            await anext(flow)
+        at_part.append({number for number, _ in granted[before:]})
+    assert all(len(numbers) <= 1 for numbers in at_part)
+    for number in range(1, 9):
+        first, *others = [count for who, count in granted if who == number]
+        assert first == 1 + number % 8
+        assert set(others) == {8}
+
+
+class Chorus(Agent):
+    """All its streams go on at once."""
+
+    concurrency: ClassVar[int] = 40
+
+    def __init__(self) -> None:
+        self.go = anyio.Event()
+
+    @handler
+    async def sing(self, count: Count, call: Call) -> AsyncGenerator[int, None]:
+        for number in range(count.upto):
+            await self.go.wait()
+            yield 1000 * count.upto + number
+            await asyncio.sleep(0)
+
+
+@pytest.mark.pure
+@pytest.mark.promise("order.stream")
+async def test_parts_of_many_streams_that_leave_together_come_to_each(
+    socket_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: Counter[Kind] = Counter()
+    take = Peers.received
+
+    def received(self: Peers, link: Link, envelopes: list[Envelope]) -> None:
+        kinds.update(envelope.kind for envelope in envelopes)
+        take(self, link, envelopes)
+
+    monkeypatch.setattr(Peers, "received", received)
+    async with Pair("unix", socket_dir).open() as (host, asker):
+        chorus = Chorus()
+        await host.spawn(chorus, name="chorus")
+
+        async def listen(upto: int) -> None:
+            async with asker.stream("chorus", Count(upto=upto)) as parts:
+                assert [part async for part in parts] == [1000 * upto + n for n in range(upto)]
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for upto in range(20, 60):
+                    group.start_soon(listen, upto)
+                await anyio.wait_all_tasks_blocked()
+                chorus.go.set()
+    assert kinds[Kind.PARTS] > 0
 
 
 async def test_more_than_was_asked_for_is_an_error() -> None:

@@ -19,6 +19,7 @@ from agentbus.wire import (
     Frames,
     Reference,
     failure_envelope,
+    pack_parts_head,
     pack_reply_head,
     pack_request_head,
 )
@@ -94,6 +95,11 @@ def envelopes() -> list[Envelope]:
             Kind.REPLIES,
             schema="str",
             payloads=(b"".join(pack_reply_head(n, 0.1, 0.2) for n in (1, 2)), text, text),
+        ),
+        Envelope(
+            Kind.PARTS,
+            schema="str",
+            payloads=(b"".join(pack_parts_head(n) for n in (7, 8)), batch, batch),
         ),
         Envelope(Kind.CANCEL, id=7),
         Envelope(Kind.PUBLISH, source="a", target="news.x", schema="str", payloads=(batch,)),

@@ -17,8 +17,10 @@ from agentbus.wire import (
     count_batch,
     is_small,
     join_batch,
+    pack_parts_head,
     pack_reply_head,
     pack_request_head,
+    read_parts_heads,
     read_reply_heads,
     read_request_heads,
 )
@@ -100,7 +102,16 @@ def test_replies_to_any_requests_leave_together() -> None:
     assert heads == [(9, 0.5, 0.25), (2, 0.5, 0.25), (2**63, 0.5, 0.25)]
 
 
-@pytest.mark.parametrize("read", [read_request_heads, read_reply_heads])
+def test_parts_of_several_streams_leave_together() -> None:
+    joined = Joined(Limits())
+    for number in (9, 2, 2**63):
+        joined.add(key(Kind.PARTS), 0, pack_parts_head(number), b"\x91v")
+    taken = joined.take()
+    assert taken.payloads[1:] == (b"\x91v",) * 3
+    assert list(read_parts_heads(taken.payloads)) == [(9,), (2,), (2**63,)]
+
+
+@pytest.mark.parametrize("read", [read_request_heads, read_reply_heads, read_parts_heads])
 @pytest.mark.parametrize(
     "frames", [(), (b"",), (b"", b"v"), (b"x" * 31, b"v"), (b"x" * 96,), (b"x" * 96, b"v")]
 )
@@ -134,7 +145,7 @@ def test_only_small_single_frames_are_joined() -> None:
 @pytest.mark.parametrize(
     "limits", [Limits(frame=512), Limits(frame=16_000), Limits(payloads=4), Limits(header=200)]
 )
-@pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.REQUESTS, Kind.REPLIES])
+@pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.REQUESTS, Kind.REPLIES, Kind.PARTS])
 @pytest.mark.parametrize("schema", ["int", "Größe", "x" * 300])
 def test_what_waits_can_be_sent(limits: Limits, kind: Kind, schema: str) -> None:
     """Only a message that is sent at once may turn out to be none that can be."""
