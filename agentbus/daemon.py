@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .broker import Access, Directory
 from .client import Agent, Bus, Call, Relay, Requester, handler
-from .client.remote import Peer, RemoteReplies
+from .client.peer import Peer
+from .client.remote import RemoteReplies
 from .errors import ConfigError, InvalidName, NameTaken, NotAuthorised, PermissionDenied, TooLarge
 from .guard import Guard
 from .names import check_agent_name

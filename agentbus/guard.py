@@ -10,7 +10,7 @@ from math import inf
 from .broker import Access, asking
 from .client.gate import MAX_DECISIONS
 from .client.links import Links
-from .client.remote import Peer
+from .client.peer import Peer
 from .errors import NotAuthorised, PermissionDenied
 from .routing import BROKER, BUS, PUBLISH, REQUEST, SUBSCRIBE, Joined, Policy, Refused, Tokens
 

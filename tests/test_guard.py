@@ -12,7 +12,7 @@ import pytest
 from agentbus.broker import Access
 from agentbus.client.gate import MAX_DECISIONS
 from agentbus.client.links import Links
-from agentbus.client.remote import Peer
+from agentbus.client.peer import Peer
 from agentbus.config import AclSettings, TokenSettings
 from agentbus.errors import PermissionDenied
 from agentbus.guard import Guard

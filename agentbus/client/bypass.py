@@ -36,7 +36,7 @@ from ..routing import (
 )
 from .delivery import Delivery
 from .job import Job
-from .remote import Peer
+from .peer import Peer
 from .subscription import Subscription
 from .waiting import wait_until
 

@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import AgentbusError
-from .remote import Peer
+from .peer import Peer
 
 if TYPE_CHECKING:
     from .node import Node

@@ -32,7 +32,7 @@ from ..routing import (
 )
 from .exchange import Pending
 from .job import Job
-from .remote import Peer
+from .peer import Peer
 from .ways import Move, Room, Way
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from .types import TypeTable
 if TYPE_CHECKING:
     from .node import Node
     from .offer import Offer
-    from .remote import Peer
+    from .peer import Peer
 
 __all__ = ["Pending"]
 

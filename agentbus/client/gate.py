@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .remote import Peer
+from .peer import Peer
 
 __all__ = ["MAX_DECISIONS", "Gate"]
 

@@ -10,8 +10,8 @@ from ..routing import BUS, Admissions, Joined
 from .deadlines import DeadlineTimer
 from .gate import MAX_DECISIONS
 from .job import Job
+from .peer import Peer
 from .pool import WorkerPool
-from .remote import Peer
 
 __all__ = ["GrantGate", "Grants"]
 

@@ -20,7 +20,7 @@ from .delivery import Delivery
 from .exchange import Pending
 from .offer import Offer
 from .origin import Origin
-from .remote import Peer
+from .peer import Peer
 from .roles import Awaiting, Replies
 from .types import TypeTable
 from .waiting import wait_until

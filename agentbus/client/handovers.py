@@ -11,7 +11,7 @@ from ..telemetry import NO_TRACE, Amount, Ledger
 from ..wire import read_failure
 from .offer import Offer, refusal
 from .origin import Origin
-from .remote import Peer
+from .peer import Peer
 
 if TYPE_CHECKING:
     from .node import Node

@@ -32,7 +32,8 @@ from .delivery import Delivery
 from .gate import Gate
 from .handovers import take_accept, take_handoff
 from .origin import Origin
-from .remote import Peer, RemoteReplies
+from .peer import Peer
+from .remote import RemoteReplies
 from .types import TypeTable
 
 if TYPE_CHECKING:

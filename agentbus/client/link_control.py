@@ -13,7 +13,8 @@ from .delivery import Delivery
 from .direct import CLOSE
 from .grants import GrantGate
 from .payload import payload_type
-from .remote import Peer, RemoteReplies
+from .peer import Peer
+from .remote import RemoteReplies
 
 if TYPE_CHECKING:
     from .node import Node

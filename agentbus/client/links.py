@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import PermissionDenied
 from .gate import Gate
 from .job import Job
-from .remote import Peer
+from .peer import Peer
 
 if TYPE_CHECKING:
     from .node import Node

@@ -46,7 +46,8 @@ from .models import ModelClient
 from .offer import Offer, refusal
 from .origin import Origin
 from .payload import PayloadType, payload_type
-from .peers import Peer, Peers
+from .peer import Peer
+from .peers import Peers
 from .pool import WorkerPool
 from .relay import Relay
 from .remote import RemoteReplies

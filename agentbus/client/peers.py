@@ -30,14 +30,14 @@ from .intake import Intake
 from .offer import Offer
 from .origin import Origin
 from .payload import payload_type
-from .remote import Peer
+from .peer import Peer
 from .roles import Awaiting
 from .types import TypeTable
 
 if TYPE_CHECKING:
     from .node import Node
 
-__all__ = ["Peer", "Peers"]
+__all__ = ["Peers"]
 
 logger = logging.getLogger("agentbus")
 

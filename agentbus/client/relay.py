@@ -20,8 +20,9 @@ from .cost import pack_cost
 from .delivery import Delivery
 from .flow import MAX_CREDIT
 from .offer import Offer, refusal
+from .peer import Peer
 from .peers import Peers
-from .remote import Peer, RemoteReplies
+from .remote import RemoteReplies
 from .roles import Awaiting
 from .types import TypeTable
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .exchange import Pending
     from .node import Node
     from .offer import Offer
-    from .remote import Peer
+    from .peer import Peer
 
 __all__ = ["Awaiting", "Callee", "Replies"]
 

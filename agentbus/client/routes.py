@@ -20,7 +20,8 @@ from ..wire import Hello
 from .direct import DirectLinks
 from .grants import Grants
 from .origin import Origin
-from .peers import Peer, Peers
+from .peer import Peer
+from .peers import Peers
 from .waiting import alone, wait_until
 
 if TYPE_CHECKING:

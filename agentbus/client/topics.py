@@ -25,7 +25,7 @@ from ..wire import MAX_BATCH, Frames, copy_buffers, count_batch, is_small, publi
 from .delayed import Delayed
 from .gate import MAX_DECISIONS, Gate
 from .payload import payload_type
-from .remote import Peer
+from .peer import Peer
 from .requester import check_seconds
 from .routes import Routes
 from .subscription import Published, Subscription

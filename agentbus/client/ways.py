@@ -10,7 +10,7 @@ import anyio
 from ..config import Limits
 from ..telemetry import Metrics
 from ..wire import Frames, copy_buffers
-from .remote import Peer
+from .peer import Peer
 
 __all__ = ["HOT", "HOT_WITHIN", "Held", "Move", "Room", "Way", "Ways"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from agentbus.client.gate import MAX_DECISIONS
 from agentbus.client.grants import Grants
+from agentbus.client.peer import Peer
 from agentbus.client.pool import WorkerPool, Workload
-from agentbus.client.remote import Peer
 
 pytestmark = pytest.mark.promise("peer.grant")
 

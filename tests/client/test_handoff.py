@@ -15,7 +15,7 @@ from agentbus import Agent, Bus, BusSettings, Call, handler
 from agentbus.client.exchange import Pending
 from agentbus.client.offer import Offer
 from agentbus.client.origin import Origin
-from agentbus.client.remote import Peer
+from agentbus.client.peer import Peer
 from agentbus.daemon import start_broker
 from agentbus.errors import (
     AgentbusError,
