@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agentbus import Agent, Bus, BusSettings
@@ -67,3 +69,10 @@ class Pair:
 @pytest.fixture(params=WAYS)
 def pair(request: pytest.FixtureRequest, socket_dir: Path) -> Pair:
     return Pair(request.param, socket_dir)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until a condition holds."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0)

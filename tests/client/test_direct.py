@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from agentbus.daemon import start_broker
 from agentbus.transport.link import StreamLink
 
 from .agents import Count, Echo, Hold, Ping, Pong
+from .conftest import until
 
 pytestmark = pytest.mark.anyio
 
@@ -39,12 +40,6 @@ async def apart(folder: Path, hosts: int, settings: BusSettings) -> AsyncIterato
 def linked(bus: Bus) -> set[str]:
     """Name the processes that a bus has links to, without their random ends."""
     return {peer.name.rpartition("-")[0] for peer in bus._sender.peers}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells when
-            await asyncio.sleep(0)
 
 
 async def ask(bus: Bus, host: int, number: int = 1) -> str:

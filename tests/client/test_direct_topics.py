@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
 import pytest
 
 from agentbus import Bus, BusSettings, Subscription
-from agentbus.client.delivery import Delivery
 from agentbus.client.direct import CLOSE
-from agentbus.client.direct_topics import DirectTopics
-from agentbus.client.link_control import LinkControl
-from agentbus.client.payload import payload_type
-from agentbus.client.remote import Peer
-from agentbus.client.ways import HOT, Way
+from agentbus.client.ways import HOT
 from agentbus.config import Limits
 from agentbus.daemon import start_broker
 from agentbus.errors import Closed, InvalidMessage, InvalidName
@@ -27,7 +20,6 @@ from agentbus.routing import (
     MAX_DIRECT,
     MAX_WAYS,
     Audience,
-    Bypasses,
     Fence,
     FindListeners,
     LeaveOut,
@@ -40,128 +32,26 @@ from agentbus.routing import (
     Uncover,
 )
 
+from .conftest import until
+from .direct_topics import (  # noqa: F401 - a fixture is among them
+    RAPID,
+    TOPIC,
+    Late,
+    Numbers,
+    book_of,
+    buses,
+    direct,
+    is_covered,
+    link_to,
+    linked,
+    listeners,
+    look_at_once,
+    named,
+    way_of,
+)
 from .policies import allow, policy, token_of, tokens
 
-pytestmark = pytest.mark.anyio
-
-TOPIC = "news"
-RAPID = 3 * HOT
-
-
-@asynccontextmanager
-async def buses(
-    folder: Path, *names: str, settings: BusSettings | None = None
-) -> AsyncIterator[list[Bus]]:
-    """A broker, which comes first, and processes of these names."""
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        path = f"{folder}/run/bus.sock"
-        settings = replace(settings or BusSettings(), subscription=1_000_000)
-        opened = [await enter(Bus.open(listen=path, name="broker", settings=settings))]
-        await start_broker(opened[0])
-        joining = (Bus.open(f"unix://{path}", name=name, settings=settings) for name in names)
-        yield opened + [await enter(bus) for bus in joining]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - nothing tells when
-            await asyncio.sleep(0)
-
-
-def direct(bus: Bus) -> DirectTopics:
-    return bus._sender.direct_topics
-
-
-def way_of(bus: Bus) -> Way:
-    way = direct(bus).ways.of(TOPIC)
-    assert way is not None
-    return way
-
-
-def book_of(broker: Bus) -> Bypasses[Subscription | Peer]:
-    bypass = broker._sender.topics.bypass
-    assert bypass is not None
-    return bypass._book
-
-
-def listeners(bus: Bus, topic: str = TOPIC) -> set[str]:
-    """Name the processes that a bus sends a topic to without the broker."""
-    way = direct(bus).ways.of(topic)
-    return {named(peer) for peer in way.direct} if way is not None else set()
-
-
-def named(peer: Peer) -> str:
-    """Return a process's name without its random end."""
-    return peer.name.rpartition("-")[0]
-
-
-def link_to(bus: Bus, name: str) -> Peer:
-    (peer,) = [peer for peer in bus._sender.peers if named(peer) == name]
-    return peer
-
-
-def linked(bus: Bus) -> set[str]:
-    return {named(peer) for peer in bus._sender.peers}
-
-
-def is_covered(bus: Bus, topic: str = TOPIC) -> bool:
-    """Tell whether the broker gets nothing of what a bus publishes on a topic."""
-    way = direct(bus).ways.of(topic)
-    return way is not None and bool(way.direct) and way.until > bus._sender.now()
-
-
-class Numbers:
-    """Publishes 0, 1, 2 and so on, at most so many ahead of what the slowest reader has."""
-
-    def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        self.next = 0
-
-    async def publish(self, count: int = 1) -> None:
-        for _ in range(count):
-            await self.bus.publish(TOPIC, self.next)
-            self.next += 1
-
-    async def go_direct(self, *names: str) -> None:
-        """Publish until these processes, and no other, are sent to directly."""
-        wanted = set(names)
-        with anyio.fail_after(10):
-            while listeners(self.bus) != wanted or not is_covered(self.bus):
-                await self.publish()
-                await asyncio.sleep(0)
-
-    async def all_read(self, messages: Subscription, since: int = 0) -> None:
-        """See that a subscription got each number once, in order, from `since` on at the latest."""
-        with anyio.fail_after(10):
-            first = (await anext(messages)).value
-            assert first <= since
-            for number in range(first + 1, self.next):
-                assert (await anext(messages)).value == number
-        assert not messages.dropped
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look again who listens as soon as messages come fast."""
-    monkeypatch.setattr("agentbus.client.direct_topics._RETRY_AFTER", 0.0)
-
-
-def mute(
-    monkeypatch: pytest.MonkeyPatch, bus: Bus | None = None, kind: type | None = None
-) -> list[str]:
-    """Have a process not answer what is said to it of a kind; notes who sends fences to whom."""
-    take, fences = LinkControl.take, list[str]()
-
-    def taken(self: LinkControl, delivery: Delivery) -> None:
-        if delivery.schema == payload_type(Fence).schema:
-            fences.append(delivery.peer.rpartition("-")[0])
-        is_deaf = bus is not None and self is bus._sender._control
-        if not is_deaf or delivery.schema != payload_type(kind).schema:
-            take(self, delivery)
-
-    monkeypatch.setattr(LinkControl, "take", taken)
-    return fences
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("look_at_once")]
 
 
 @pytest.mark.promise("topic.all")
@@ -250,7 +140,7 @@ async def test_who_leaves_has_read_all_that_it_was_sent(
     socket_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that nothing comes late that would mix with what comes another way afterwards."""
-    fences = mute(monkeypatch)
+    fences = Late(monkeypatch, Fence).heard
     async with buses(socket_dir, "p", "s") as (_, p, s):
         async with s.subscribe(TOPIC):
             await Numbers(p).go_direct("s")
@@ -343,7 +233,7 @@ async def test_a_listener_that_does_not_answer_holds_up_nobody_else(
         s.subscribe(TOPIC) as messages,
         deaf.subscribe(TOPIC),
     ):
-        mute(monkeypatch, deaf, Fence)
+        Late(monkeypatch, Fence, deaf)
         numbers = Numbers(p)
         with anyio.fail_after(10):
             while listeners(p) != {"s"}:
@@ -372,7 +262,7 @@ async def test_a_publisher_that_does_not_answer_holds_up_who_subscribes_for_a_se
         buses(socket_dir, "p", "s", "late") as (_, p, s, late),
         s.subscribe(TOPIC) as messages,
     ):
-        mute(monkeypatch, p, Uncover)
+        Late(monkeypatch, Uncover, p)
         numbers = Numbers(p)
         await numbers.go_direct("s")
         direct(p).close()

@@ -17,7 +17,7 @@ from agentbus.client.exchange import Pending
 from agentbus.client.link_control import LinkControl
 from agentbus.client.node import Node
 from agentbus.client.payload import payload_type
-from agentbus.client.remote import Peer
+from agentbus.client.peer import Peer
 from agentbus.client.routes import Routes
 from agentbus.config import Limits
 from agentbus.errors import LinkFull
@@ -34,56 +34,25 @@ from agentbus.routing import (
     Readmit,
 )
 
-from .test_direct_topics import (
+from .conftest import until
+from .direct_topics import (  # noqa: F401 - a fixture is among them
     RAPID,
     TOPIC,
+    Late,
     Numbers,
     book_of,
     buses,
     direct,
     is_covered,
     link_to,
+    linked,
     listeners,
-    until,
+    look_at_once,
+    named,
     way_of,
 )
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look again who listens as soon as messages come fast."""
-    monkeypatch.setattr("agentbus.client.direct_topics._RETRY_AFTER", 0.0)
-
-
-class Late:
-    """Has processes answer what is said to them of a kind when `release` is called, not before."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type, *buses: Bus) -> None:
-        self._take = LinkControl.take
-        self._waiting: list[tuple[LinkControl, Delivery]] = []
-        self._schema = payload_type(kind).schema
-        self._late = [bus._sender._control for bus in buses]
-        monkeypatch.setattr(LinkControl, "take", lambda *given: self._taken(*given))
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def holds(self, count: int) -> bool:
-        return len(self) == count
-
-    def _taken(self, control: LinkControl, delivery: Delivery) -> None:
-        if delivery.schema == self._schema and control in self._late:
-            self._waiting.append((control, delivery))
-        else:
-            self._take(control, delivery)
-
-    def release(self) -> None:
-        self._late.clear()
-        waiting, self._waiting = self._waiting, []
-        for control, delivery in waiting:
-            self._take(control, delivery)
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("look_at_once")]
 
 
 async def begin_move(numbers: Numbers) -> None:

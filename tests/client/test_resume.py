@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +22,11 @@ from agentbus.transport import zmq_link
 from agentbus.transport.lasting import LastingLink
 
 from .agents import Count, Echo, Hold, Ping, Pong
+from .conftest import until
 from .faults import Between
 from .tcp_keys import CLIENT, LISTENING, LOOPBACK
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others run until a condition holds."""
-    while not condition():  # noqa: ASYNC110 - nothing tells when
-        await asyncio.sleep(0)
 
 
 class World(NamedTuple):
