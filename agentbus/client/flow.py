@@ -102,22 +102,16 @@ class Inflow:
                 if self._error is not None:
                     raise self._error
                 raise StopAsyncIteration
-            await self._wait()
+            if self._waiter is not None and not self._waiter.done():
+                raise Closed("stream for a second reader (read it through tee)")
+            waiter = self._waiter = self._loop.create_future()
+            await waiter
         self._read += 1
         if self._read >= self._grant_at and not self._ended:
             count, self._read, self._grant_at = self._read, 0, self._half
             self._room += count
             self._grant(count)
         return parts.popleft()
-
-    async def _wait(self) -> None:
-        if self._waiter is not None:
-            raise Closed("stream for a second reader (read it through tee)")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -9,7 +9,7 @@ from ..messages import Envelope, Kind
 from ..transport import Link
 from ..wire import Frames
 from .busy_poll import BusyPoll
-from .coalesce import Coalescer
+from .coalesce import Coalescer, Turns
 from .contexts import ContextExchange, PeerContexts
 from .deadlines import DeadlineTimer
 from .exchange import Pending
@@ -39,6 +39,7 @@ class Peer(Callee):
         "poll",
         "principal",
         "timer",
+        "turns",
     )
 
     def __init__(
@@ -50,6 +51,8 @@ class Peer(Callee):
         self.exchange = exchange
         self.timer = timer
         self.poll = poll
+        self.turns = Turns(timer.loop)
+        """Of the streams that are written to this peer."""
         self.contexts = PeerContexts()
         self.outgoing: dict[int, Awaiting] = {}
         self.incoming: dict[int, RemoteReplies] = {}
@@ -101,7 +104,7 @@ class _RemoteFeed:
     def __init__(self, peer: Peer, request: int) -> None:
         self._peer = peer
         self._id = request
-        self._parts = Coalescer(peer.timer.loop, self._send)
+        self._parts = Coalescer(peer.turns, self._send)
         self.write = self._parts.write
 
     def finish(self) -> None:

@@ -81,7 +81,7 @@ class RemoteReplies(Replies):
         self._outflow: Outflow | None = None
         if credit:
             loop = peer.timer.loop
-            self._parts = Coalescer(loop, self._send_parts)
+            self._parts = Coalescer(peer.turns, self._send_parts)
             self._outflow = Outflow(loop, min(credit, MAX_CREDIT), self._parts.write)
         self.deadline = 0
         """Its number at the timer."""

@@ -89,7 +89,8 @@ class Link(asyncio.Protocol):
     def join(self, key: JoinKey, number: int, head: bytes, value: Buffer) -> int:
         """Queue a small message to leave with others in one envelope; as `send`.
 
-        Only while `joins`. It keeps its place in the order of all that is sent.
+        Only while `joins`. It keeps its place in the order of all that is sent, but for replies: they
+        leave behind what else is joined.
 
         Args:
             key: what the messages of one envelope have in common.

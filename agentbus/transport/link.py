@@ -38,6 +38,7 @@ until all of them were made."""
 IN_FLIGHT: Final = 16 * 1024 * 1024
 """Bytes that the system and a busy peer may hold unacknowledged; beyond, they count as waiting."""
 
+_REPLIES: Final = Kind.REPLIES
 _OPEN: Final = State.OPEN  # looked up for every read, and an enum's members are slow to look up
 
 Settled = Callable[[AgentbusError | None], None]
@@ -53,7 +54,7 @@ class StreamLink(Link):
     __slots__ = (
         "__weakref__", "_ack_at", "_bytes_received", "_bytes_sent", "_ended", "_ended_loans",
         "_forgotten", "_gone", "_hello", "_joined", "_keep", "_loop", "_memory", "_owner",
-        "_peer", "_queue", "_queued", "_room_until", "_sent", "_session", "_settled",
+        "_peer", "_queue", "_queued", "_replies", "_room_until", "_sent", "_session", "_settled",
         "_shared_limit", "_timer", "_transport", "_writable", "_write_limit",
     )
     # fmt: on
@@ -79,6 +80,9 @@ class StreamLink(Link):
         self._writable = asyncio.Event()
         self._writable.set()
         self._joined = Joined(limits)
+        self._replies = Joined(limits)
+        """Replies that leave together, behind what else waits: the last parts of streams do not then
+        part one reply from the next."""
         self._queue: list[Buffer] = []
         self._queued = 0
         self._sent = Unacknowledged()
@@ -122,7 +126,7 @@ class StreamLink(Link):
             raise Closed("link")
         if self._ended_loans:  # a reply that lets the peer send again is not to come first
             self._release()
-        if self._joined.size:  # what was published before goes before it
+        if self._joined.size or self._replies.size:  # what waits goes before it
             self._send_joined()
         share_from = self._memory.share_from
         for body in envelope.payloads:
@@ -131,13 +135,14 @@ class StreamLink(Link):
         return self._write(transport, self._session.send(envelope))
 
     def join(self, key: JoinKey, number: int, head: bytes, value: Buffer) -> int:
-        joined = self._joined
+        joined = self._replies if key[0] is _REPLIES else self._joined
         if not joined.fits(key, number):
             self._send_joined()
         transport = self._transport
         if self.closing or transport is None:
             raise Closed("link")
-        if self._bytes_sent + joined.size > self._room_until and self._is_full(joined.size):
+        waiting = self._joined.size + self._replies.size
+        if self._bytes_sent + waiting > self._room_until and self._is_full(waiting):
             raise LinkFull(self.peer.peer, self._write_limit)
         if not joined.add(key, number, head, value):
             self._send_joined()
@@ -145,8 +150,14 @@ class StreamLink(Link):
         return len(head) + len(value)
 
     def _send_joined(self) -> None:
-        if self._joined.size and not self.closing:
-            buffers = self._session.send(self._joined.take())
+        if self._joined.size:
+            self._send_all_of(self._joined)
+        if self._replies.size:
+            self._send_all_of(self._replies)
+
+    def _send_all_of(self, joined: Joined) -> None:
+        if not self.closing:
+            buffers = self._session.send(joined.take())
             self._enqueue(buffers, sum(map(len, buffers)))
 
     def _share(self, transport: asyncio.WriteTransport, envelope: Envelope) -> int:

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, handler
-from agentbus.client.coalesce import Coalescer
+from agentbus.client.coalesce import Coalescer, Turns
 from agentbus.client.flow import MAX_CREDIT, Inflow, Outflow
 from agentbus.client.payload import PayloadType, payload_type
 from agentbus.client.peers import Peers
@@ -171,7 +171,7 @@ async def test_the_first_goes_at_once_and_what_piles_up_together() -> None:
     def send(kind: PayloadType, frames: Frames) -> None:
         sent.append(kind.decode_batch(frames))
 
-    parts = Coalescer(asyncio.get_running_loop(), send)
+    parts = Coalescer(Turns(asyncio.get_running_loop()), send)
     parts.write("a")
     assert sent == [["a"]]
     parts.write("b")
@@ -190,6 +190,25 @@ async def test_the_first_goes_at_once_and_what_piles_up_together() -> None:
     parts.write("y" * 70_000)
     assert [len(batch) for batch in sent[5:]] == [1, 1]
     await asyncio.sleep(0)
+
+
+async def test_streams_share_the_turns_of_the_loop() -> None:
+    sent: list[tuple[int, list[Any]]] = []
+    turns = Turns(asyncio.get_running_loop())
+
+    def stream(who: int) -> Coalescer:
+        return Coalescer(turns, lambda kind, frames: sent.append((who, kind.decode_batch(frames))))
+
+    streams = [stream(who) for who in range(3)]
+    for part in ("a", "b", "c"):
+        for each in streams[:2]:
+            each.write(part)
+    streams[2].write("late")
+    assert sent == [(0, ["a"]), (1, ["a"]), (2, ["late"])]
+    await asyncio.sleep(0)
+    assert sent[3:] == [(0, ["b", "c"]), (1, ["b", "c"])]
+    streams[1].write("d")
+    assert sent[5:] == [(1, ["d"])]
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 65_535, 65_536])

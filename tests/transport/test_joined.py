@@ -8,7 +8,15 @@ import pytest
 from agentbus.config import Limits
 from agentbus.errors import Closed, LinkFull
 from agentbus.messages import Kind
-from agentbus.wire import is_small, pack_request_head, published
+from agentbus.wire import (
+    is_small,
+    pack_parts_head,
+    pack_reply_head,
+    pack_request_head,
+    published,
+    read_parts_heads,
+    read_reply_heads,
+)
 
 from .helpers import Pair, request
 
@@ -102,3 +110,30 @@ async def test_requests_and_replies_are_joined_in_their_place(pair: Pair) -> Non
         (Kind.REQUEST, 4, 1),
         (Kind.REQUESTS, 5, 2),
     ]
+
+
+async def test_replies_leave_together_behind_the_last_parts_of_their_streams(pair: Pair) -> None:
+    parts = (Kind.PARTS, "", "", "any", 0)
+    replies = (Kind.REPLIES, "", "", "any", 0)
+    pair.link_a.send(request(1, b"x"))
+    for number in (7, 8, 9):
+        pair.link_a.join(parts, 0, pack_parts_head(number), b"v")
+        pair.link_a.join(replies, 0, pack_reply_head(number, 0.0, 0.0), b"v")
+    pair.link_a.send(request(2, b"x"))
+    await pair.b.until_received(4)
+    assert [e.kind for e in pair.b.envelopes] == [
+        Kind.REQUEST,
+        Kind.PARTS,
+        Kind.REPLIES,
+        Kind.REQUEST,
+    ]
+    assert [number for (number,) in read_parts_heads(pair.b.envelopes[1].payloads)] == [7, 8, 9]
+    assert [head[0] for head in read_reply_heads(pair.b.envelopes[2].payloads)] == [7, 8, 9]
+
+
+async def test_joined_replies_are_not_lost_when_the_link_closes(pair: Pair) -> None:
+    pair.link_a.send(request(1, b"x"))
+    pair.link_a.join((Kind.REPLIES, "", "", "any", 0), 0, pack_reply_head(7, 0.0, 0.0), b"v")
+    await pair.link_a.aclose()
+    await pair.b.until_lost()
+    assert [e.kind for e in pair.b.envelopes] == [Kind.REQUEST, Kind.REPLIES]
