@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pydantic
 
-__all__ = ["flat_dump"]
+__all__ = ["flat_dump", "is_atom"]
 
 _ATOMS: Final = frozenset(("str", "int", "float", "bool", "none"))
 _INSIDE: Final = {
@@ -29,6 +29,8 @@ def flat_dump(
     adapter: pydantic.TypeAdapter[Any], dump: Callable[[Any], Any]
 ) -> Callable[[Any], Any]:
     """Return what makes a model's plain form: `dump`, or something faster with the same result."""
+    if is_atom(adapter):
+        return _as_it_is
     fields = _flat_fields(adapter.core_schema)
     if not fields:
         return dump
@@ -40,6 +42,16 @@ def flat_dump(
         return inside if len(inside) == count else dump(value)
 
     return dumped
+
+
+def is_atom(adapter: pydantic.TypeAdapter[Any]) -> bool:
+    """Tell whether every value of exactly this type is valid, and written as it is."""
+    schema = adapter.core_schema
+    return len(schema) == 1 and schema["type"] in _ATOMS
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _flat_fields(schema: Mapping[str, Any]) -> Mapping[str, Any]:

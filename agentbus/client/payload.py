@@ -21,10 +21,11 @@ import pydantic_core
 from blake3 import blake3
 
 from ..errors import InvalidMessage
-from ..wire import Frames, copy_buffers, is_buffer_type, pack, unpack_frames
+from ..messages import Kind
+from ..wire import Frames, JoinKey, copy_buffers, is_buffer_type, pack, unpack_frames
 from .annotations import holds_buffers
 from .copies import copier
-from .flat import flat_dump
+from .flat import flat_dump, is_atom
 
 __all__ = ["PLAIN", "SCHEMA_MARK", "PayloadType", "payload_type", "problem_of"]
 
@@ -84,10 +85,13 @@ class PayloadType:
         "_copy",
         "_dump",
         "_holds_buffers",
+        "_is_atom",
         "_pack",
         "_validate",
         "kind",
         "name",
+        "parts_key",
+        "replies_key",
         "schema",
     )
 
@@ -108,6 +112,11 @@ class PayloadType:
             raise InvalidMessage(self.name, problem) from error
         self.schema = f"{self.name}{_fingerprint(kind, adapter)}"
         """The name on the wire: it tells types of one name, and versions of one type, apart."""
+        self.parts_key: JoinKey = (Kind.PARTS, "", "", self.schema, 0)
+        """Under it parts of this type leave a link together, of whatever streams."""
+        self.replies_key: JoinKey = (Kind.REPLIES, "", "", self.schema, 0)
+        """The same for replies."""
+        self._is_atom = is_atom(adapter)
         self._dump = flat_dump(adapter, adapter.serializer.to_python)
         self._validate: Callable[[Any], Any] = adapter.validator.validate_python
         self._pack: Callable[[Any], bytes] = msgpack.Packer(
@@ -154,6 +163,9 @@ class PayloadType:
         plain = self._unpack(frames)
         if type(plain) is not list:
             raise InvalidMessage(self.name, "a batch of parts is an array")
+        if self._is_atom:
+            kind = self.kind
+            return [value if type(value) is kind else self._validated(value) for value in plain]
         validate = self._validate
         try:
             return [validate(value) for value in plain]

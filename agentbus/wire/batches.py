@@ -131,7 +131,8 @@ class Joined:
         """
         values = self._values
         return not values or (
-            key == self._key and (not number or number == self._first + len(values))
+            (key is self._key or key == self._key)
+            and (not number or number == self._first + len(values))
         )
 
     def add(self, key: JoinKey, number: int, head: bytes, value: bytes | memoryview) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import date
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgpack
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentbus.client.flat import flat_dump
+from agentbus.client.flat import flat_dump, is_atom
 from agentbus.client.payload import payload_type
+from agentbus.errors import InvalidMessage
+from agentbus.wire import join_batch
 
 
 class Flat(pydantic.BaseModel):
@@ -114,10 +117,31 @@ def test_a_flat_model_is_written_as_pydantic_would(value: Flat) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [Renamed, Hidden, Written, Whole, Computed, Open, Nested, Dated, Chosen, Root, dict, str],
+    [Renamed, Hidden, Written, Whole, Computed, Open, Nested, Dated, Chosen, Root, dict, bytes],
 )
 def test_what_says_more_about_its_form_is_left_to_pydantic(kind: type) -> None:
     assert not is_flat(kind)
+
+
+@given(
+    st.text()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.booleans()
+    | st.none()
+)
+def test_a_plain_value_is_written_as_it_is_and_read_if_it_is_of_the_type(value: object) -> None:
+    kind = payload_type(type(value))
+    assert is_atom(pydantic.TypeAdapter(type(value)))
+    batch = join_batch([frame for (frame,) in (kind.encode(each) for each in (value, value))])
+    assert kind.decode_batch((batch,)) == [value, value]
+
+
+def test_a_batch_of_plain_values_is_checked() -> None:
+    with pytest.raises(InvalidMessage, match="str"):
+        payload_type(str).decode_batch((join_batch([msgpack.packb("a"), msgpack.packb([1])]),))
+    assert payload_type(float).decode_batch((join_batch([msgpack.packb(1)]),)) == [1.0]
+    assert not is_atom(pydantic.TypeAdapter(Annotated[str, pydantic.Field(max_length=3)]))
 
 
 def test_what_is_cached_beside_the_fields_is_not_sent() -> None:
