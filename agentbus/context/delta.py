@@ -24,6 +24,8 @@ __all__ = ["CHECK_SIZE", "Delta", "HeldRoots", "KnownRoots", "delta_for", "pack"
 
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
 _FIELDS = 3
+_ROWS = frozenset({(int, str, str), (int, str, str, bytes)})
+"""A segment's row; the fourth field, what the segment refers to, is there only if not empty."""
 CHECK_SIZE = 8
 """Bytes of the root that a delta carries."""
 _KIND_CODES: Mapping[SegmentKind, int] = MappingProxyType(
@@ -33,6 +35,10 @@ _KIND_CODES: Mapping[SegmentKind, int] = MappingProxyType(
         SegmentKind.USER: 3,
         SegmentKind.ASK: 4,
         SegmentKind.MESSAGE: 5,
+        SegmentKind.SUMMARY: 6,
+        SegmentKind.TOOLS: 7,
+        SegmentKind.TOOL_CALL: 8,
+        SegmentKind.TOOL_RESULT: 9,
     }
 )
 """The kinds' numbers on the wire; they are never reused."""
@@ -123,12 +129,18 @@ def pack(delta: Delta, limits: Limits = _DEFAULT_LIMITS) -> bytes:
     for segment in delta.segments:
         if (size := _size(segment.author, segment.text)) > limits.segment:
             raise TooLarge("a context segment", size, limits.segment)
-    segments = [(_KIND_CODES[s.kind], s.author, s.text) for s in delta.segments]
     base = b"" if delta.base == _EMPTY_ROOT else delta.base
-    packed: bytes = msgpack.packb((base, delta.check, segments))
+    packed: bytes = msgpack.packb((base, delta.check, [_row(s) for s in delta.segments]))
     if len(packed) > limits.frame:
         raise TooLarge("the new part of a context", len(packed), limits.frame)
     return packed
+
+
+def _row(segment: Segment) -> tuple[object, ...]:
+    code = _KIND_CODES[segment.kind]
+    if segment.refers:
+        return code, segment.author, segment.text, segment.refers
+    return code, segment.author, segment.text
 
 
 def unpack(data: bytes | memoryview, limits: Limits, tenant: TenantKey) -> Delta:
@@ -178,12 +190,15 @@ def _size(author: str, text: str) -> int:
 
 
 def _segment(row: Any, limits: Limits, tenant: TenantKey) -> Segment:
-    if type(row) is not tuple or tuple(map(type, row)) != (int, str, str):
-        raise MalformedFrame("a segment is an array of kind, author and text")
-    code, author, text = row
+    if type(row) is not tuple or tuple(map(type, row)) not in _ROWS:
+        raise MalformedFrame("a segment is an array of kind, author, text and what it refers to")
+    code, author, text = row[:3]
+    refers = row[3] if len(row) > 3 else None
+    if refers is not None and len(refers) != DIGEST_SIZE:
+        raise MalformedFrame(f"a segment refers to {len(refers)} bytes, which name nothing")
     kind = _KINDS.get(code)
     if kind is None:
         raise MalformedFrame(f"a segment of unknown kind {code}")
     if (size := _size(author, text)) > limits.segment:
         raise MalformedFrame(f"a segment of {size} bytes is over the limit of {limits.segment}")
-    return tenant.segment(kind, author, text)
+    return tenant.segment(kind, author, text, refers=refers or b"")

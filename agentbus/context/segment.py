@@ -35,6 +35,15 @@ class SegmentKind(StrEnum):
     """What the next speaker is asked to do."""
     MESSAGE = "message"
     """Said by the agent named in `author`."""
+    SUMMARY = "summary"
+    """Stands for a stretch of what was said; `refers` is the root of the context summed up."""
+    TOOLS = "tools"
+    """Tool schemas, as a canonical JSON list; `author` is the agent that may call them, or empty
+    if all may."""
+    TOOL_CALL = "tool_call"
+    """What the agent named in `author` asked of a tool."""
+    TOOL_RESULT = "tool_result"
+    """What the tool named in `author` gave back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,9 @@ class Segment:
     author: str
     text: str
     digest: bytes = field(repr=False)
+    refers: bytes = field(default=b"", repr=False)
+    """Empty, or 32 bytes: of a summary, the root that it stands for; of all other kinds, the
+    digest of the earlier segment that this one replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +65,21 @@ class TenantKey:
 
     key: bytes = field(default=bytes(32), repr=False)
 
-    def segment(self, kind: SegmentKind, author: str, text: str) -> Segment:
-        """Make a segment under this key.
+    def segment(self, kind: SegmentKind, author: str, text: str, *, refers: bytes = b"") -> Segment:
+        """Make a segment under this key. `refers` counts in its name only if there is one.
 
         Raises:
-            InvalidMessage: author or text cannot be written as UTF-8.
+            InvalidMessage: author or text cannot be written as UTF-8, or `refers` is neither empty
+                nor as long as a digest.
         """
+        if refers and len(refers) != DIGEST_SIZE:
+            raise InvalidMessage("context", f"refers to {len(refers)} bytes, which name nothing")
+        fields = [kind.value, author, text, refers] if refers else [kind.value, author, text]
         try:
-            canonical = msgpack.packb([kind.value, author, text])
+            canonical = msgpack.packb(fields)
         except UnicodeEncodeError as error:
             raise InvalidMessage("context", f"holds half a character: {error.reason}") from error
-        return Segment(kind, author, text, blake3(canonical, key=self.key).digest())
+        return Segment(kind, author, text, blake3(canonical, key=self.key).digest(), refers)
 
     def root(self, parent: bytes, digest: bytes) -> bytes:
         """Name the context that appending segment `digest` to context `parent` gives."""
@@ -89,9 +105,9 @@ class Context:
         root = self.tenant.root(self.root, segment.digest)
         return Context(self.tenant, self, segment, root, self.length + 1)
 
-    def add(self, kind: SegmentKind, author: str, text: str) -> Context:
+    def add(self, kind: SegmentKind, author: str, text: str, *, refers: bytes = b"") -> Context:
         """Return this context with a new segment at its end."""
-        return self.append(self.tenant.segment(kind, author, text))
+        return self.append(self.tenant.segment(kind, author, text, refers=refers))
 
     def role(self, agent: str, text: str) -> Context:
         """Append the standing instructions of `agent`."""
@@ -112,6 +128,22 @@ class Context:
     def message(self, agent: str, text: str) -> Context:
         """Append what `agent` said."""
         return self.add(SegmentKind.MESSAGE, agent, text)
+
+    def summary(self, text: str, *, of: Context, author: str = "summary") -> Context:
+        """Append a text that stands for what was said in the context `of`."""
+        return self.add(SegmentKind.SUMMARY, author, text, refers=of.root)
+
+    def tools(self, schemas: str, *, agent: str = "") -> Context:
+        """Append tool schemas, a canonical JSON list, that `agent` may call; all may, if empty."""
+        return self.add(SegmentKind.TOOLS, agent, schemas)
+
+    def tool_call(self, agent: str, text: str) -> Context:
+        """Append what `agent` asked of a tool."""
+        return self.add(SegmentKind.TOOL_CALL, agent, text)
+
+    def tool_result(self, tool: str, text: str) -> Context:
+        """Append what a tool gave back."""
+        return self.add(SegmentKind.TOOL_RESULT, tool, text)
 
     def ancestors(self) -> Iterator[Context]:
         """Yield this context, then each that it was made from, down to the empty one."""

@@ -9,4 +9,4 @@ from __future__ import annotations
 
 __all__ = ["PROTOCOL_VERSION"]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5

@@ -59,6 +59,7 @@ def test_a_delta_survives_the_wire() -> None:
     context = EMPTY
     for kind in SegmentKind:
         context = context.add(kind, "näme", "text ✓")
+        context = context.add(kind, "näme", "text ✓", refers=context.root)
     delta = delta_for(context, known())
     assert unpack(pack(delta), LIMITS, TENANT) == delta
     assert unpack(memoryview(pack(delta)), LIMITS, TENANT) == delta
@@ -98,22 +99,27 @@ def test_known_roots_forget_the_least_recently_used() -> None:
     [
         None,
         [],
-        [b"", b"r" * 32],
-        [b"", b"r" * 32, [], 0],
-        [b"short", b"r" * 32, []],
-        [bytes(32), b"r" * 32, []],
-        ["", b"r" * 32, []],
+        [b"", b"r" * 8],
+        [b"", b"r" * 8, [], 0],
+        [b"short", b"r" * 8, []],
+        [bytes(32), b"r" * 8, []],
+        ["", b"r" * 8, []],
         [b"", "r", []],
-        [b"", b"r" * 31, []],
-        [b"", b"r" * 32, None],
-        [b"", b"r" * 32, [1]],
-        [b"", b"r" * 32, [[9, "a", "t"]]],
-        [b"", b"r" * 32, [[True, "a", "t"]]],
-        [b"", b"r" * 32, [[1, b"a", "t"]]],
-        [b"", b"r" * 32, [[1, "a", "t", "more"]]],
-        [b"", b"r" * 32, [{}]],
-        [b"", b"r" * 32, [[1, "a", msgpack.ExtType(1, b"")]]],
-        [b"", b"r" * 33, []],
+        [b"", b"r" * 7, []],
+        [b"", b"r" * 8, None],
+        [b"", b"r" * 8, [1]],
+        [b"", b"r" * 8, [[10, "a", "t"]]],
+        [b"", b"r" * 8, [[1, "a", "t", "more"]]],
+        [b"", b"r" * 8, [[1, "a", "t", b""]]],
+        [b"", b"r" * 8, [[1, "a", "t", b"r" * 31]]],
+        [b"", b"r" * 8, [[1, "a", "t", b"r" * 33]]],
+        [b"", b"r" * 8, [[1, "a", "t", b"r" * 32, b"r" * 32]]],
+        [b"", b"r" * 8, [[1, "a"]]],
+        [b"", b"r" * 8, [[True, "a", "t"]]],
+        [b"", b"r" * 8, [[1, b"a", "t"]]],
+        [b"", b"r" * 8, [{}]],
+        [b"", b"r" * 8, [[1, "a", msgpack.ExtType(1, b"")]]],
+        [b"", b"r" * 9, []],
     ],
 )
 def test_other_values_are_malformed(value: Any) -> None:

@@ -1,9 +1,16 @@
+"""Segments and contexts as values: names, kinds, and what a segment refers to."""
+
 from __future__ import annotations
 
+import msgpack
 import pytest
+from blake3 import blake3
 
-from agentbus.context import TenantKey
+from agentbus.context import DIGEST_SIZE, SegmentKind, TenantKey
 from agentbus.errors import InvalidMessage
+
+TENANT = TenantKey(b"t" * 32)
+EMPTY = TENANT.empty()
 
 
 def test_half_a_character_is_refused() -> None:
@@ -13,3 +20,34 @@ def test_half_a_character_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="half a character"):
         context.message("\ud83d", "text")
     assert context.user("\N{GRINNING FACE}").length == 1
+
+
+def test_a_segment_that_refers_to_nothing_keeps_its_three_field_name() -> None:
+    segment = TENANT.segment(SegmentKind.USER, "user", "hello")
+    canonical = msgpack.packb(["user", "user", "hello"])
+    assert segment.digest == blake3(canonical, key=TENANT.key).digest()
+    assert segment.refers == b""
+    assert TENANT.segment(SegmentKind.USER, "user", "hello", refers=b"") == segment
+
+
+def test_what_a_segment_refers_to_is_part_of_its_name() -> None:
+    names = {
+        TENANT.segment(SegmentKind.USER, "user", "hello", refers=refers).digest
+        for refers in (b"", b"a" * DIGEST_SIZE, b"b" * DIGEST_SIZE)
+    }
+    assert len(names) == 3
+
+
+@pytest.mark.parametrize("size", [1, DIGEST_SIZE - 1, DIGEST_SIZE + 1])
+def test_a_reference_is_as_long_as_a_digest(size: int) -> None:
+    with pytest.raises(InvalidMessage, match="name nothing"):
+        TENANT.segment(SegmentKind.USER, "user", "hello", refers=b"r" * size)
+
+
+def test_each_kind_has_a_way_to_say_it() -> None:
+    talk = EMPTY.role("writer", "r").document("d").user("u").ask("a").message("writer", "m")
+    talk = talk.tools("[]", agent="writer").tool_call("writer", "c").tool_result("find", "f")
+    talk = talk.summary("s", of=talk)
+    assert {segment.kind for segment in talk.segments()} == set(SegmentKind)
+    assert talk.last is not None and talk.parent is not None
+    assert talk.last.refers == talk.parent.root
