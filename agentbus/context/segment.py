@@ -8,14 +8,15 @@ Storing and shipping contexts is the business of `resolve` and `delta`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgpack
 from blake3 import blake3
 
-from ..errors import InvalidMessage
+from ..errors import InvalidMessage, MisuseError
 
 __all__ = ["DIGEST_SIZE", "Context", "Segment", "SegmentKind", "TenantKey"]
 
@@ -46,6 +47,10 @@ class SegmentKind(StrEnum):
     """What the tool named in `author` gave back."""
 
 
+_STANDING = frozenset({SegmentKind.ROLE, SegmentKind.DOCUMENT, SegmentKind.TOOLS})
+"""What a conversation is about, and not a part of it: no summary takes its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One immutable piece of context."""
@@ -57,6 +62,16 @@ class Segment:
     refers: bytes = field(default=b"", repr=False)
     """Empty, or 32 bytes: of a summary, the root that it stands for; of all other kinds, the
     digest of the earlier segment that this one replaces."""
+
+    @property
+    def replaces(self) -> bytes:
+        """The digest of the earlier segment that this one replaces; empty if it replaces none."""
+        return b"" if self.kind is SegmentKind.SUMMARY else self.refers
+
+    @property
+    def is_said(self) -> bool:
+        """It is a part of the conversation, as roles, documents and tool schemas are not."""
+        return self.kind not in _STANDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,145 @@ class Context:
     def tool_result(self, tool: str, text: str) -> Context:
         """Append what a tool gave back."""
         return self.add(SegmentKind.TOOL_RESULT, tool, text)
+
+    def supersede(self, earlier: Segment, text: str) -> Context:
+        """Append a text that replaces that of an earlier segment, under its kind and author.
+
+        What was read stays as it was, so that its KV stays good: the earlier segment keeps its
+        place, and the new one refers to it, until `compacted` makes a new beginning without it.
+
+        Raises:
+            MisuseError: this context does not hold the earlier segment, or that is a summary,
+                whose reference is taken: sum up again instead.
+        """
+        if earlier.kind is SegmentKind.SUMMARY:
+            raise MisuseError("a summary is not superseded: sum up again")
+        if all(node.last != earlier for node in self.ancestors()):
+            raise MisuseError("what is to be superseded is not in this context")
+        return self.add(earlier.kind, earlier.author, text, refers=earlier.digest)
+
+    def compacted(self) -> Context:
+        """Return a context without what was superseded: a new epoch, whose readers read it anew.
+
+        A segment that replaces another takes that one's place, so a new role or document stands
+        where the old one stood. Two that replace the same one, said in branches that were joined,
+        both stay, in their order. A context in which nothing was superseded is returned as it is.
+        """
+        segments = self.segments()
+        superseded = {segment.replaces for segment in segments}
+        places: list[list[Segment]] = []
+        by_digest: dict[bytes, list[Segment]] = {}
+        for segment in segments:
+            place = by_digest.get(segment.replaces)
+            if place is None:
+                place = []
+                places.append(place)
+            by_digest.setdefault(segment.digest, place)
+            if segment.digest not in superseded:
+                place.append(segment)
+        return self._rebuilt([segment for place in places for segment in place])
+
+    def older(self, keep: int) -> Context:
+        """Return the beginning of this context, but for the last `keep` segments that were said.
+
+        It ends with a segment that was said; roles, documents and tool schemas are not counted. It
+        is empty if no more than `keep` were said.
+        """
+        if keep < 0:
+            raise MisuseError(f"a context keeps 0 segments or more, not {keep}")
+        node: Context | None = self
+        while node is not None and node.last is not None:
+            if node.last.is_said:
+                if keep == 0:
+                    return node
+                keep -= 1
+            node = node.parent
+        return self.tenant.empty()
+
+    def summarize(self, text: str, *, keep: int) -> Context:
+        """Return a context in which `text` stands for what was said, but for the last `keep`.
+
+        Roles, documents and tool schemas stay, in their order; the summary stands where what it
+        sums up ended, and refers to the root of `older(keep)`, so that the whole can be had by
+        reference for as long as somebody keeps it (`ContextStore.retain`). A summary is something
+        said: the next one takes it in, and refers to the context that it stood in.
+
+        Raises:
+            MisuseError: no more than `keep` segments were said: there is nothing to sum up.
+        """
+        summed = self.older(keep)
+        if summed.last is None:
+            raise MisuseError(f"there is nothing to sum up beside the last {keep} that were said")
+        segments = self.segments()
+        before, after = segments[: summed.length], segments[summed.length :]
+        standing = [segment for segment in before if not segment.is_said]
+        summary = self.tenant.segment(SegmentKind.SUMMARY, "summary", text, refers=summed.root)
+        return self._rebuilt([*standing, summary, *after])
+
+    def join(self, branches: Iterable[Context]) -> Context:
+        """Return this context, and behind it what each of the branches has of its own, in order.
+
+        A branch's own is what it has beyond the beginning that this context and all branches share.
+        What an earlier one has brought is not repeated: each segment stands there as often as in
+        the branch that has it most often. So the order is the caller's, and joining a branch again
+        changes nothing.
+
+        Raises:
+            MisuseError: a branch belongs to another tenant.
+        """
+        others = list(branches)
+        if any(other.tenant != self.tenant for other in others):
+            raise MisuseError("contexts of two tenants cannot be joined")
+        common = self
+        for other in others:
+            common = common.common_ancestor(other)
+        joined = self
+        brought = Counter(segment.digest for segment in self._beyond(common))
+        for other in others:
+            own: Counter[bytes] = Counter()
+            for segment in other._beyond(common):
+                own[segment.digest] += 1
+                if own[segment.digest] > brought[segment.digest]:
+                    joined = joined.append(segment)
+            brought |= own
+        return joined
+
+    def common_ancestor(self, other: Context) -> Context:
+        """Return the longest beginning that both contexts have."""
+        one, two = self, other
+        while one.root != two.root:
+            longer = one if one.length >= two.length else two
+            if longer.parent is None:
+                break
+            if longer is one:
+                one = longer.parent
+            else:
+                two = longer.parent
+        return one
+
+    def _beyond(self, beginning: Context) -> list[Segment]:
+        """Return the segments behind a beginning of this context."""
+        found: list[Segment] = []
+        node = self
+        while node.length > beginning.length and node.parent is not None and node.last is not None:
+            found.append(node.last)
+            node = node.parent
+        found.reverse()
+        return found
+
+    def _rebuilt(self, segments: list[Segment]) -> Context:
+        """Return the context of these segments, which shares with this one what both begin with."""
+        same = 0
+        for mine, wanted in zip(self.segments(), segments, strict=False):
+            if mine.digest != wanted.digest:
+                break
+            same += 1
+        node = self
+        while node.length > same and node.parent is not None:
+            node = node.parent
+        for segment in segments[same:]:
+            node = node.append(segment)
+        return node
 
     def ancestors(self) -> Iterator[Context]:
         """Yield this context, then each that it was made from, down to the empty one."""

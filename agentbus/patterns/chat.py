@@ -82,9 +82,6 @@ async def debate(
     for _ in range(rounds):
         asks = [Ask(name, message, context) for name in debaters]
         gathered = await gather(asker, asks, quorum=len(asks), deadline=deadline)
-        base = len(context)
-        for reply in gathered.replies:
-            for segment in (reply.context or context).segments()[base:]:
-                context = context.append(segment)
+        context = context.join(gathered.contexts)
     verdict = await asker.call(judge, message, context=context, deadline=deadline)
     return Debate(verdict, verdict.context or context)

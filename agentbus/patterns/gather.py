@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from ..client import Reply, Requester
+from ..context import Context
 from ..errors import AgentbusError, ConfigError, QuorumMissed, RequestCancelled
 from .ask import Ask
 
@@ -31,6 +32,11 @@ class Gathered:
     def values(self) -> list[Any]:
         """The values that came, in the order of the questions."""
         return [reply.value for reply in self.replies]
+
+    @property
+    def contexts(self) -> list[Context]:
+        """The contexts that came back, in the order of the questions: `context.join` takes them."""
+        return [reply.context for reply in self.replies if reply.context is not None]
 
 
 async def gather(

@@ -43,6 +43,27 @@ async def test_replies_stand_in_the_order_of_the_questions(pair: Pair) -> None:
     assert gathered.values == [Pong(number=n, by="ab"[n % 2]) for n in range(20)]
 
 
+class Speaker(Agent):
+    """Says its name on the context."""
+
+    @handler
+    async def speak(self, text: str, call: Call) -> None:
+        context = call.context or call.empty_context()
+        call.context = context.ask(text).message(self.name, f"I am {self.name}.")
+
+
+async def test_contexts_of_replies_are_joined_in_the_order_of_the_questions(pair: Pair) -> None:
+    async with pair.open() as (host, bus):
+        for name in "abc":
+            await host.spawn(Speaker, name=name)
+        context = bus.context().user("Who is there?")
+        asks = [Ask(name, "Speak.", context) for name in ("b", "nobody", "c", "a")]
+        gathered = await gather(bus, asks, deadline=5)
+    joined = context.join(gathered.contexts)
+    said = [segment.text for segment in joined.segments()]
+    assert said == ["Who is there?", "Speak.", "I am b.", "I am c.", "I am a."]
+
+
 async def test_errors_stand_beside_replies(pair: Pair) -> None:
     async with team(pair, "a") as (bus, _):
         asks = [Ask("nobody", Ping(number=1)), Ask("a", Ping(number=2)), Ask("a", Boom(text="x"))]
