@@ -11,7 +11,7 @@ AgentbusError
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
-│   ├── UnknownContext, LayoutError
+│   ├── UnknownContext (ForgottenContext), LayoutError
 └── EngineError              a model that cannot do what was asked
     ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from .base import AgentbusError
 from .codes import describe, restore, text_of
-from .context import ContextError, LayoutError, UnknownContext
+from .context import ContextError, ForgottenContext, LayoutError, UnknownContext
 from .delivery import (
     AnswersInParts,
     BudgetExceeded,
@@ -78,6 +78,7 @@ __all__ = [
     "Draining",
     "EngineError",
     "EngineFailed",
+    "ForgottenContext",
     "FrameTooLarge",
     "GrantRefused",
     "HandlerFailed",

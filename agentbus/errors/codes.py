@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from .base import AgentbusError
-from .context import LayoutError, UnknownContext
+from .context import ForgottenContext, LayoutError, UnknownContext
 from .delivery import (
     AnswersInParts,
     BudgetExceeded,
@@ -82,6 +82,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     VersionMismatch,
     UnexpectedFrame,
     UnknownContext,
+    ForgottenContext,
     LayoutError,
     UnknownEngine,
     ModelNotFound,

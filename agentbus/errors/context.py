@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from .base import AgentbusError
 
-__all__ = ["ContextError", "LayoutError", "UnknownContext"]
+__all__ = ["ContextError", "ForgottenContext", "LayoutError", "UnknownContext"]
 
 
 class ContextError(AgentbusError):
@@ -23,6 +23,16 @@ class UnknownContext(ContextError):
 
     def __str__(self) -> str:
         return f"nobody here holds the context {self.root[:16]}"
+
+
+@dataclass(eq=False)
+class ForgottenContext(UnknownContext):
+    """A context was referred to that was held here, and has been forgotten."""
+
+    code: ClassVar[str] = "forgotten_context"
+
+    def __str__(self) -> str:
+        return f"the context {self.root[:16]} was forgotten here; retain what is to stay"
 
 
 @dataclass(eq=False)

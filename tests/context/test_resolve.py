@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agentbus.context import CONTEXT_BYTES, Context, ContextStore, Delta, SegmentKind, TenantKey
-from agentbus.errors import MalformedFrame, MisuseError
+from agentbus.errors import (
+    ForgottenContext,
+    MalformedFrame,
+    MisuseError,
+    TooLarge,
+    UnknownContext,
+    describe,
+    restore,
+)
 
 TENANT = TenantKey()
 EMPTY = TENANT.empty()
@@ -106,6 +114,143 @@ def test_a_store_needs_room() -> None:
         ContextStore(0)
 
 
+def test_a_base_that_is_used_outlives_its_forks() -> None:
+    store = ContextStore(5 * ONE)
+    base, other = store.add(chain(2)), store.add(chain(1, "o" * 88))
+    store.add(base.user("f" * 96))
+    assert store.get(other.root) is not None
+    assert store.get(base.root) is not None
+    store.add(chain(2, "n" * 88))
+    assert (base.root in store, other.root in store) == (True, True)
+    store.add(chain(3, "n" * 88))
+    assert (base.root in store, other.root in store) == (True, False)
+
+
+# --- leases and retention
+
+
+def fill(store: ContextStore, text: str = "f" * 88) -> None:
+    store.add(chain(12, text))
+
+
+def test_what_is_leased_is_not_forgotten() -> None:
+    store = ContextStore(10 * ONE)
+    context = chain(4)
+    store.lease(context)
+    store.lease(context)
+    fill(store)
+    store.end_lease(context.root)
+    fill(store, "g" * 88)
+    assert store.get(context.root) == context
+    assert store.held_bytes <= 10 * ONE
+    store.end_lease(context.root)
+    fill(store, "h" * 88)
+    assert store.get(context.root) is None
+    with pytest.raises(ForgottenContext):
+        store.find(context.root)
+
+
+def test_what_a_leased_context_was_made_from_stays_with_it() -> None:
+    store = ContextStore(10 * ONE)
+    base = store.add(chain(3))
+    fork = base.user("fork")
+    store.lease(fork)
+    fill(store)
+    assert store.find(base.root) == base
+    store.end_lease(fork.root)
+    fill(store, "g" * 88)
+    assert base.root not in store
+
+
+def test_a_lease_takes_more_than_the_store_has_and_gives_it_back() -> None:
+    store = ContextStore(3 * ONE)
+    context = chain(5)
+    store.lease(context)
+    assert store.find(context.root) == context
+    assert store.held_bytes == 5 * ONE
+    store.end_lease(context.root)
+    assert store.held_bytes == 3 * ONE
+    assert store.add(EMPTY) == EMPTY
+
+
+def test_a_lease_that_is_not_there_cannot_be_ended() -> None:
+    store = ContextStore(10 * ONE)
+    context = store.add(chain(1))
+    with pytest.raises(MisuseError):
+        store.end_lease(context.root)
+    store.lease(EMPTY)
+    store.end_lease(EMPTY.root)
+
+
+def test_what_is_retained_stays_until_it_is_released_as_often() -> None:
+    store = ContextStore(10 * ONE)
+    context = chain(2)
+    store.retain(context)
+    store.retain(context)
+    store.release(context)
+    fill(store)
+    assert store.find(context.root) == context
+    store.release(context)
+    fill(store, "g" * 88)
+    assert context.root not in store
+    with pytest.raises(MisuseError, match="not retained"):
+        store.release(context)
+
+
+def test_a_lease_is_no_retention() -> None:
+    store = ContextStore(10 * ONE)
+    context = chain(2)
+    store.lease(context)
+    with pytest.raises(MisuseError, match="not retained"):
+        store.release(context)
+
+
+def test_no_more_is_retained_than_there_is_room_for() -> None:
+    store = ContextStore(5 * ONE)
+    first, second = chain(3), chain(3, "y" * 88)
+    store.retain(first)
+    with pytest.raises(TooLarge, match="retained"):
+        store.retain(second)
+    assert store.held_bytes <= 5 * ONE
+    assert store.find(first.root) == first
+    with pytest.raises(MisuseError):
+        store.release(second)
+    store.release(first)
+    store.retain(second)
+
+
+def test_collecting_leaves_what_is_leased_or_retained() -> None:
+    store = ContextStore(100 * ONE)
+    base = chain(2)
+    leased, retained = base.user("l" * 96), base.user("r" * 96)
+    store.lease(leased)
+    store.retain(retained)
+    store.add(chain(5, "g" * 88))
+    assert store.collect() == 5 * ONE
+    assert store.held_bytes == 4 * ONE
+    assert (store.find(leased.root), store.find(retained.root)) == (leased, retained)
+    store.end_lease(leased.root)
+    assert store.collect() == ONE
+    store.release(retained)
+    assert store.collect() == 3 * ONE
+    assert (len(store), store.held_bytes) == (0, 0)
+
+
+def test_a_forgotten_context_is_told_from_one_that_was_never_there() -> None:
+    store = ContextStore(10 * ONE)
+    context = store.add(chain(1))
+    store.collect()
+    for root, error in ((context.root, ForgottenContext), (b"?" * 32, UnknownContext)):
+        with pytest.raises(UnknownContext) as caught:
+            store.find(root)
+        assert type(caught.value) is error
+        assert caught.value.root == root.hex()
+        again = restore(*describe(caught.value))
+        assert (type(again), str(again)) == (error, str(caught.value))
+    store.add(context)
+    assert store.find(context.root) == context
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Random adds, forks and look-ups; afterwards every chain is whole and bytes add up."""
 
@@ -114,6 +259,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.room = room * ONE
         self.store = ContextStore(self.room)
         self.contexts = [EMPTY]
+        self.held: list[tuple[Context, bool]] = []
 
     @rule(
         origin=st.integers(0, 50), texts=st.lists(st.sampled_from(["a", "b", "c" * 99]), max_size=4)
@@ -131,6 +277,32 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.store.get(context.root)
         assert (found == context) == (context.root in self.store)
 
+    @rule(origin=st.integers(0, 50), retain=st.booleans())
+    def hold(self, origin: int, retain: bool) -> None:
+        context = self.contexts[origin % len(self.contexts)]
+        try:
+            (self.store.retain if retain else self.store.lease)(context)
+        except TooLarge:
+            assert retain
+            return
+        self.held.append((context, retain))
+
+    @rule(place=st.integers(0, 50))
+    def let_go(self, place: int) -> None:
+        if self.held:
+            context, retained = self.held.pop(place % len(self.held))
+            if retained:
+                self.store.release(context)
+            else:
+                self.store.end_lease(context.root)
+
+    @rule()
+    def collect(self) -> None:
+        before = self.store.held_bytes
+        assert self.store.collect() == before - self.store.held_bytes
+        stay = {node.root for context, _ in self.held for node in context.ancestors()}
+        assert len(self.store) == len(stay - {EMPTY.root})
+
     @invariant()
     def holds(self) -> None:
         if not hasattr(self, "store"):
@@ -142,7 +314,12 @@ class StoreMachine(RuleBasedStateMachine):
                 assert node.root in held or node.last is None
         segments = {c.last.digest: c.last for c in held.values() if c.last is not None}
         texts = sum(len(s.author) + len(s.text) for s in segments.values())
-        assert self.store.held_bytes == len(held) * CONTEXT_BYTES + texts <= self.room
+        assert self.store.held_bytes == len(held) * CONTEXT_BYTES + texts
+        for context, _ in self.held:
+            assert context.root in held or context == EMPTY
+        stay = {node.root for context, _ in self.held for node in context.ancestors()}
+        if set(held) - stay:
+            assert self.store.held_bytes <= self.room
 
 
 StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
