@@ -38,6 +38,8 @@ class PeerContexts:
     asked_whole: set[tuple[Kind, int]] = field(default_factory=set)
     tell_taken: set[int] = field(default_factory=set)
     """Requests among those that wait, of which the peer wants to be told when they were taken."""
+    leased: dict[int, bytes] = field(default_factory=dict)
+    """The roots of the contexts of requests that are under way to the peer, which may ask for them."""
 
     def forget(self, kind: Kind, number: int) -> None:
         """The request or reply of that number waits for its context no longer."""
@@ -103,6 +105,17 @@ class ContextExchange:
         if peer is not None:
             peer.known.add(context.root)
 
+    def lease(self, peer: PeerContexts, number: int, context: Context) -> None:
+        """Keep the context of a request that was sent until it has ended: the peer may ask for it."""
+        self.store.lease(context)
+        peer.leased[number] = context.root
+
+    def end_lease(self, peer: PeerContexts, number: int) -> None:
+        """The request of that number has ended; it may have had no context."""
+        root = peer.leased.pop(number, None)
+        if root is not None:
+            self.store.end_lease(root)
+
     def incoming(self, peer: PeerContexts, envelope: Envelope) -> Context | Envelope:
         """Return the context that came with a message, or the WANT that asks for the rest of it.
 
@@ -162,8 +175,8 @@ class ContextExchange:
         kind = Kind.REPLY if have.schema == REPLY_WAITS else Kind.REQUEST
         return peer.waiting.get((kind, have.id))
 
-    def learn(self, peer: PeerContexts, have: Envelope, waiting: Envelope) -> Envelope | None:
-        """Take over what a HAVE brings; returns the WANT for the whole if that is not enough.
+    def learn(self, peer: PeerContexts, have: Envelope, waiting: Envelope) -> Context | Envelope:
+        """Return the context that a HAVE brings, or the WANT for the whole if it does not say all.
 
         Raises:
             MalformedFrame: the bytes are no context.
@@ -172,8 +185,9 @@ class ContextExchange:
         if not have.context:
             raise UnknownContext("")
         delta = unpack(have.context, self._limits, self._tenant)
-        if self.store.resolve(delta) is not None:
-            return None
+        context = self.store.resolve(delta)
+        if context is not None:
+            return context
         key = (waiting.kind, waiting.id)
         if delta.base == self._tenant.empty().root or key in peer.asked_whole:
             raise UnknownContext(delta.base.hex())

@@ -121,7 +121,7 @@ class Handoff:
             await answer
         except BaseException:
             if peer.outgoing.get(offered.id) is offered:
-                del peer.outgoing[offered.id]
+                peer.settle(offered.id)
                 peer.tell(Envelope(Kind.CANCEL, offered.id))
             raise
 
@@ -134,7 +134,7 @@ class Handoff:
         """The new agent has it: from here on the caller waits for that one."""
         pending = self.pending
         if pending.ended:
-            peer.outgoing.pop(number, None)
+            peer.settle(number)
             peer.tell(Envelope(Kind.CANCEL, number))
             self._settled(RequestCancelled(pending.target))
             return
@@ -186,7 +186,7 @@ class _Offered(Awaiting):
     ) -> None:
         """Pass the reply to who waits for it now."""
         pending = self._moved()
-        self._peer.outgoing.pop(self.id, None)  # it was let go of before, to be moved just now
+        self._peer.settle(self.id)  # it was let go of before, to be moved just now
         if not pending.ended:
             pending.replied_in_short(schema, frame, queue_s, handle_s, types)
 

@@ -208,7 +208,7 @@ class Intake:
             pending.replied(envelope, context, self._types)
         except AgentbusError as error:
             pending.fail(error)
-        peer.outgoing.pop(envelope.id, None)
+        peer.settle(envelope.id)
 
     def _take_replies(self, peer: Peer, envelope: Envelope) -> None:
         outgoing, types, schema = peer.outgoing, self._types, envelope.schema
@@ -218,6 +218,8 @@ class Intake:
             pending = outgoing.pop(number, None)
             if pending is None:
                 continue
+            if pending.context is not None:
+                self._contexts.end_lease(peer.contexts, number)
             pending.received_bytes += len(body)
             try:
                 pending.replied_in_short(schema, body, queue_s, handle_s, types)
@@ -225,7 +227,7 @@ class Intake:
                 pending.fail(error)
 
     def _take_error(self, peer: Peer, envelope: Envelope) -> None:
-        pending = peer.outgoing.pop(envelope.id, None)
+        pending = peer.settle(envelope.id)
         if pending is not None:
             pending.received_bytes += envelope.size
             try:
@@ -318,21 +320,30 @@ class Intake:
         if waiting is None:
             return
         try:
-            want = self._contexts.learn(peer.contexts, envelope, waiting)
+            found = self._contexts.learn(peer.contexts, envelope, waiting)
         except AgentbusError as error:
             self._refuse(peer, waiting, error)
         else:
-            if want is not None:
-                peer.link.send(want)
+            if isinstance(found, Envelope):
+                peer.link.send(found)
                 return
-            self._takers[waiting.kind](peer, waiting)
+            self._take_waiting(peer, waiting, found)
         peer.contexts.forget(waiting.kind, waiting.id)
+
+    def _take_waiting(self, peer: Peer, waiting: Envelope, found: Context) -> None:
+        """Take a message whose context has come, which may be more than the store has room for."""
+        store = self._contexts.store
+        store.lease(found)
+        try:
+            self._takers[waiting.kind](peer, waiting)
+        finally:
+            store.end_lease(found.root)
 
     def _refuse(self, peer: Peer, waiting: Envelope, error: AgentbusError) -> None:
         """End a request whose context cannot be had."""
         if waiting.kind is Kind.REQUEST:
             self._refuse_request(peer, waiting, waiting.id, error)
             return
-        pending = peer.outgoing.pop(waiting.id, None)
+        pending = peer.settle(waiting.id)
         if pending is not None:
             pending.fail(error)

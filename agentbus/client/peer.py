@@ -66,15 +66,22 @@ class Peer(Callee):
         self.granted: dict[tuple[str, str], None] | None = None
         """The edges (source, target) that this process has shown grants for; None if none is due."""
 
+    def settle(self, number: int) -> Awaiting | None:
+        """Forget a request that was sent, with the lease on its context; return it, if there is one."""
+        pending = self.outgoing.pop(number, None)
+        if pending is not None and pending.context is not None:
+            self.exchange.end_lease(self.contexts, number)
+        return pending
+
     def abandon(self, pending: Awaiting, reason: AgentbusError | None) -> None:
         """Tell the peer that nobody waits for a reply any more."""
-        if self.outgoing.pop(pending.id, None) is not None:
+        if self.settle(pending.id) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
             self.tell(Envelope(Kind.CANCEL, pending.id))
 
     def release(self, pending: Pending) -> None:
         """Another agent answers: who had the request here is told."""
-        if self.outgoing.pop(pending.id, None) is not None:
+        if self.settle(pending.id) is not None:
             self.contexts.forget(Kind.REPLY, pending.id)
             self.tell(Envelope(Kind.HANDOFF, pending.id))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import BusSettings
-from ..context import Context, TenantKey
+from ..context import Context, ContextStore, TenantKey
 from ..errors import (
     AgentbusError,
     DeadlineExceeded,
@@ -68,6 +68,11 @@ class Peers:
 
     def __iter__(self) -> Iterator[Peer]:
         return iter(tuple(self._by_link.values()))
+
+    @property
+    def store(self) -> ContextStore:
+        """The contexts that this process keeps."""
+        return self._contexts.store
 
     def of(self, link: Link) -> Peer | None:
         """Return what is known of a link's other end; None if the link is gone."""
@@ -135,9 +140,9 @@ class Peers:
             logger.warning("the link to %s ended: %s", peer.name, error)
         # First of all nothing more is sent there, whatever the end of these requests leads to.
         self._node.peer_lost(peer, error)
-        for pending in tuple(peer.outgoing.values()):
+        for number, pending in tuple(peer.outgoing.items()):
             pending.fail(PeerLost(peer.name))
-        peer.outgoing.clear()
+            peer.settle(number)
         for replies in tuple(peer.incoming.values()):
             replies.drop()
 
@@ -192,6 +197,8 @@ class Peers:
         pending.transport = link.via
         pending.sent_to(peer)
         peer.outgoing[number] = pending
+        if context is not None:
+            self._contexts.lease(peer.contexts, number, context)
         self._poll.sent()
 
     def carry(self, peer: Peer, leg: Awaiting, offer: Offer, credit: int) -> None:
@@ -227,6 +234,8 @@ class Peers:
         )
         leg.id = number
         peer.outgoing[number] = leg
+        if context is not None:
+            self._contexts.lease(peer.contexts, number, context)
 
     def remember(self, peer: Peer | None, context: Context) -> None:
         """Note that a peer holds `context`, as this process does."""

@@ -237,7 +237,7 @@ class _Leg(Awaiting):
         def settled(error: AgentbusError | None) -> None:
             if error is not None:
                 self.tell(refusal(self.id, error))
-            elif peer.outgoing.pop(self.id, None) is not None:
+            elif peer.settle(self.id) is not None:
                 self.tell(Envelope(Kind.HANDOFF, self.id))
                 self._end()
 
@@ -273,7 +273,7 @@ class _Leg(Awaiting):
 
     def stop(self) -> None:
         """Nobody waits for the reply any more."""
-        if self._peer.outgoing.pop(self.id, None) is not None:
+        if self._peer.settle(self.id) is not None:
             self.tell(Envelope(Kind.CANCEL, self.id))
         self._end()
 

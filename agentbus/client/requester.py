@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from mypy_extensions import mypyc_attr
 
-from ..context import Context
+from ..context import Context, ContextStore
 from ..errors import ConfigError
 from ..telemetry import Budget
 from .origin import Origin
@@ -46,6 +46,11 @@ class Requester:
     @property
     def _sender(self) -> Node:
         raise NotImplementedError
+
+    @property
+    def contexts(self) -> ContextStore:
+        """What this process keeps of contexts: there they are found by reference, and retained."""
+        return self._sender.peers.store
 
     @property
     def _name_as_source(self) -> str:
