@@ -23,9 +23,9 @@ from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
 __all__ = ["CHECK_SIZE", "Delta", "HeldRoots", "KnownRoots", "delta_for", "pack", "unpack"]
 
 _EMPTY_ROOT = bytes(DIGEST_SIZE)
-_FIELDS = 3
-_ROWS = frozenset({(int, str, str), (int, str, str, bytes)})
-"""A segment's row; the fourth field, what the segment refers to, is there only if not empty."""
+_FIELDS = 4
+_ROW = (int, str, bytes)
+"""What a segment is on the wire: its speaker's number, its text, and what it refers to, if any."""
 CHECK_SIZE = 8
 """Bytes of the root that a delta carries."""
 _KIND_CODES: Mapping[SegmentKind, int] = MappingProxyType(
@@ -115,7 +115,10 @@ _DEFAULT_LIMITS = Limits()
 
 
 def pack(delta: Delta, limits: Limits = _DEFAULT_LIMITS) -> bytes:
-    """Write a delta as bytes: some 55 more than the texts and names in it.
+    """Write a delta as bytes: some 55 more than the texts and names in it, however many they are.
+
+    A speaker (kind and author) is written once; a segment is its speaker's number, its text and,
+    if there is one, what it refers to.
 
     Raises:
         TooLarge: it, or one segment, is larger than the receiver takes.
@@ -126,21 +129,24 @@ def pack(delta: Delta, limits: Limits = _DEFAULT_LIMITS) -> bytes:
             "context",
             f"{len(delta.segments)} segments at once are over the limit of {limits.delta_segments}",
         )
+    speakers: dict[tuple[int, str], int] = {}
+    items: list[int | str | bytes] = []
+    total = 0
     for segment in delta.segments:
-        if (size := _size(segment.author, segment.text)) > limits.segment:
+        size = _size(segment.author) + _size(segment.text)
+        if size > limits.segment:
             raise TooLarge("a context segment", size, limits.segment)
+        total += size
+        speaker = (_KIND_CODES[segment.kind], segment.author)
+        items += (speakers.setdefault(speaker, len(speakers)), segment.text)
+        if segment.refers:
+            items.append(segment.refers)
     base = b"" if delta.base == _EMPTY_ROOT else delta.base
-    packed: bytes = msgpack.packb((base, delta.check, [_row(s) for s in delta.segments]))
-    if len(packed) > limits.frame:
-        raise TooLarge("the new part of a context", len(packed), limits.frame)
+    names = [field for speaker in speakers for field in speaker]
+    packed: bytes = msgpack.packb((base, delta.check, names, items))
+    if (size := max(total, len(packed))) > limits.frame:
+        raise TooLarge("the new part of a context", size, limits.frame)
     return packed
-
-
-def _row(segment: Segment) -> tuple[object, ...]:
-    code = _KIND_CODES[segment.kind]
-    if segment.refers:
-        return code, segment.author, segment.text, segment.refers
-    return code, segment.author, segment.text
 
 
 def unpack(data: bytes | memoryview, limits: Limits, tenant: TenantKey) -> Delta:
@@ -152,9 +158,15 @@ def unpack(data: bytes | memoryview, limits: Limits, tenant: TenantKey) -> Delta
     """
     if len(data) > limits.frame:
         raise MalformedFrame(f"a delta of {len(data)} bytes is over the limit of {limits.frame}")
-    base, check, rows = _fields(_unpacked(data, limits))
-    segments = tuple(_segment(row, limits, tenant) for row in rows)
-    return Delta(base, segments, check, tenant)
+    base, check, names, items = _fields(_unpacked(data, limits))
+    rows = _rows(items, limits)
+    speakers = _speakers(names)
+    _check_sizes(rows, [_size(author) for _, author in speakers], limits)
+    segments = [
+        tenant.segment(*speakers[row[0]], row[1], refers=row[2] if len(row) > 2 else b"")
+        for row in rows
+    ]
+    return Delta(base, tuple(segments), check, tenant)
 
 
 def _unpacked(data: bytes | memoryview, limits: Limits) -> Any:
@@ -164,7 +176,7 @@ def _unpacked(data: bytes | memoryview, limits: Limits) -> Any:
             use_list=False,
             max_str_len=limits.segment,
             max_bin_len=DIGEST_SIZE,
-            max_array_len=max(limits.delta_segments, _FIELDS),
+            max_array_len=max(limits.delta_segments * len(_ROW), _FIELDS),
             max_map_len=0,
             max_ext_len=0,
         )
@@ -172,33 +184,60 @@ def _unpacked(data: bytes | memoryview, limits: Limits) -> Any:
         raise MalformedFrame(f"not a delta: {error}") from error
 
 
-def _fields(value: Any) -> tuple[bytes, bytes, tuple[Any, ...]]:
+def _fields(value: Any) -> tuple[bytes, bytes, tuple[Any, ...], tuple[Any, ...]]:
     if type(value) is not tuple or len(value) != _FIELDS:
         raise MalformedFrame(f"a delta is an array of {_FIELDS} fields")
-    base, check, rows = value
+    base, check, names, items = value
     if type(base) is not bytes or len(base) not in (0, DIGEST_SIZE) or base == _EMPTY_ROOT:
         raise MalformedFrame("a delta's base is not a root")
     if type(check) is not bytes or len(check) != CHECK_SIZE:
         raise MalformedFrame(f"a delta's check is not {CHECK_SIZE} bytes")
-    if type(rows) is not tuple:
-        raise MalformedFrame("a delta's segments are not an array")
-    return base or _EMPTY_ROOT, check, rows
+    if type(names) is not tuple or type(items) is not tuple:
+        raise MalformedFrame("a delta's speakers and segments are not arrays")
+    return base or _EMPTY_ROOT, check, names, items
 
 
-def _size(author: str, text: str) -> int:
-    return len(author.encode()) + len(text.encode())
+def _speakers(names: tuple[Any, ...]) -> list[tuple[SegmentKind, str]]:
+    speakers: list[tuple[SegmentKind, str]] = []
+    codes, authors = names[::2], names[1::2]
+    if len(codes) != len(authors):
+        raise MalformedFrame("a delta's speaker without a name")
+    for code, author in zip(codes, authors, strict=True):
+        kind = _KINDS.get(code) if type(code) is int else None
+        if kind is None or type(author) is not str:
+            raise MalformedFrame("a delta's speaker is not of a kind that is known, with a name")
+        speakers.append((kind, author))
+    return speakers
 
 
-def _segment(row: Any, limits: Limits, tenant: TenantKey) -> Segment:
-    if type(row) is not tuple or tuple(map(type, row)) not in _ROWS:
-        raise MalformedFrame("a segment is an array of kind, author, text and what it refers to")
-    code, author, text = row[:3]
-    refers = row[3] if len(row) > 3 else None
-    if refers is not None and len(refers) != DIGEST_SIZE:
-        raise MalformedFrame(f"a segment refers to {len(refers)} bytes, which name nothing")
-    kind = _KINDS.get(code)
-    if kind is None:
-        raise MalformedFrame(f"a segment of unknown kind {code}")
-    if (size := _size(author, text)) > limits.segment:
-        raise MalformedFrame(f"a segment of {size} bytes is over the limit of {limits.segment}")
-    return tenant.segment(kind, author, text, refers=refers or b"")
+def _rows(items: tuple[Any, ...], limits: Limits) -> list[list[Any]]:
+    """Return the segments' rows, which stand in one array: each begins with a number."""
+    rows: list[list[Any]] = []
+    for item in items:
+        if type(item) is int:
+            rows.append([item])
+        elif rows and len(rows[-1]) < len(_ROW) and type(item) is _ROW[len(rows[-1])]:
+            rows[-1].append(item)
+        else:
+            raise MalformedFrame("a segment is its speaker, its text and what it refers to")
+    if len(rows) > limits.delta_segments:
+        raise MalformedFrame(f"{len(rows)} segments are over the limit of {limits.delta_segments}")
+    return rows
+
+
+def _check_sizes(rows: list[list[Any]], names: list[int], limits: Limits) -> None:
+    """Check all rows before anything is hashed: a name that is sent once counts for each of them."""
+    total = 0
+    for row in rows:
+        if len(row) < 2 or not 0 <= row[0] < len(names):
+            raise MalformedFrame("a segment without a text, or of an unknown speaker")
+        if len(row) > 2 and len(row[2]) != DIGEST_SIZE:
+            raise MalformedFrame(f"a segment refers to {len(row[2])} bytes, which name nothing")
+        size = names[row[0]] + _size(row[1])
+        total += size
+        if size > limits.segment or total > limits.frame:
+            raise MalformedFrame(f"a segment of {size} bytes, {total} in all, is over the limit")
+
+
+def _size(text: str) -> int:
+    return len(text.encode())

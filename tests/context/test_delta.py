@@ -99,32 +99,66 @@ def test_known_roots_forget_the_least_recently_used() -> None:
     [
         None,
         [],
-        [b"", b"r" * 8],
-        [b"", b"r" * 8, [], 0],
-        [b"short", b"r" * 8, []],
-        [bytes(32), b"r" * 8, []],
-        ["", b"r" * 8, []],
-        [b"", "r", []],
-        [b"", b"r" * 7, []],
-        [b"", b"r" * 8, None],
-        [b"", b"r" * 8, [1]],
-        [b"", b"r" * 8, [[10, "a", "t"]]],
-        [b"", b"r" * 8, [[1, "a", "t", "more"]]],
-        [b"", b"r" * 8, [[1, "a", "t", b""]]],
-        [b"", b"r" * 8, [[1, "a", "t", b"r" * 31]]],
-        [b"", b"r" * 8, [[1, "a", "t", b"r" * 33]]],
-        [b"", b"r" * 8, [[1, "a", "t", b"r" * 32, b"r" * 32]]],
-        [b"", b"r" * 8, [[1, "a"]]],
-        [b"", b"r" * 8, [[True, "a", "t"]]],
-        [b"", b"r" * 8, [[1, b"a", "t"]]],
-        [b"", b"r" * 8, [{}]],
-        [b"", b"r" * 8, [[1, "a", msgpack.ExtType(1, b"")]]],
-        [b"", b"r" * 9, []],
+        [b"", b"r" * 8, []],
+        [b"", b"r" * 8, [], [], 0],
+        [b"short", b"r" * 8, [], []],
+        [bytes(32), b"r" * 8, [], []],
+        ["", b"r" * 8, [], []],
+        [b"", "r", [], []],
+        [b"", b"r" * 7, [], []],
+        [b"", b"r" * 9, [], []],
+        [b"", b"r" * 8, None, []],
+        [b"", b"r" * 8, [], None],
+        [b"", b"r" * 8, [1], []],
+        [b"", b"r" * 8, [10, "a"], []],
+        [b"", b"r" * 8, [True, "a"], []],
+        [b"", b"r" * 8, [1.0, "a"], []],
+        [b"", b"r" * 8, [[], "a"], []],
+        [b"", b"r" * 8, [1, b"a"], []],
+        [b"", b"r" * 8, [1, "a"], [0]],
+        [b"", b"r" * 8, [1, "a"], ["t"]],
+        [b"", b"r" * 8, [1, "a"], [1, "t"]],
+        [b"", b"r" * 8, [1, "a"], [-1, "t"]],
+        [b"", b"r" * 8, [1, "a"], [0, b"r" * 32]],
+        [b"", b"r" * 8, [1, "a"], [0, "t", "t"]],
+        [b"", b"r" * 8, [1, "a"], [0, "t", b""]],
+        [b"", b"r" * 8, [1, "a"], [0, "t", b"r" * 31]],
+        [b"", b"r" * 8, [1, "a"], [0, "t", b"r" * 33]],
+        [b"", b"r" * 8, [1, "a"], [0, "t", b"r" * 32, b"r" * 32]],
+        [b"", b"r" * 8, [1, "a"], [False, "t"]],
+        [b"", b"r" * 8, [1, "a"], [{}]],
+        [b"", b"r" * 8, [1, "a"], [0, msgpack.ExtType(1, b"")]],
     ],
 )
 def test_other_values_are_malformed(value: Any) -> None:
     with pytest.raises(MalformedFrame):
         unpack(msgpack.packb(value), LIMITS, TENANT)
+
+
+def test_a_name_is_sent_once_and_counts_for_each_of_its_segments() -> None:
+    name = "n" * 1000
+    context = EMPTY
+    for _ in range(100):
+        context = context.message(name, "t")
+    delta = delta_for(context, known())
+    packed = pack(delta)
+    assert len(packed) < 1000 + 100 * 3 + 64
+    assert unpack(packed, LIMITS, TENANT) == delta
+    small = Limits(frame=100 * 1001 - 1)
+    with pytest.raises(TooLarge):
+        pack(delta, small)
+    with pytest.raises(MalformedFrame, match="over the limit"):
+        unpack(packed, small, TENANT)
+    assert unpack(packed, Limits(frame=100 * 1001), TENANT) == delta
+
+
+def test_a_whole_transcript_is_not_longer_than_what_is_in_it() -> None:
+    context, content = EMPTY.role("writer", "You write."), len("writer") + len("You write.")
+    for number in range(1000):
+        text = "x" * (300 + number)
+        context = context.message("writer", text) if number % 2 else context.user(text)
+        content += len(text) + (6 if number % 2 else 4)
+    assert len(pack(delta_for(context, known()))) <= content + 64
 
 
 def test_limits_bind_receiver_and_sender() -> None:
