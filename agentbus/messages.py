@@ -33,7 +33,7 @@ class Kind(IntEnum):
     WANT = 8
     """The receiver of request or reply `id` lacks the context it refers to."""
     HAVE = 9
-    """Answers WANT with the whole context."""
+    """Answers WANT with what the receiver lacks of the context."""
     GOODBYE = 10
     """Last envelope of an orderly close."""
     CREDIT = 11

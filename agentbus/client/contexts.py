@@ -2,8 +2,9 @@
 
 A message carries its context's root and the segments that its receiver is not known to hold. An
 engine is taken to hold also what this process got from other agents, since it most likely wrote
-it. A receiver that lacks something asks for it: WANT and HAVE, first for what it is not known to
-hold, then, if it has forgotten that too, for the whole.
+it. A receiver that lacks something asks for it: WANT and HAVE. One that has forgotten the end of a
+context says how much of its beginning it still holds. One that never had it gets first what it is
+not known to hold, and then, if that was not all, the whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import BusSettings
-from ..context import Context, ContextStore, KnownRoots, TenantKey, delta_for, pack, unpack
+from ..context import (
+    CHECK_SIZE,
+    Context,
+    ContextStore,
+    HeldRoots,
+    KnownRoots,
+    TenantKey,
+    delta_for,
+    pack,
+    unpack,
+)
 from ..errors import UnknownContext
 from ..messages import Envelope, Kind
 
@@ -21,8 +32,6 @@ _KNOWN_ROOTS = 65536
 """Roots remembered for each peer; forgetting one costs a round trip, never correctness."""
 _HELD = 1024
 """Messages of one peer that may wait for their context."""
-_NOTHING: frozenset[bytes] = frozenset()
-_WHOLE = b"whole"
 REPLY_WAITS = "r"
 """Schema of the WANT and HAVE for a reply; those for a request have none."""
 
@@ -35,7 +44,7 @@ class PeerContexts:
     assumed: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
     """Roots that a message referred to without knowing; the peer may ask for these too."""
     waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
-    asked_whole: set[tuple[Kind, int]] = field(default_factory=set)
+    asked_again: set[tuple[Kind, int]] = field(default_factory=set)
     tell_taken: set[int] = field(default_factory=set)
     """Requests among those that wait, of which the peer wants to be told when they were taken."""
     leased: dict[int, bytes] = field(default_factory=dict)
@@ -44,7 +53,7 @@ class PeerContexts:
     def forget(self, kind: Kind, number: int) -> None:
         """The request or reply of that number waits for its context no longer."""
         self.waiting.pop((kind, number), None)
-        self.asked_whole.discard((kind, number))
+        self.asked_again.discard((kind, number))
         if kind is Kind.REQUEST:
             self.tell_taken.discard(number)
 
@@ -73,6 +82,21 @@ class _Without:
 
     def __contains__(self, root: bytes) -> bool:
         return root != self._root and root in self._known
+
+
+class _Begun:
+    """The one root that begins with what a WANT said; empty means none.
+
+    Should another one begin so too, the receiver cannot resolve what it gets, and asks again.
+    """
+
+    __slots__ = ("_beginning",)
+
+    def __init__(self, beginning: bytes) -> None:
+        self._beginning = beginning
+
+    def __contains__(self, root: bytes) -> bool:
+        return bool(self._beginning) and root.startswith(self._beginning)
 
 
 class ContextExchange:
@@ -133,7 +157,10 @@ class ContextExchange:
         if key in peer.waiting or len(peer.waiting) >= _HELD:
             raise UnknownContext(delta.base.hex())
         peer.waiting[key] = envelope
-        return _want(envelope, delta.base)
+        held = self.store.beginning(delta.base)
+        if held is None:
+            return _want(envelope, delta.base)
+        return _want(envelope, delta.base, self._short(held))
 
     def held(self, peer: PeerContexts, envelope: Envelope) -> Context:
         """Return the context that came with a message, if nothing of it has to be asked for.
@@ -162,7 +189,9 @@ class ContextExchange:
         context = self.store.get(root) if named else None
         if context is None:
             return self.nothing(want)
-        held = _NOTHING if len(want.payloads) > 1 else _Without(peer.known, root)
+        held: HeldRoots = _Without(peer.known, root)
+        if len(want.payloads) > 1:
+            held = _Begun(bytes(want.payloads[1]))
         packed = pack(delta_for(context, held), self._limits)
         return Envelope(Kind.HAVE, want.id, schema=want.schema, context=packed)
 
@@ -176,7 +205,7 @@ class ContextExchange:
         return peer.waiting.get((kind, have.id))
 
     def learn(self, peer: PeerContexts, have: Envelope, waiting: Envelope) -> Context | Envelope:
-        """Return the context that a HAVE brings, or the WANT for the whole if it does not say all.
+        """Return the context that a HAVE brings, or the WANT for the rest if it is not enough.
 
         Raises:
             MalformedFrame: the bytes are no context.
@@ -189,11 +218,16 @@ class ContextExchange:
         if context is not None:
             return context
         key = (waiting.kind, waiting.id)
-        if delta.base == self._tenant.empty().root or key in peer.asked_whole:
+        if delta.base == self._tenant.empty().root or key in peer.asked_again:
             raise UnknownContext(delta.base.hex())
-        peer.asked_whole.add(key)
+        peer.asked_again.add(key)
         root = unpack(waiting.context, self._limits, self._tenant).base
-        return _want(waiting, root, _WHOLE)
+        held = self.store.beginning(delta.base)
+        return _want(waiting, root, b"" if held is None else self._short(held))
+
+    def _short(self, root: bytes) -> bytes:
+        """Return how a WANT names the beginning that is held: empty if it is nothing."""
+        return b"" if root == self._tenant.empty().root else root[:CHECK_SIZE]
 
 
 def _want(waiting: Envelope, *payloads: bytes) -> Envelope:

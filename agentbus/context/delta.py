@@ -162,10 +162,7 @@ def unpack(data: bytes | memoryview, limits: Limits, tenant: TenantKey) -> Delta
     rows = _rows(items, limits)
     speakers = _speakers(names)
     _check_sizes(rows, [_size(author) for _, author in speakers], limits)
-    segments = [
-        tenant.segment(*speakers[row[0]], row[1], refers=row[2] if len(row) > 2 else b"")
-        for row in rows
-    ]
+    segments = [_segment(row, speakers[row[0]], tenant) for row in rows]
     return Delta(base, tuple(segments), check, tenant)
 
 
@@ -237,6 +234,11 @@ def _check_sizes(rows: list[list[Any]], names: list[int], limits: Limits) -> Non
         total += size
         if size > limits.segment or total > limits.frame:
             raise MalformedFrame(f"a segment of {size} bytes, {total} in all, is over the limit")
+
+
+def _segment(row: list[Any], speaker: tuple[SegmentKind, str], tenant: TenantKey) -> Segment:
+    kind, author = speaker
+    return tenant.segment(kind, author, row[1], refers=row[2] if len(row) > 2 else b"")
 
 
 def _size(text: str) -> int:

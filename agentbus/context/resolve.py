@@ -11,15 +11,17 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from ..errors import ForgottenContext, MalformedFrame, MisuseError, TooLarge, UnknownContext
-from .delta import Delta, KnownRoots
-from .segment import Context, Segment
+from .delta import Delta
+from .segment import DIGEST_SIZE, Context, Segment
 
 __all__ = ["CONTEXT_BYTES", "ContextStore"]
 
 CONTEXT_BYTES = 640
 """What one kept context is counted as, beside the author and text of its last segment: measured."""
-_FORGOTTEN = 4096
-"""How many roots are remembered of contexts that were forgotten, to say so when asked for one."""
+_FORGOTTEN = 16384
+"""How many roots are remembered of contexts that were forgotten, and what they were made from."""
+
+_EMPTY_ROOT = bytes(DIGEST_SIZE)
 
 
 @dataclass(slots=True)
@@ -54,7 +56,8 @@ class ContextStore:
         self._ends: OrderedDict[bytes, None] = OrderedDict()
         """What may be forgotten next: ends of chains that nothing holds, the oldest first."""
         self._retained: Counter[bytes] = Counter()
-        self._forgotten = KnownRoots(_FORGOTTEN)
+        self._forgotten: OrderedDict[bytes, bytes] = OrderedDict()
+        """Roots of what was forgotten, the oldest first, and the roots of what they were made from."""
         self._clock = 0
 
     def __len__(self) -> int:
@@ -99,6 +102,18 @@ class ContextStore:
         if root in self._forgotten:
             raise ForgottenContext(root.hex())
         raise UnknownContext(root.hex())
+
+    def beginning(self, root: bytes) -> bytes | None:
+        """Return the root of the longest beginning that is kept of a context, itself not kept.
+
+        None if it is not remembered that it ever was. So who forgot the end of a context need not
+        ask for the whole.
+        """
+        while root in self._forgotten:
+            root = self._forgotten[root]
+            if root in self._kept or root == _EMPTY_ROOT:
+                return root
+        return None
 
     def lease(self, context: Context) -> None:
         """Keep a context until its lease is ended: for as long as a message refers to it."""
@@ -246,15 +261,22 @@ class ContextStore:
         root, _ = self._ends.popitem(last=False)
         gone = self._kept.pop(root)
         self._bytes -= CONTEXT_BYTES
-        self._forgotten.add(root)
-        context = gone.context
-        if context.last is not None:
-            self._unshare(context.last)
-        above = None if context.parent is None else self._kept.get(context.parent.root)
+        parent, last = gone.context.parent, gone.context.last
+        if parent is None or last is None:
+            return
+        self._unshare(last)
+        self._remember(root, parent.root)
+        above = self._kept.get(parent.root)
         if above is not None:
             above.children -= 1
             if not above.children and not above.holds:
                 self._now_an_end(above, gone)
+
+    def _remember(self, root: bytes, parent: bytes) -> None:
+        self._forgotten[root] = parent
+        self._forgotten.move_to_end(root)
+        if len(self._forgotten) > _FORGOTTEN:
+            self._forgotten.popitem(last=False)
 
     def _now_an_end(self, above: _Kept, gone: _Kept) -> None:
         """The rest of a chain is as old as its end was, unless it was used by itself since."""

@@ -186,6 +186,30 @@ async def test_a_receiver_that_forgot_gets_what_the_sender_holds_for_it(pair: Pa
             assert reply.context == context.message("echo", str(number))
 
 
+async def test_a_receiver_that_forgot_the_end_is_sent_the_end(socket_dir: Path) -> None:
+    async with processes(socket_dir) as (asker, host, _):
+        await host.spawn(Echo(), name="echo")
+        base = asker.context()
+        for _ in range(20):
+            base = base.user("x" * 1000)
+        await asker.request("echo", Ping(number=1), context=base)
+        host.contexts.retain(host.contexts.find(base.root))
+        context = base
+        for number in range(5):
+            context = context.user("y" * 1000)
+            await asker.request("echo", Ping(number=number), context=context)
+        for bus, sent in ((host, 6000), (asker, 6000)):
+            bus.contexts.collect()
+            context = context.user("z" * 1000)
+            reply = await asker.call("echo", Ping(number=1), context=context)
+            new = sent if bus is host else 1000
+            assert new < reply.account.sent_bytes < new + 256
+        host.contexts.release(base)
+        forget_all(host)
+        reply = await asker.call("echo", Ping(number=1), context=context.user("end"))
+        assert 27000 < reply.account.sent_bytes < 27000 + 32 * 4 + 256
+
+
 async def test_a_context_is_found_by_reference_for_as_long_as_it_is_retained(pair: Pair) -> None:
     async with pair.open() as (_, asker):
         whole = talk(asker).message("a", "The moon.").user("And the sun?")

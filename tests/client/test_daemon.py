@@ -241,7 +241,7 @@ async def test_a_reply_whose_context_never_comes_is_forgotten_with_its_deadline(
         with pytest.raises(DeadlineExceeded):
             await program.call("a", Ping(number=1), deadline=0.05)
         assert not to_a.contexts.waiting
-        assert not to_a.contexts.asked_whole
+        assert not to_a.contexts.asked_again
 
 
 @pytest.mark.promise("autogen-7016")

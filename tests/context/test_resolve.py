@@ -7,7 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agentbus.context import CONTEXT_BYTES, Context, ContextStore, Delta, SegmentKind, TenantKey
+from agentbus.context import (
+    CONTEXT_BYTES,
+    Context,
+    ContextStore,
+    Delta,
+    SegmentKind,
+    TenantKey,
+    resolve,
+)
 from agentbus.errors import (
     ForgottenContext,
     MalformedFrame,
@@ -249,6 +257,29 @@ def test_a_forgotten_context_is_told_from_one_that_was_never_there() -> None:
         assert (type(again), str(again)) == (error, str(caught.value))
     store.add(context)
     assert store.find(context.root) == context
+
+
+def test_it_is_remembered_how_much_of_a_forgotten_context_is_kept() -> None:
+    store = ContextStore(100 * ONE)
+    base = store.add(chain(3))
+    store.retain(base)
+    whole = store.add(base.user("a").user("b").user("c"))
+    assert store.beginning(whole.root) is None, "it is kept, whole"
+    store.collect()
+    assert store.beginning(whole.root) == base.root
+    store.release(base)
+    store.collect()
+    assert store.beginning(whole.root) == EMPTY.root
+    assert store.beginning(b"?" * 32) is None
+
+
+def test_what_is_remembered_of_the_forgotten_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "_FORGOTTEN", 3)
+    store = ContextStore(100 * ONE)
+    whole = store.add(chain(5))
+    store.collect()
+    assert store.beginning(whole.root) is None
+    assert len(store._forgotten) == 3
 
 
 class StoreMachine(RuleBasedStateMachine):
