@@ -15,7 +15,7 @@ from .children import ChildFailed
 from .compiled import is_compiled
 from .faults.suite import SUITE as FAULTS
 from .macro import hops
-from .micro import bulk, bus, fanout, scale, stream, telemetry
+from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
 from .suite import Suite, select
@@ -25,6 +25,7 @@ __all__ = ["SUITES", "main"]
 SUITES: Mapping[str, Suite] = {
     "bulk": bulk.SUITE,
     "bus": bus.SUITE,
+    "context": context.SUITE,
     "fanout": fanout.SUITE,
     "faults": FAULTS,
     "hops": hops.SUITE,

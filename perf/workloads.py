@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -38,6 +39,7 @@ __all__ = [
     "measure",
     "medians",
     "percentile",
+    "resident_mib",
     "settle_gc",
     "tail",
 ]
@@ -249,6 +251,13 @@ def tail(prefix: str, taken: Sequence[float]) -> dict[str, float]:
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return each metric's median over the rounds."""
     return {metric: statistics.median(r[metric] for r in rounds) for metric in rounds[0]}
+
+
+def resident_mib() -> float:
+    """Return the memory of this process that is resident now; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def settle_gc() -> None:

@@ -10,7 +10,6 @@ import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter_ns
 
 from agentbus import Agent, Bus, Call, handler
@@ -18,7 +17,7 @@ from agentbus import Agent, Bus, Call, handler
 from ..report import Row, compare
 from ..rounds import interleave
 from ..suite import Progress, Suite
-from ..workloads import NS_PER_S, NS_PER_US, PING, REQUEST_TIMEOUT_S, Load, Ping, tail
+from ..workloads import NS_PER_S, NS_PER_US, PING, REQUEST_TIMEOUT_S, Load, Ping, resident_mib, tail
 
 __all__ = ["SUITE", "Crowd", "contend", "measure"]
 
@@ -90,13 +89,6 @@ class Crowd:
     spawn_us: float
 
 
-def _resident_mib() -> float:
-    """Return the memory of this process that is resident now; 0 where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
-
-
 @asynccontextmanager
 async def contend(crowd: str) -> AsyncGenerator[Crowd, None]:
     """Start agents and have each handle a message; `crowd` is their kind and number: `notes_10`."""
@@ -104,14 +96,14 @@ async def contend(crowd: str) -> AsyncGenerator[Crowd, None]:
     names = [f"{kind}-{number}" for number in range(int(size))]
     async with Bus.open() as bus:
         gc.collect()
-        before, start = _resident_mib(), perf_counter_ns()
+        before, start = resident_mib(), perf_counter_ns()
         for name in names:
             await bus.spawn(KINDS[kind], name=name)
         taken = perf_counter_ns() - start
         for name in names:
             await bus.request(name, PING, deadline=REQUEST_TIMEOUT_S)
         gc.collect()
-        growth = _resident_mib() - before
+        growth = resident_mib() - before
         calls = RandomCalls(bus, names, random.Random(SEED).choice)
         yield Crowd(calls, growth, taken / len(names) / NS_PER_US)
 
