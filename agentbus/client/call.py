@@ -245,6 +245,10 @@ class Call(Requester):
         return self._node
 
     @property
+    def _process(self) -> str:
+        return self._delivery.peer
+
+    @property
     def _name_as_source(self) -> str:
         return self.agent
 

@@ -18,6 +18,7 @@ from ..context import (
     ContextStore,
     HeldRoots,
     KnownRoots,
+    SegmentKind,
     TenantKey,
     delta_for,
     pack,
@@ -42,7 +43,7 @@ class PeerContexts:
 
     known: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
     assumed: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
-    """Roots that a message referred to without knowing; the peer may ask for these too."""
+    """Roots that a message or a summary in it referred to; the peer may ask for these too."""
     waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
     asked_again: set[tuple[Kind, int]] = field(default_factory=set)
     tell_taken: set[int] = field(default_factory=set)
@@ -120,6 +121,9 @@ class ContextExchange:
         packed = pack(delta, self._limits)
         self.store.add(context)
         peer.assumed.add(delta.base)
+        for segment in delta.segments:
+            if segment.kind is SegmentKind.SUMMARY:
+                peer.assumed.add(segment.refers)
         peer.known.add(context.root)
         return packed
 
@@ -194,6 +198,16 @@ class ContextExchange:
             held = _Begun(bytes(want.payloads[1]))
         packed = pack(delta_for(context, held), self._limits)
         return Envelope(Kind.HAVE, want.id, schema=want.schema, context=packed)
+
+    def find(self, peer: PeerContexts, root: bytes) -> Context:
+        """Return a context that was referred to on the link.
+
+        Raises:
+            UnknownContext: it was not, or is not kept here any more.
+        """
+        if root not in peer.known and root not in peer.assumed:
+            raise UnknownContext(root.hex())
+        return self.store.find(root)
 
     def nothing(self, want: Envelope) -> Envelope:
         """Return the HAVE that says that the context cannot be had here."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidMessage, PermissionDenied
-from ..routing import Fence, Joined, LeaveOut, Listen, Refused, ShowGrant, Uncover
+from ..routing import Fence, FindContext, Joined, LeaveOut, Listen, Refused, ShowGrant, Uncover
 from .bypass import ASKED, Answering, Asked
 from .delivery import Delivery
 from .direct import CLOSE
@@ -36,6 +36,7 @@ class LinkControl:
         Raises:
             GrantRefused, PermissionDenied: it may not say that.
             InvalidMessage, InvalidName: it says nothing that is known.
+            UnknownContext: it asks for a context that it was not referred to.
         """
         if not isinstance(delivery.replies, RemoteReplies):
             raise InvalidMessage(delivery.schema, "it is for peers alone")
@@ -47,6 +48,9 @@ class LinkControl:
             self._take_from_publisher(peer, said, delivery)
         elif isinstance(said, ShowGrant):
             self._take_grant(peer, said, delivery)
+        elif isinstance(said, FindContext):
+            delivery.context = peer.exchange.find(peer.contexts, said.root)
+            delivery.acknowledge()
         elif isinstance(said, Fence):
             delivery.acknowledge()
         else:
@@ -101,7 +105,7 @@ class LinkControl:
 
 
 _FromHome = Joined | Refused | Uncover | LeaveOut | Listen
-_SAID = (str, ShowGrant, Joined, Refused, Fence, Uncover, LeaveOut, Listen, *ASKED)
+_SAID = (str, FindContext, ShowGrant, Joined, Refused, Fence, Uncover, LeaveOut, Listen, *ASKED)
 
 
 def _read(delivery: Delivery) -> Any:

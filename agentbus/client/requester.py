@@ -9,6 +9,7 @@ from mypy_extensions import mypyc_attr
 from ..context import Context, ContextStore
 from ..errors import ConfigError
 from ..telemetry import Budget
+from .fetch import fetch
 from .origin import Origin
 from .reply import Reply
 from .stream import ReplyStream
@@ -56,6 +57,11 @@ class Requester:
     def _name_as_source(self) -> str:
         """The asking agent's name; empty for a program."""
         raise NotImplementedError
+
+    @property
+    def _process(self) -> str:
+        """The process that caused what is sent from here; empty if it is this one."""
+        return ""
 
     def _origin(self, deadline: float | None) -> Origin:
         """Return the origin of what is sent from here, without a budget."""
@@ -200,6 +206,23 @@ class Requester:
                 await sender.send(pending, payload, origin)
 
         return ReplyStream(pending, start)
+
+    async def fetch(
+        self, root: bytes, *, holder: str = "", deadline: float | None = None
+    ) -> Context:
+        """Return a context by its root, such as a summary's `refers`.
+
+        It is looked for here, then in the process of the agent `holder`; of a call's, without one,
+        in the process that made the call. That must have referred to it in a context that it sent
+        here, over a link of their own, not by way of a broker.
+
+        Raises:
+            UnknownContext: neither keeps it, or nothing sent here refers to it.
+            NoResponder, PeerLost, DeadlineExceeded: the other process could not be asked.
+        """
+        sender, name = self._sender, self._process
+        peer = sender.peers.named(name) if name else None
+        return await fetch(sender, root, peer, holder, self._origin(deadline))
 
     async def publish(self, topic: str, payload: Any, *, delay: float = 0) -> None:
         """Send a payload to all who subscribed to a matching pattern, at most once each.

@@ -41,6 +41,10 @@ class Limited(Requester):
     def _name_as_source(self) -> str:
         return self._asker._name_as_source
 
+    @property
+    def _process(self) -> str:
+        return self._asker._process
+
     def _origin(self, deadline: float | None) -> Origin:
         return self._asker._origin(deadline)
 
@@ -74,6 +78,10 @@ class Traced(Requester):
     @property
     def _name_as_source(self) -> str:
         return self._asker._name_as_source
+
+    @property
+    def _process(self) -> str:
+        return self._asker._process
 
     def _origin(self, deadline: float | None) -> Origin:
         return self._in_trace(self._asker._origin(deadline))

@@ -11,6 +11,7 @@ __all__ = [
     "PRESENCE",
     "PROCESS",
     "AgentList",
+    "FindContext",
     "Join",
     "Joined",
     "ListAgents",
@@ -56,6 +57,13 @@ class Joined:
     epoch: int = 0
     clock: float = 0.0
     """The broker's clock as it sends this; grants end by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindContext:
+    """Said to a process that referred to a context: the reply is to bring it."""
+
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from agentbus.errors import (
     DeadlineExceeded,
     ForgottenContext,
     HandlerFailed,
+    NoResponder,
     PeerLost,
     UnknownContext,
 )
@@ -224,3 +225,71 @@ async def test_a_context_is_found_by_reference_for_as_long_as_it_is_retained(pai
         asker.contexts.collect()
         with pytest.raises(ForgottenContext, match="forgotten here"):
             asker.contexts.find(summary.refers)
+
+
+class Reader(Agent):
+    """Reads what a summary stands for."""
+
+    @handler
+    async def say(self, say: Say, call: Call) -> list[str]:
+        if call.context is None:
+            return []
+        found = [await call.fetch(s.refers) for s in call.context.segments() if s.refers]
+        return [segment.text for whole in found for segment in whole.segments()]
+
+
+async def test_the_whole_of_a_summary_is_fetched_from_who_sent_it(socket_dir: Path) -> None:
+    async with processes(socket_dir) as (asker, host, other):
+        await host.spawn(Reader(), name="reader")
+        whole = talk(asker).message("a", "The moon.").user("And the sun?")
+        short = whole.summarize("Tides come from the moon.", keep=1)
+        asker.contexts.retain(whole)
+        said = await asker.request("reader", Say(text="go"), context=short, returns=list[str])
+        assert said == [segment.text for segment in whole.segments()[:-1]]
+        assert host.contexts.find(short.segments()[1].refers) == whole.parent
+        # A process that nothing was sent to does not get it, and cannot tell whether it is there.
+        root = short.segments()[1].refers
+        await asker.spawn(Echo(), name="echo")
+        with pytest.raises(UnknownContext) as caught:
+            await other.fetch(root, holder="echo")
+        assert type(caught.value) is UnknownContext
+        with pytest.raises(NoResponder):
+            await other.fetch(root, holder="nobody")
+        with pytest.raises(DeadlineExceeded):
+            await other.fetch(root, holder="echo", deadline=0)
+
+
+async def test_what_its_sender_has_forgotten_is_not_fetched(pair: Pair) -> None:
+    async with pair.open() as (host, asker):
+        await host.spawn(Reader(), name="reader")
+        whole = talk(asker).user("And the sun?")
+        short = whole.summarize("Tides.", keep=1)
+        with pytest.raises(UnknownContext):
+            await asker.request("reader", Say(text="go"), context=short, returns=list[str])
+        assert whole.parent is not None
+        asker.contexts.add(whole)
+        if pair.kind == "relayed":
+            return
+        said = await asker.request("reader", Say(text="go"), context=short, returns=list[str])
+        assert said == [segment.text for segment in whole.parent.segments()]
+
+
+async def test_a_program_fetches_from_the_process_of_an_agent(socket_dir: Path) -> None:
+    class Summing(Agent):
+        @handler
+        async def say(self, say: Say, call: Call) -> None:
+            whole = (call.context or call.empty_context()).message(self.name, say.text)
+            call.contexts.retain(whole)
+            call.context = whole.summarize("Tides.", keep=0)
+
+    async with processes(socket_dir) as (asker, host, _):
+        await host.spawn(Summing(), name="summing")
+        context = asker.context().user("Explain.")
+        reply = await asker.call("summing", Say(text="At length."), context=context)
+        assert reply.context is not None
+        (summary,) = reply.context.segments()
+        with pytest.raises(UnknownContext):
+            await asker.fetch(summary.refers)
+        whole = await asker.fetch(summary.refers, holder="summing")
+        assert [segment.text for segment in whole.segments()] == ["Explain.", "At length."]
+        assert await asker.fetch(summary.refers) == whole

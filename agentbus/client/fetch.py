@@ -1,0 +1,45 @@
+"""Contexts by reference from elsewhere: what a summary stands for, asked of a process that keeps it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..context import Context
+from ..errors import DeadlineExceeded, UnknownContext
+from ..routing import FindContext
+from .origin import Origin
+from .peer import Peer
+from .waiting import wait_until
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["fetch"]
+
+
+async def fetch(node: Node, root: bytes, peer: Peer | None, holder: str, origin: Origin) -> Context:
+    """Return the context of that root, kept here, by a peer, or by the process of agent `holder`.
+
+    Raises:
+        UnknownContext: neither has it, or the peer has not referred to it.
+        AgentbusError: the process could not be asked.
+    """
+    store = node.peers.store
+    context = store.get(root)
+    if context is not None:
+        return context
+    if holder and node.hosts.mailbox(holder) is None:
+        try:
+            peer = await wait_until(origin.deadline_at, node.routes.reach(holder, origin))
+        except TimeoutError:
+            raise DeadlineExceeded(holder) from None
+    if peer is None:
+        return store.find(root)
+    # The process asks in its own name: what it may have, it was referred to on this link.
+    own = node.program_origin(origin.deadline_at - node.now())
+    pending = node.say(peer, FindContext(root), own)
+    await pending.wait()
+    context = pending.context
+    if context is None or context.root != root:
+        raise UnknownContext(root.hex())
+    return context
