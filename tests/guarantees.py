@@ -19,6 +19,9 @@ PROMISES = {
     "order.key": "Messages for one key are handled in order, those for others beside them.",
     "order.stream": "Parts of a stream are read in the order of writing, and before its end.",
     "order.gather": "Answers stand in the order of the questions.",
+    "order.join": "Joined contexts stand in the caller's order, and what they share stands there once.",
+    "context.lease": "A context that a request under way refers to is not forgotten by who asks.",
+    "context.fetch": "A context is brought only to a process that was referred to it.",
     "topic.all": "Who has subscribed gets each message published after that once, and those of one"
     " publisher in order, whichever way they come.",
     "flow.credit": "No more of a stream waits than its reader gave credit for.",

@@ -66,6 +66,7 @@ async def waiting(pair: Pair) -> AsyncIterator[tuple[Bus, Bus, Waiting]]:
         yield host, asker, agent
 
 
+@pytest.mark.promise("context.lease")
 async def test_a_request_under_way_holds_its_context(pair: Pair) -> None:
     async with waiting(pair) as (host, asker, agent):
         context = talk(asker)
@@ -238,6 +239,7 @@ class Reader(Agent):
         return [segment.text for whole in found for segment in whole.segments()]
 
 
+@pytest.mark.promise("context.fetch")
 async def test_the_whole_of_a_summary_is_fetched_from_who_sent_it(socket_dir: Path) -> None:
     async with processes(socket_dir) as (asker, host, other):
         await host.spawn(Reader(), name="reader")

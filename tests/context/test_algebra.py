@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.context import Context, SegmentKind, TenantKey
@@ -37,11 +37,14 @@ def rebuilt(context: Context) -> Context:
 
 CHAINS = st.text("abc", max_size=6).map(lambda text: said(EMPTY, text))
 FORKS = st.lists(CHAINS, max_size=4)
+UNHURRIED = settings(deadline=None)
+"""A busy machine is no failure."""
 
 
 # --- join
 
 
+@pytest.mark.promise("order.join")
 def test_a_join_is_the_base_and_each_branch_in_the_callers_order() -> None:
     base = said(EMPTY, "xy")
     one, two, three = (said(base, text) for text in ("pq", "r", "st"))
@@ -85,6 +88,7 @@ def test_contexts_of_two_tenants_are_not_joined() -> None:
             EMPTY.join([branch])
 
 
+@UNHURRIED
 @given(context=CHAINS, branch=CHAINS)
 def test_a_join_of_one_is_itself(context: Context, branch: Context) -> None:
     assert context.join([]) is context
@@ -93,6 +97,7 @@ def test_a_join_of_one_is_itself(context: Context, branch: Context) -> None:
     assert context.join([forked]) == forked
 
 
+@UNHURRIED
 @given(first=CHAINS, branches=FORKS)
 def test_a_join_begins_with_the_first_and_holds_all(
     first: Context, branches: list[Context]
@@ -109,6 +114,7 @@ def test_a_join_begins_with_the_first_and_holds_all(
     assert joined.length == len(joined.segments())
 
 
+@UNHURRIED
 @given(first=CHAINS, branches=FORKS)
 def test_joining_again_changes_nothing(first: Context, branches: list[Context]) -> None:
     joined = first.join(branches)
@@ -117,6 +123,7 @@ def test_joining_again_changes_nothing(first: Context, branches: list[Context]) 
     assert first.join([*branches, *branches]) == joined
 
 
+@UNHURRIED
 @given(first=CHAINS, branches=FORKS)
 def test_joining_one_by_one_or_at_once_is_the_same(first: Context, branches: list[Context]) -> None:
     joined = first
@@ -125,6 +132,7 @@ def test_joining_one_by_one_or_at_once_is_the_same(first: Context, branches: lis
     assert joined == first.join(branches)
 
 
+@UNHURRIED
 @given(base=CHAINS, own=st.lists(st.text("pqrs", max_size=4), max_size=4))
 def test_each_branch_keeps_its_own_order(base: Context, own: list[str]) -> None:
     branches = [said(base, text) for text in own]
@@ -141,6 +149,7 @@ def test_each_branch_keeps_its_own_order(base: Context, own: list[str]) -> None:
     assert not left
 
 
+@UNHURRIED
 @given(one=st.text("ab", max_size=6), two=st.text("ab", max_size=6))
 def test_the_common_ancestor_is_the_longest_common_beginning(one: str, two: str) -> None:
     same = 0
@@ -221,6 +230,7 @@ def test_nothing_is_not_summed_up() -> None:
         said(EMPTY, "ab").summarize("S", keep=-1)
 
 
+@UNHURRIED
 @given(texts_=st.text("abD", max_size=8), keep=st.integers(0, 8))
 def test_older_and_the_kept_are_the_whole(texts_: str, keep: int) -> None:
     context = EMPTY
@@ -289,6 +299,7 @@ def test_a_summary_replaces_nothing_when_compacted() -> None:
     assert context.compacted() is context
 
 
+@UNHURRIED
 @given(
     edits=st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(0, 12), st.booleans()), max_size=12
