@@ -39,6 +39,8 @@ _KIND_CODES: Mapping[SegmentKind, int] = MappingProxyType(
         SegmentKind.TOOLS: 7,
         SegmentKind.TOOL_CALL: 8,
         SegmentKind.TOOL_RESULT: 9,
+        SegmentKind.PRIVATE_ROLE: 10,
+        SegmentKind.NOTE: 11,
     }
 )
 """The kinds' numbers on the wire; they are never reused."""

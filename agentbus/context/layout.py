@@ -2,12 +2,15 @@
 
 A layout decides where each kind of segment stands; it writes no markup and counts no tokens
 (`template` and the engine do). Each is a function in `LAYOUTS`, with a version that changes
-whenever its output does, since KV and logged replies are kept under it.
+whenever its output does, since KV and logged replies are kept under it. Which one makes a team
+prefill least is `choice`'s business.
+
+No layout shows a private role to another agent than the one it is for, and none shows notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -16,17 +19,21 @@ from blake3 import blake3
 
 from ..errors import LayoutError
 from .segment import Context, Segment, SegmentKind
+from .tools import TOOLS_INTRODUCTION, merge_tools
 
 __all__ = [
     "LAYOUTS",
     "ROSTER_INTRODUCTION",
+    "SHARED_INTRODUCTION",
     "Layout",
+    "Part",
     "Prompt",
     "Turn",
     "delivered_root",
     "find_layout",
     "role_first",
     "roster_first",
+    "shared_first",
 ]
 
 ROSTER_INTRODUCTION = (
@@ -35,13 +42,22 @@ ROSTER_INTRODUCTION = (
     "as the agent whose name opens it, and follow that agent's description."
 )
 """Opens the system turn of every roster-first prompt."""
+SHARED_INTRODUCTION = (
+    "Several agents work together in this conversation. An agent's message begins with its name "
+    "and a colon. The description of one agent comes at the end. Write only the next message, as "
+    "the agent whose name opens it, and follow that description."
+)
+"""Opens the system turn of every shared-first prompt."""
 
 _DEFAULT_AUTHORS: Mapping[SegmentKind, str] = MappingProxyType(
     {SegmentKind.DOCUMENT: "document", SegmentKind.USER: "user", SegmentKind.ASK: "user"}
 )
-_SECTION_JOINT = "\n\n"
+_JOINT = "\n\n"
 _ROSTER_FIRST_VERSION = 1
 _ROLE_FIRST_VERSION = 1
+_SHARED_FIRST_VERSION = 1
+_ROLES = (SegmentKind.ROLE, SegmentKind.PRIVATE_ROLE)
+_SPOKEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,18 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a prompt that has a name of its own, as `lint` and `agentbus context` say it.
+
+    System parts that follow each other are one turn. `text` is what the part adds to its turn.
+    """
+
+    name: str
+    """Such as `introduction`, `role of writer`, `tools` or `message of writer`."""
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """One way to lay a context out, as `LAYOUTS` lists it."""
 
@@ -79,75 +107,204 @@ class Layout:
     version: int
     per_reader: bool
     """The turns differ from reader to reader; otherwise only the cue does."""
-    render: Callable[[Context, str], Prompt]
+    parts: Callable[[Context, str], tuple[Part, ...]]
     """Takes the context and the name of the agent that speaks next."""
+    named_cue: bool
+    """The cue names its speaker, as every message in this layout does."""
+
+    def render(self, context: Context, reader: str) -> Prompt:
+        """Return what the model of `reader`, which speaks next, is given.
+
+        Raises:
+            LayoutError: the layout cannot show this context to this reader.
+        """
+        turns = _turns(self.parts(context, reader))
+        root = delivered_root(context, self.name, self.version, reader=reader)
+        return Prompt(turns, Turn("assistant", "", reader if self.named_cue else ""), root)
 
 
-def _user_turn(segment: Segment) -> Turn:
-    """Return the user turn of a segment, named if its author is not the usual one."""
-    if segment.author in ("", _DEFAULT_AUTHORS.get(segment.kind)):
-        return Turn("user", segment.text)
-    return Turn("user", f" {segment.text.lstrip(' ')}", segment.author)
+def _turns(parts: Iterable[Part]) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    for part in parts:
+        turn = part.turn
+        if turn.role == "system" and turns and turns[-1].role == "system":
+            turns[-1] = Turn("system", turns[-1].text + _JOINT + turn.text)
+        else:
+            turns.append(turn)
+    return tuple(turns)
+
+
+def _name_of(segment: Segment) -> str:
+    kind = segment.kind.value.replace("_", " ")
+    if segment.author in ("", _DEFAULT_AUTHORS.get(segment.kind), kind):
+        return kind
+    return f"{kind} of {segment.author}"
+
+
+def _said(segment: Segment) -> Part:
+    """Return a segment of the conversation as all see it: in one perspective."""
+    if segment.kind in _SPOKEN:
+        return Part(_name_of(segment), Turn("assistant", segment.text, segment.author))
+    return _heard(segment)
+
+
+def _heard(segment: Segment) -> Part:
+    """Return a segment as a user turn, named if its author is not the usual one."""
+    if segment.kind is SegmentKind.TOOL_RESULT:
+        turn = Turn("user", f"<tool_response>\n{segment.text}\n</tool_response>")
+    elif segment.author in ("", _DEFAULT_AUTHORS.get(segment.kind)):
+        turn = Turn("user", segment.text)
+    else:
+        turn = Turn("user", f" {segment.text.lstrip(' ')}", segment.author)
+    return Part(_name_of(segment), turn)
+
+
+def _shown(context: Context) -> list[Segment]:
+    return [s for s in context.segments() if s.kind is not SegmentKind.NOTE]
+
+
+def _tools(segments: Iterable[Segment]) -> list[Part]:
+    return [Part("tools", Turn("system", text)) for text in _union_of(segments)]
+
+
+def _union_of(tools: Iterable[Segment]) -> list[str]:
+    """Return the text of all tools together; nothing if there are none."""
+    lists = [segment.text for segment in tools]
+    if not lists:
+        return []
+    return [f"# Tools{_JOINT}{TOOLS_INTRODUCTION}{_JOINT}{merge_tools(lists)}"]
+
+
+def _too_late(what: str, noun: str, layout: str) -> LayoutError:
+    return LayoutError(
+        f"{what} added after the conversation had begun, where it would change what all agents "
+        f"have read in the layout {layout}; add all {noun} first, or use the layout role_first"
+    )
+
+
+def _late_in_roster(segment: Segment) -> LayoutError:
+    if segment.kind is SegmentKind.TOOLS:
+        return _too_late("tools were", "tools", "roster_first")
+    return _too_late(f"the role of {segment.author!r} was", "roles", "roster_first")
+
+
+def _roster_parts(context: Context, reader: str) -> tuple[Part, ...]:
+    roster: list[Part] = [Part("introduction", Turn("system", ROSTER_INTRODUCTION))]
+    tools: list[Segment] = []
+    talk: list[Part] = []
+    for segment in _shown(context):
+        if segment.kind is SegmentKind.PRIVATE_ROLE:
+            if segment.author == reader:
+                raise LayoutError(
+                    f"the role of {reader!r} is private, and roster_first shows all roles to all; "
+                    "use the layout shared_first or role_first"
+                )
+        elif segment.kind in (SegmentKind.ROLE, SegmentKind.TOOLS):
+            if talk:
+                raise _late_in_roster(segment)
+            if segment.kind is SegmentKind.TOOLS:
+                tools.append(segment)
+            else:
+                text = f"## {segment.author}{_JOINT}{segment.text}"
+                roster.append(Part(_name_of(segment), Turn("system", text)))
+        else:
+            talk.append(_said(segment))
+    return (*roster, *_tools(tools), *talk)
+
+
+def _role_parts(context: Context, reader: str) -> tuple[Part, ...]:
+    head: list[Part] = []
+    tools: list[Segment] = []
+    talk: list[Part] = []
+    for segment in _shown(context):
+        if segment.kind in _ROLES:
+            if segment.author == reader:
+                head.append(Part(f"role of {reader}", Turn("system", segment.text)))
+        elif segment.kind is SegmentKind.TOOLS:
+            if segment.author in ("", reader):
+                tools.append(segment)
+        elif segment.kind in _SPOKEN and segment.author == reader:
+            talk.append(Part(_name_of(segment), Turn("assistant", segment.text)))
+        else:
+            talk.append(_heard(segment))
+    return (*head, *_tools(tools), *talk)
+
+
+def _shared_parts(context: Context, reader: str) -> tuple[Part, ...]:
+    segments = _shown(context)
+    ask = segments.pop() if segments and segments[-1].kind is SegmentKind.ASK else None
+    constants: list[Segment] = []
+    own: list[Part] = []
+    tools: list[Segment] = []
+    talk: list[Part] = []
+    for segment in segments:
+        if segment.kind in _ROLES:
+            if segment.author == reader:
+                text = f"## {reader}{_JOINT}{segment.text}"
+                own.append(Part(f"role of {reader}", Turn("user", text)))
+        elif segment.kind is SegmentKind.TOOLS and segment.author:
+            if segment.author == reader:
+                tools.append(segment)
+        elif segment.kind is SegmentKind.TOOLS:
+            if talk:
+                raise _too_late("tools for all were", "tools", "shared_first")
+            constants.append(segment)
+        else:
+            talk.append(_said(segment))
+    head = [Part("introduction", Turn("system", SHARED_INTRODUCTION)), *_tools(constants)]
+    own += [Part(f"tools of {reader}", Turn("user", text)) for text in _union_of(tools)]
+    return (*head, *talk, *own, *([] if ask is None else [_said(ask)]))
 
 
 def roster_first(context: Context, reader: str) -> Prompt:
     """Lay a context out so that agents with different roles share all but the cue.
 
-    One system turn holds a constant introduction and every role under its agent's name. The
-    conversation follows in one perspective for all, the authors included: documents, the user's
-    words and asks as user turns, agents' messages as assistant turns named by their author. The
-    cue is an assistant turn named by the reader. What is appended after the roles only adds turns.
+    One system turn holds a constant introduction, every role under its agent's name, and the union
+    of all tools. The conversation follows in one perspective for all, the authors included:
+    documents, the user's words, asks and tools' results as user turns, agents' messages and tool
+    calls as assistant turns named by their author. The cue is an assistant turn named by the
+    reader. What is appended after the roles only adds turns. Private roles are left out for all.
 
     Raises:
-        LayoutError: a role was added after the conversation had begun.
+        LayoutError: a role or tools were added after the conversation had begun, or the reader's
+            role is private.
     """
-    roster = [ROSTER_INTRODUCTION]
-    turns: list[Turn] = []
-    for segment in context.segments():
-        if segment.kind is SegmentKind.ROLE:
-            if turns:
-                raise LayoutError(
-                    f"the role of {segment.author!r} was added after the conversation had begun, "
-                    "where it would change what all agents have read; add all roles first, or "
-                    "use the layout role_first"
-                )
-            roster.append(f"## {segment.author}{_SECTION_JOINT}{segment.text}")
-        elif segment.kind is SegmentKind.MESSAGE:
-            turns.append(Turn("assistant", segment.text, segment.author))
-        else:
-            turns.append(_user_turn(segment))
-    system = Turn("system", _SECTION_JOINT.join(roster))
-    root = delivered_root(context, "roster_first", _ROSTER_FIRST_VERSION)
-    return Prompt((system, *turns), Turn("assistant", "", reader), root)
+    return LAYOUTS["roster_first"].render(context, reader)
 
 
 def role_first(context: Context, reader: str) -> Prompt:
     """Lay a context out as agent frameworks do, from the reader's own point of view.
 
-    The system turn is the reader's own role only (none if it has no role). Its own messages are
-    unnamed assistant turns; what others said are user turns, agents' named by their author. The
-    cue is an unnamed assistant turn. No other agent's role is shown to the reader.
+    The system turn is the reader's own role only, and the tools that it may call (none if it has
+    neither). Its own messages are unnamed assistant turns; what others said are user turns,
+    agents' named by their author. The cue is an unnamed assistant turn. No other agent's role is
+    shown to the reader.
     """
-    roles: list[str] = []
-    turns: list[Turn] = []
-    for segment in context.segments():
-        if segment.kind is SegmentKind.ROLE:
-            if segment.author == reader:
-                roles.append(segment.text)
-        elif segment.kind is SegmentKind.MESSAGE and segment.author == reader:
-            turns.append(Turn("assistant", segment.text))
-        else:
-            turns.append(_user_turn(segment))
-    if roles:
-        turns.insert(0, Turn("system", _SECTION_JOINT.join(roles)))
-    root = delivered_root(context, "role_first", _ROLE_FIRST_VERSION, reader=reader)
-    return Prompt(tuple(turns), Turn("assistant", ""), root)
+    return LAYOUTS["role_first"].render(context, reader)
+
+
+def shared_first(context: Context, reader: str) -> Prompt:
+    """Lay a context out so that agents share all that was said, also where roles are private.
+
+    A system turn holds a constant introduction and the tools for all; the conversation follows as
+    in roster_first; then, for this reader alone, its role and its own tools as user turns, and the
+    ask if the context ends in one. The next prompt goes on where the conversation ended: role and
+    ask are prefilled at each turn. No other agent's role is shown to the reader.
+
+    Raises:
+        LayoutError: tools for all were added after the conversation had begun.
+    """
+    return LAYOUTS["shared_first"].render(context, reader)
 
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
-        "roster_first": Layout("roster_first", _ROSTER_FIRST_VERSION, False, roster_first),
-        "role_first": Layout("role_first", _ROLE_FIRST_VERSION, True, role_first),
+        layout.name: layout
+        for layout in (
+            Layout("roster_first", _ROSTER_FIRST_VERSION, False, _roster_parts, True),
+            Layout("role_first", _ROLE_FIRST_VERSION, True, _role_parts, False),
+            Layout("shared_first", _SHARED_FIRST_VERSION, True, _shared_parts, True),
+        )
     }
 )
 

@@ -45,9 +45,22 @@ class SegmentKind(StrEnum):
     """What the agent named in `author` asked of a tool."""
     TOOL_RESULT = "tool_result"
     """What the tool named in `author` gave back."""
+    PRIVATE_ROLE = "private_role"
+    """As a role, but no layout shows it to another agent's model than that of `author`. The text
+    travels with the context: append it to what only that agent gets."""
+    NOTE = "note"
+    """Kept with the context for programs; no layout shows it to a model."""
 
 
-_STANDING = frozenset({SegmentKind.ROLE, SegmentKind.DOCUMENT, SegmentKind.TOOLS})
+_STANDING = frozenset(
+    {
+        SegmentKind.ROLE,
+        SegmentKind.PRIVATE_ROLE,
+        SegmentKind.DOCUMENT,
+        SegmentKind.TOOLS,
+        SegmentKind.NOTE,
+    }
+)
 """What a conversation is about, and not a part of it: no summary takes its place."""
 
 
@@ -124,9 +137,12 @@ class Context:
         """Return this context with a new segment at its end."""
         return self.append(self.tenant.segment(kind, author, text, refers=refers))
 
-    def role(self, agent: str, text: str) -> Context:
-        """Append the standing instructions of `agent`."""
-        return self.add(SegmentKind.ROLE, agent, text)
+    def role(self, agent: str, text: str, *, private: bool = False) -> Context:
+        """Append the standing instructions of `agent`; private ones no other agent's model reads.
+
+        A private role still travels with the context to whoever is sent it.
+        """
+        return self.add(SegmentKind.PRIVATE_ROLE if private else SegmentKind.ROLE, agent, text)
 
     def document(self, text: str, *, name: str = "document") -> Context:
         """Append material that all may read."""
@@ -159,6 +175,10 @@ class Context:
     def tool_result(self, tool: str, text: str) -> Context:
         """Append what a tool gave back."""
         return self.add(SegmentKind.TOOL_RESULT, tool, text)
+
+    def note(self, text: str, *, author: str = "") -> Context:
+        """Append what programs keep with the context, and no model reads."""
+        return self.add(SegmentKind.NOTE, author, text)
 
     def supersede(self, earlier: Segment, text: str) -> Context:
         """Append a text that replaces that of an earlier segment, under its kind and author.

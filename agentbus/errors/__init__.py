@@ -11,7 +11,7 @@ AgentbusError
 ├── ProtocolError            a peer broke the protocol; its link is closed, no other
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
-│   ├── UnknownContext (ForgottenContext), LayoutError
+│   ├── UnknownContext (ForgottenContext), LayoutError, ToolSchemaError, TranscriptError
 └── EngineError              a model that cannot do what was asked
     ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
 
@@ -23,7 +23,14 @@ from __future__ import annotations
 
 from .base import AgentbusError
 from .codes import describe, restore, text_of
-from .context import ContextError, ForgottenContext, LayoutError, UnknownContext
+from .context import (
+    ContextError,
+    ForgottenContext,
+    LayoutError,
+    ToolSchemaError,
+    TranscriptError,
+    UnknownContext,
+)
 from .delivery import (
     AnswersInParts,
     BudgetExceeded,
@@ -104,6 +111,8 @@ __all__ = [
     "RequestCancelled",
     "StreamOverflow",
     "TooLarge",
+    "ToolSchemaError",
+    "TranscriptError",
     "UnexpectedFrame",
     "UnknownContext",
     "UnknownEngine",

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from .base import AgentbusError
-from .context import ForgottenContext, LayoutError, UnknownContext
+from .context import (
+    ForgottenContext,
+    LayoutError,
+    ToolSchemaError,
+    TranscriptError,
+    UnknownContext,
+)
 from .delivery import (
     AnswersInParts,
     BudgetExceeded,
@@ -84,6 +90,8 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     UnknownContext,
     ForgottenContext,
     LayoutError,
+    ToolSchemaError,
+    TranscriptError,
     UnknownEngine,
     ModelNotFound,
     ModelBroken,

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from .base import AgentbusError
 
-__all__ = ["ContextError", "ForgottenContext", "LayoutError", "UnknownContext"]
+__all__ = [
+    "ContextError",
+    "ForgottenContext",
+    "LayoutError",
+    "ToolSchemaError",
+    "TranscriptError",
+    "UnknownContext",
+]
 
 
 class ContextError(AgentbusError):
@@ -44,3 +51,29 @@ class LayoutError(ContextError):
 
     def __str__(self) -> str:
         return self.problem
+
+
+@dataclass(eq=False)
+class ToolSchemaError(ContextError):
+    """A tool's schema is not one that a model can be given."""
+
+    code: ClassVar[str] = "tool_schema"
+    tool: str
+    """The tool's name, or its place in the list; empty where there is no list."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"tool {self.tool}: {self.problem}" if self.tool else f"tools: {self.problem}"
+
+
+@dataclass(eq=False)
+class TranscriptError(ContextError):
+    """A transcript is not one of chat completions."""
+
+    code: ClassVar[str] = "transcript"
+    place: str
+    """Such as `messages[3].tool_calls[0].id`."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}"

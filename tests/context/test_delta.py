@@ -110,7 +110,7 @@ def test_known_roots_forget_the_least_recently_used() -> None:
         [b"", b"r" * 8, None, []],
         [b"", b"r" * 8, [], None],
         [b"", b"r" * 8, [1], []],
-        [b"", b"r" * 8, [10, "a"], []],
+        [b"", b"r" * 8, [99, "a"], []],
         [b"", b"r" * 8, [True, "a"], []],
         [b"", b"r" * 8, [1.0, "a"], []],
         [b"", b"r" * 8, [[], "a"], []],

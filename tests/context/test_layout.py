@@ -9,16 +9,22 @@ from hypothesis import strategies as st
 from agentbus.context import (
     LAYOUTS,
     ROSTER_INTRODUCTION,
+    SHARED_INTRODUCTION,
     Context,
     SegmentKind,
     TenantKey,
     Turn,
+    canonical_tools,
     delivered_root,
     find_layout,
+    merge_tools,
     role_first,
     roster_first,
+    shared_first,
+    write_call,
 )
-from agentbus.errors import LayoutError
+from agentbus.context.tools import TOOLS_INTRODUCTION as TOOLS
+from agentbus.errors import LayoutError, ToolSchemaError
 
 TEAM = TenantKey().empty().role("planner", "You plan.").role("writer", "You write.")
 TALK = (
@@ -78,14 +84,19 @@ def test_a_late_role_is_refused_with_advice() -> None:
 
 
 NAMES = st.sampled_from(["planner", "writer", "critic"])
+HEAD = (SegmentKind.ROLE, SegmentKind.PRIVATE_ROLE, SegmentKind.TOOLS)
 PARTS = st.tuples(
-    st.sampled_from([kind for kind in SegmentKind if kind is not SegmentKind.ROLE]),
+    st.sampled_from([kind for kind in SegmentKind if kind not in HEAD]),
     NAMES,
     st.text(max_size=10),
 )
 
 
-@given(parts=st.lists(PARTS, max_size=8), reader=NAMES, layout=st.sampled_from(sorted(LAYOUTS)))
+@given(
+    parts=st.lists(PARTS, max_size=8),
+    reader=NAMES,
+    layout=st.sampled_from(["roster_first", "role_first"]),
+)
 def test_appending_only_adds_turns(
     parts: list[tuple[SegmentKind, str, str]], reader: str, layout: str
 ) -> None:
@@ -95,7 +106,8 @@ def test_appending_only_adds_turns(
     for part in parts:
         context = context.add(*part)
         after = render(context, reader)
-        assert after.turns[:-1] == before.turns
+        added = 0 if part[0] is SegmentKind.NOTE else 1
+        assert after.turns[: len(after.turns) - added] == before.turns
         assert after.cue == before.cue
         assert after.delivered_root != before.delivered_root
         before = after
@@ -107,6 +119,134 @@ def test_roster_first_differs_by_the_cue_alone(parts: list[tuple[SegmentKind, st
     for part in parts:
         context = context.add(*part)
     assert len({roster_first(context, name).turns for name in ("planner", "writer", "x")}) == 1
+
+
+@given(parts=st.lists(PARTS, max_size=8), readers=st.lists(NAMES, min_size=9, max_size=9))
+def test_shared_first_shares_all_but_role_and_ask(
+    parts: list[tuple[SegmentKind, str, str]], readers: list[str]
+) -> None:
+    context: Context = TEAM.role("critic", "You judge.", private=True)
+    shared: tuple[Turn, ...] = ()
+    for part, reader in zip(parts, readers, strict=False):
+        context = context.add(*part)
+        prompt = shared_first(context, reader)
+        assert prompt.cue == Turn("assistant", "", reader)
+        assert prompt.turns[: len(shared)] == shared
+        asked = next((s for s in context.segments()[::-1] if s.kind is not SegmentKind.NOTE), None)
+        own = 2 if asked is not None and asked.kind is SegmentKind.ASK else 1
+        shared = prompt.turns[:-own]
+
+
+def test_shared_first_shows_role_and_ask_last() -> None:
+    prompt = shared_first(TALK.ask("Shorter.", author="planner"), "writer")
+    assert prompt.turns == (
+        Turn("system", SHARED_INTRODUCTION),
+        Turn("user", "Tides rise."),
+        Turn("user", "Explain."),
+        Turn("assistant", " First, the moon.", "planner"),
+        Turn("user", " Write it.", "planner"),
+        Turn("assistant", " The moon pulls.", "writer"),
+        Turn("user", "## writer\n\nYou write."),
+        Turn("user", " Shorter.", "planner"),
+    )
+    assert prompt.cue == Turn("assistant", "", "writer")
+    assert shared_first(TALK, "guest").turns == prompt.turns[:-2]
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("reader", ["planner", "writer", "judge", "guest"])
+def test_a_private_role_is_shown_to_its_own_agent_alone(layout: str, reader: str) -> None:
+    context = TEAM.role("judge", "Hidden rubric.", private=True).user("Begin.")
+    if (layout, reader) == ("roster_first", "judge"):
+        with pytest.raises(LayoutError, match=r"'judge' is private.*shared_first or role_first"):
+            roster_first(context, reader)
+        return
+    shown = str(find_layout(layout).render(context, reader).turns)
+    assert ("Hidden rubric." in shown) == (reader == "judge")
+    assert "You plan." in shown or layout != "roster_first"
+
+
+def test_no_layout_shows_a_note() -> None:
+    noted = TALK.note("for programs")
+    for layout in LAYOUTS.values():
+        assert layout.render(noted, "writer").turns == layout.render(TALK, "writer").turns
+
+
+SEARCH = canonical_tools([{"name": "search"}])
+WRITE = canonical_tools([{"name": "write"}])
+CALL = write_call("search", '{"q": "tides"}')
+TOOLED = (
+    TEAM.tools(SEARCH, agent="planner")
+    .tools(WRITE, agent="writer")
+    .user("Go.")
+    .tool_call("planner", CALL)
+    .tool_result("search", "High at noon.")
+)
+
+
+def test_roster_first_shows_the_union_of_tools_to_all() -> None:
+    prompt = roster_first(TOOLED, "writer")
+    assert prompt.turns == roster_first(TOOLED, "planner").turns
+    assert prompt.turns[0].text.endswith(f"# Tools\n\n{TOOLS}\n\n{merge_tools([SEARCH, WRITE])}")
+    assert prompt.turns[2:] == (
+        Turn("assistant", CALL, "planner"),
+        Turn("user", "<tool_response>\nHigh at noon.\n</tool_response>"),
+    )
+
+
+def test_role_first_and_shared_first_show_the_reader_s_own_tools() -> None:
+    prompt = role_first(TOOLED, "planner")
+    assert prompt.turns[0] == Turn("system", f"You plan.\n\n# Tools\n\n{TOOLS}\n\n{SEARCH}")
+    assert prompt.turns[2] == Turn("assistant", CALL)
+    shared = shared_first(TOOLED, "planner")
+    assert shared.turns[0] == Turn("system", SHARED_INTRODUCTION)
+    assert shared.turns[-1] == Turn("user", f"# Tools\n\n{TOOLS}\n\n{SEARCH}")
+    for_all = TEAM.tools(SEARCH).user("Go.")
+    assert shared_first(for_all, "x").turns[0].text.endswith(SEARCH)
+    assert role_first(for_all, "x").turns[0].text.endswith(SEARCH)
+
+
+def test_late_tools_are_refused_where_they_would_change_the_shared_head() -> None:
+    late = TALK.tools(SEARCH)
+    for layout in ("roster_first", "shared_first"):
+        with pytest.raises(LayoutError, match=r"tools .*after the conversation had begun"):
+            find_layout(layout).render(late, "writer")
+    assert role_first(late, "writer").turns[0].text.endswith(SEARCH)
+    own = TALK.tools(SEARCH, agent="writer")
+    assert shared_first(own, "writer").turns[-1].text.endswith(SEARCH)
+    assert SEARCH not in str(shared_first(own, "planner").turns)
+
+
+def test_tools_that_two_agents_see_differently_are_a_typed_error() -> None:
+    other = canonical_tools([{"name": "search", "description": "Otherwise."}])
+    context = TEAM.tools(SEARCH, agent="planner").tools(other, agent="writer")
+    with pytest.raises(ToolSchemaError, match="search"):
+        roster_first(context, "writer")
+    assert role_first(context, "writer").turns[0].text.endswith(other)
+
+
+def test_a_summary_is_said_by_its_author() -> None:
+    context = TEAM.summary("They met.", of=TALK)
+    assert roster_first(context, "writer").turns[-1] == Turn("user", " They met.", "summary")
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_parts_are_the_prompt_under_names(layout: str) -> None:
+    found = find_layout(layout)
+    context = TOOLED.ask("Now.")
+    parts = found.parts(context, "planner")
+    turns = found.render(context, "planner").turns
+    system = [p.turn.text for p in parts if p.turn.role == "system"]
+    assert turns[0] == Turn("system", "\n\n".join(system))
+    assert turns[1:] == tuple(p.turn for p in parts if p.turn.role != "system")
+    names = {part.name for part in parts}
+    assert {
+        "role of planner",
+        "user",
+        "tool call of planner",
+        "tool result of search",
+        "ask",
+    } <= names
 
 
 def test_a_delivered_root_names_all_that_shapes_it() -> None:
@@ -126,5 +266,5 @@ def test_a_delivered_root_names_all_that_shapes_it() -> None:
 
 
 def test_an_unknown_layout_is_refused() -> None:
-    with pytest.raises(LayoutError, match="roster_first, role_first"):
+    with pytest.raises(LayoutError, match="roster_first, role_first, shared_first"):
         find_layout("haphazard")

@@ -47,6 +47,7 @@ def test_a_reference_is_as_long_as_a_digest(size: int) -> None:
 def test_each_kind_has_a_way_to_say_it() -> None:
     talk = EMPTY.role("writer", "r").document("d").user("u").ask("a").message("writer", "m")
     talk = talk.tools("[]", agent="writer").tool_call("writer", "c").tool_result("find", "f")
+    talk = talk.role("writer", "r", private=True).note("n")
     talk = talk.summary("s", of=talk)
     assert {segment.kind for segment in talk.segments()} == set(SegmentKind)
     assert talk.last is not None and talk.parent is not None
