@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal, DecimalException
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "MAX_DIGITS", "parse", "write"]
+__all__ = ["MAX_DEPTH", "MAX_DIGITS", "check", "parse", "write"]
 
 MAX_DEPTH = 64
 """Arrays and objects within each other."""
@@ -63,34 +63,41 @@ def parse(text: str | bytes) -> Any:
         )
     except RecursionError as error:
         raise ValueError(f"more than {MAX_DEPTH} levels deep") from error
-    _check(value)
+    check(value)
     return value
 
 
-def _check(value: Any) -> None:
+def check(value: Any) -> None:
+    """Look whether a JSON value is within the limits, and can be written as UTF-8.
+
+    Raises:
+        ValueError: it is too deep, or holds half a character.
+    """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, str):
-                _check_text(item)
-            elif isinstance(item, Mapping):
-                for key in item:
-                    _check_text(key)
-                below += item.values()
-            elif isinstance(item, list):
-                below += item
-        if not below:
+        level = [inner for item in level for inner in _inside(item)]
+        if not level:
             return
-        level = below
     raise ValueError(f"more than {MAX_DEPTH} levels deep")
 
 
-def _check_text(text: str) -> None:
+def _inside(item: Any) -> list[Any]:
+    if isinstance(item, str):
+        _check_text(item)
+    elif isinstance(item, Mapping):
+        for key in item:
+            _check_text(key)
+        return list(item.values())
+    return item if isinstance(item, list) else []
+
+
+def _check_text(text: Any) -> None:
     try:
-        text.encode()
+        str.encode(text)
     except UnicodeEncodeError as error:
         raise ValueError("half a character") from error
+    except TypeError as error:
+        raise ValueError(f"a key that is no text: {text!r}") from error
 
 
 def write(value: Any) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "role_first",
     "roster_first",
     "shared_first",
+    "turns_of",
 ]
 
 ROSTER_INTRODUCTION = (
@@ -118,12 +119,13 @@ class Layout:
         Raises:
             LayoutError: the layout cannot show this context to this reader.
         """
-        turns = _turns(self.parts(context, reader))
+        turns = turns_of(self.parts(context, reader))
         root = delivered_root(context, self.name, self.version, reader=reader)
         return Prompt(turns, Turn("assistant", "", reader if self.named_cue else ""), root)
 
 
-def _turns(parts: Iterable[Part]) -> tuple[Turn, ...]:
+def turns_of(parts: Iterable[Part]) -> tuple[Turn, ...]:
+    """Return the turns that parts are: system parts in a row are one turn."""
     turns: list[Turn] = []
     for part in parts:
         turn = part.turn

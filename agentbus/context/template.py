@@ -93,8 +93,8 @@ class Template:
         before, text, _ = self.pieces(turn)
         return before + text
 
-    def render(self, prompt: Prompt) -> str:
-        """Return a whole prompt as text.
+    def render(self, prompt: Prompt, *, cue: bool = True) -> str:
+        """Return a whole prompt as text; without its cue if `cue` is false.
 
         A template that is not append-only renders it itself; turns of one role in a row are then
         joined if it forces roles to alternate. In that text, markup and data cannot be told apart.
@@ -103,25 +103,25 @@ class Template:
             LayoutError: the template cannot render such turns.
         """
         if not self.append_only:
-            return self._render_whole(prompt)
+            return self._render_whole(prompt, cue=cue)
         if self._system_once and any(turn.role == "system" for turn in prompt.turns[1:]):
             raise LayoutError("this model's chat template takes a system turn only as the first")
         first = prompt.turns[0].role if prompt.turns else prompt.cue.role
         turns = "".join(map(self.turn_text, prompt.turns))
-        return self.opening(first) + turns + self.cue_text(prompt.cue)
+        return self.opening(first) + turns + (self.cue_text(prompt.cue) if cue else "")
 
-    def _render_whole(self, prompt: Prompt) -> str:
+    def _render_whole(self, prompt: Prompt, *, cue: bool) -> str:
         messages = [{"role": turn.role, "content": _spoken(turn)} for turn in prompt.turns]
         if self._alternates:
             messages = _joined(messages)
         try:
-            text = self._render(messages, True)
+            text = self._render(messages, cue)
         except Exception as error:
             raise LayoutError(
                 f"this model's chat template cannot render the prompt ({error}); "
                 f"it {self.problem}: use another layout or model"
             ) from error
-        return text + _spoken(prompt.cue)
+        return text + _spoken(prompt.cue) if cue else text
 
     def _require_append_only(self) -> None:
         if not self.append_only:

@@ -27,6 +27,7 @@ __all__ = [
     "canonical_tools",
     "merge_tools",
     "read_call",
+    "same_tools",
     "write_call",
 ]
 
@@ -112,6 +113,14 @@ def merge_tools(lists: Sequence[str]) -> str:
     """
     distinct = list(dict.fromkeys(lists))
     return distinct[0] if len(distinct) == 1 else _listed(_union(distinct))
+
+
+def same_tools(one: str, other: str) -> bool:
+    """Say whether two texts are lists of tools that mean the same."""
+    try:
+        return canonical_tools(one) == canonical_tools(other)
+    except ToolSchemaError:
+        return False
 
 
 def _union(lists: Iterable[str | bytes | Sequence[Mapping[str, Any]]]) -> dict[str, str]:
