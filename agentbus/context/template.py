@@ -231,7 +231,11 @@ def _refusal(probe: _Probe) -> tuple[str, bool]:
 
 
 def _rewriting(probe: _Probe) -> str:
-    """Return how the template changes turns that were there before, or an empty text."""
+    """Return how the template changes turns that were there before, or an empty text.
+
+    That it drops what was said counts for more than that it writes it otherwise.
+    """
+    problem = ""
     for conversation in _CONVERSATIONS:
         whole = probe.rendered(conversation) or ""
         before = probe.rendered(conversation[:-1]) or ""
@@ -240,8 +244,8 @@ def _rewriting(probe: _Probe) -> str:
         texts = (probe.text(i, n) for n, i in enumerate(conversation[:-1]))
         if any(text in before and text not in whole for text in texts):
             return "drops parts of earlier turns when a turn is added"
-        return "renders earlier turns anew when a turn is added"
-    return ""
+        problem = "renders earlier turns anew when a turn is added"
+    return problem
 
 
 def _cue_problem(probe: _Probe, conversation: str, marker: str) -> str:
