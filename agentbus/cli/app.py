@@ -13,6 +13,7 @@ import typer
 
 from ..config import EngineSettings
 from .acl import acl
+from .context import context
 from .keys import Authorized, KeyFile, ServerKey, TokenFile, joining, keys, load, read_token
 from .logs import configure_logging
 from .runtime import default_url, run, serve
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(acl, name="acl")
+app.add_typer(context, name="context")
 
 BusUrl = Annotated[
     str,

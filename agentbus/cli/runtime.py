@@ -80,6 +80,10 @@ def _run(
     except (AgentbusError, BaseExceptionGroup) as error:
         known = [leaf for leaf in _leaves(error) if isinstance(leaf, AgentbusError)]
         if not known:
+            # rich ends the command where nobody reads what it prints.
+            for leaf in _leaves(error):
+                if isinstance(leaf, SystemExit):
+                    raise leaf from None
             raise
         if json:
             code, fields = describe(known[0])

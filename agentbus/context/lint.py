@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,6 +62,7 @@ class Cause(StrEnum):
     REMOVED = "left out"
     INSERTED = "put in before what was said"
     EDITED = "text changed"
+    UNRELATED = "shares nothing"
     TEMPLATE = "template is not append-only"
 
 
@@ -88,7 +89,7 @@ def text_parts(text: str) -> tuple[Part, ...]:
     """Return a prompt of which only the text is known, in paragraphs, named by their lines."""
     parts: list[Part] = []
     line = 1
-    for paragraph in _PARAGRAPH.split(text):
+    for paragraph in _PARAGRAPH.split(text) if text else ():
         breaks = paragraph.count("\n")
         last = line + len(paragraph.rstrip("\n").splitlines()) - 1
         name = f"lines {line} to {last}" if last > line else f"line {line}"
@@ -174,9 +175,9 @@ class Linter:
             LayoutError: the template cannot render it.
         """
         new = tuple(parts)
-        forks = [_Fork.of(number, new, old) for number, old in self._known]
-        finding = self._first(new) if not forks else self._find(max(forks, key=_nearest))
-        self._known.append((self._graded, new))
+        finding = self._find(_best(new, self._known)) if self._known else self._first(new)
+        if new:
+            self._known.append((self._graded, new))
         self._graded += 1
         return finding
 
@@ -196,6 +197,8 @@ class Linter:
             return extended if self._template is None else self._rendered(fork, extended)
         cause, name, detail = _difference(fork)
         lost = min(sum(map(self._count, _repeated(fork))), max(sum(counts) - shared, 0))
+        if not fork.size and not lost:
+            cause, name, detail = Cause.UNRELATED, "", ""
         return Finding(cause, name, detail, sum(counts), shared, lost, fork.number)
 
     def _rendered(self, fork: _Fork, finding: Finding) -> Finding:
@@ -221,8 +224,14 @@ class Linter:
         )
 
 
-def _nearest(fork: _Fork) -> tuple[int, int]:
-    return fork.size, fork.number
+def _best(new: tuple[Part, ...], known: Iterable[tuple[int, tuple[Part, ...]]]) -> _Fork:
+    """Return the fork from the prompt that shares most; where none shares, from the most alike."""
+    forks = [_Fork.of(number, new, old) for number, old in known]
+    best = max(forks, key=lambda fork: (fork.size, fork.number))
+    if best.size:
+        return best
+    turns = {part.turn for part in new}
+    return max(forks, key=lambda fork: (sum(p.turn in turns for p in fork.old), fork.number))
 
 
 def _part_at(parts: tuple[Part, ...], rendered: str) -> str:
@@ -261,11 +270,11 @@ def _difference(fork: _Fork) -> tuple[Cause, str, str]:
     moved_in = other.turn in {part.turn for part in new[1:]}
     moved_out = one.turn in {part.turn for part in old[1:]}
     if moved_in and moved_out:
-        return Cause.REORDERED, one.name, f"stood behind {other.name}, which it now precedes"
+        return Cause.REORDERED, one.name, f"stood behind what was {other.name}"
     if moved_out:
-        return Cause.REMOVED, other.name, f"stood in front of {one.name}"
+        return Cause.REMOVED, other.name, f"stood in front of {one.name} before"
     if moved_in:
-        return Cause.INSERTED, one.name, f"stands in front of {other.name}, which was there before"
+        return Cause.INSERTED, one.name, f"stands in front of what was {other.name}"
     return _edit(one, other, fork.inner)
 
 

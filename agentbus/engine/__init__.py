@@ -10,7 +10,7 @@ from .base import (
     Usage,
     within_budget,
 )
-from .registry import EngineFactory, installed_engines, open_engine
+from .registry import EngineFactory, installed_engines, open_engine, open_tokenizer
 
 __all__ = [
     "Capabilities",
@@ -23,5 +23,6 @@ __all__ = [
     "Usage",
     "installed_engines",
     "open_engine",
+    "open_tokenizer",
     "within_budget",
 ]

@@ -6,6 +6,7 @@ no other. What a model's name means is the kind's own business.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint, entry_points
 
@@ -15,7 +16,14 @@ from ..config import EngineSettings
 from ..errors import ConfigError, UnknownEngine
 from .base import Engine
 
-__all__ = ["DEFAULT_KIND", "ENTRY_POINTS", "EngineFactory", "installed_engines", "open_engine"]
+__all__ = [
+    "DEFAULT_KIND",
+    "ENTRY_POINTS",
+    "EngineFactory",
+    "installed_engines",
+    "open_engine",
+    "open_tokenizer",
+]
 
 ENTRY_POINTS = "agentbus.engines"
 """Group of entry points; each names an `EngineFactory`."""
@@ -51,17 +59,50 @@ async def open_engine(spec: str, settings: EngineSettings | None = None) -> Engi
         ConfigError: the kind's packages are not installed, or a setting does not fit.
         EngineError: the model cannot be had; the error says what to do.
     """
+    kind, model, point = _find(spec)
+    try:
+        factory: EngineFactory = await anyio.to_thread.run_sync(point.load)
+        return await factory(model, settings or EngineSettings())
+    except ImportError as error:
+        raise _not_installed(kind, error) from error
+
+
+def open_tokenizer(spec: str) -> Callable[[str], int]:
+    """Return what counts the tokens of a text as the model does; no engine is opened.
+
+    A kind's package offers it as `open_tokenizer`, beside the factory of its entry point. It reads
+    files: call it in a thread.
+
+    Raises:
+        UnknownEngine: no engine of that kind is installed.
+        ConfigError: the kind has no tokenizers, or its packages are not installed.
+        EngineError: the model cannot be had; the error says what to do.
+    """
+    kind, model, point = _find(spec)
+    try:
+        module = importlib.import_module(point.module)
+        opener: Callable[[str], Callable[[str], int]] | None = getattr(
+            module, "open_tokenizer", None
+        )
+        if opener is None:
+            raise ConfigError(f"engine {kind!r}", "it has no tokenizers of its own")
+        return opener(model)
+    except ImportError as error:
+        raise _not_installed(kind, error) from error
+
+
+def _find(spec: str) -> tuple[str, str, EntryPoint]:
     kinds = installed_engines()
     kind, model = _split(spec, kinds)
     point = kinds.get(kind)
     if point is None:
         raise UnknownEngine(kind, ", ".join(sorted(kinds)))
-    try:
-        factory: EngineFactory = await anyio.to_thread.run_sync(point.load)
-        return await factory(model, settings or EngineSettings())
-    except ImportError as error:
-        raise ConfigError(
-            f"engine {kind!r}",
-            f"it needs packages that are not installed ({error}); "
-            f"install them with: pip install 'fm-agentbus[{kind}]'",
-        ) from error
+    return kind, model, point
+
+
+def _not_installed(kind: str, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"engine {kind!r}",
+        f"it needs packages that are not installed ({error}); "
+        f"install them with: pip install 'fm-agentbus[{kind}]'",
+    )

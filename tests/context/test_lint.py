@@ -170,6 +170,17 @@ def test_a_text_is_taken_by_paragraphs_named_by_lines() -> None:
     assert (grown.cause, grown.lost, grown.shared) == (Cause.EXTENDED, 0, 2)
 
 
+def test_prompts_that_share_nothing_are_said_to() -> None:
+    found = lint(text_parts("One."), text_parts(""), text_parts("Two."))
+    assert (found.cause, found.segment, found.against) == (Cause.UNRELATED, "", 0)
+    assert lint(text_parts("One."), text_parts("")).tokens == 0
+
+
+def test_where_none_shares_a_beginning_the_most_alike_is_compared_with() -> None:
+    found = lint(*(text_parts(t) for t in ("A\n\nB\n\nC", "X", "Y\n\nB\n\nC")))
+    assert (found.against, found.lost) == (0, 2)
+
+
 @given(text=st.text("ab \n", max_size=30))
 def test_paragraphs_are_the_whole_text(text: str) -> None:
     assert "".join(part.turn.text for part in text_parts(text)) == text

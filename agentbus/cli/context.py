@@ -1,0 +1,285 @@
+"""`agentbus context`: what stands in model calls, how two differ, and what their prefixes lose."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import anyio
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
+from ..engine import open_tokenizer
+from ..errors import ConfigError, EngineError
+from .context_files import ModelCall, Session, read_sessions
+from .runtime import print_json, run
+
+__all__ = ["context"]
+
+context = typer.Typer(
+    help="Look into the contexts of model calls, and grade their prefixes.", no_args_is_help=True
+)
+
+_USUAL_MODEL = "smollm2"
+_DIGEST_SHOWN = 12
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE…",
+        help="Transcripts or sessions of calls, as JSON or JSON Lines, also with .gz.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(help="The model whose tokens are counted; else smollm2's, or characters."),
+]
+AgentName = Annotated[
+    str, typer.Option("--agent", help="The agent that a transcript's assistant is.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class _Counting(NamedTuple):
+    count: TokenCounter
+    unit: str
+    note: str
+
+
+@context.callback()
+def group() -> None:
+    """Look into the contexts of model calls, and grade their prefixes."""
+
+
+@context.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A transcript, or sessions of calls.")],
+    session: Annotated[int, typer.Option(min=1, help="Which session of the file.")] = 1,
+    call: Annotated[
+        int | None, typer.Option(min=1, help="Which call of the session; else the last.")
+    ] = None,
+    model: Model = "",
+    agent: AgentName = "assistant",
+    json: Json = False,
+) -> None:
+    """Show the segments of a call: names, sizes, tokens."""
+
+    async def job() -> None:
+        counting = await _counting(model)
+        sessions = read_sessions(file, agent)
+        chosen = _chosen(file, sessions, session, call)
+        _show(chosen, counting, json=json)
+
+    run(job, json=json)
+
+
+@context.command()
+def diff(
+    files: Files, model: Model = "", agent: AgentName = "assistant", json: Json = False
+) -> None:
+    """Say where the contexts of two calls part: the last two of a file, or the last of each."""
+
+    async def job() -> None:
+        if len(files) > 2:
+            raise ConfigError("context diff", "takes one file or two")
+        calls = [s.calls for file in files for s in read_sessions(file, agent)[-1:]]
+        pair = calls[0][-2:] if len(files) == 1 else (calls[0][-1], calls[1][-1])
+        if len(pair) != 2:
+            raise ConfigError("context diff", f"{files[0]} has one call; name a second file")
+        _diff(*pair, await _counting(model), json=json)
+
+    run(job, json=json)
+
+
+@context.command()
+def lint(
+    files: Files, model: Model = "", agent: AgentName = "assistant", json: Json = False
+) -> None:
+    """Grade each call of a session: where it leaves what was sent before, and what that costs."""
+
+    async def job() -> None:
+        counting = await _counting(model)
+        graded = [
+            (session, _grades(session, counting.count))
+            for file in files
+            for session in read_sessions(file, agent)
+        ]
+        _report(graded, counting, json=json)
+
+    run(job, json=json)
+
+
+async def _counting(model: str) -> _Counting:
+    """Return how to count: by a model's tokenizer, or characters where none was asked for."""
+    try:
+        count = await anyio.to_thread.run_sync(open_tokenizer, model or _USUAL_MODEL)
+    except (EngineError, ConfigError) as error:
+        if model:
+            raise
+        note = f"Counted in characters, since there is no tokenizer: {error}."
+        return _Counting(len, "characters", note)
+    return _Counting(cache(count), "tokens", f"Tokens of {model or _USUAL_MODEL}, part by part.")
+
+
+def _chosen(path: Path, sessions: list[Session], session: int, call: int | None) -> ModelCall:
+    if session > len(sessions):
+        raise ConfigError("--session", f"{path} has {len(sessions)}")
+    calls = sessions[session - 1].calls
+    if not calls:
+        raise ConfigError("--session", f"session {session} of {path} has no calls")
+    if call is not None and call > len(calls):
+        raise ConfigError("--call", f"session {session} of {path} has {len(calls)}")
+    return calls[-1 if call is None else call - 1]
+
+
+def _grades(session: Session, count: TokenCounter) -> list[Finding]:
+    linter = Linter(count)
+    return [linter.grade(call.parts) for call in session.calls]
+
+
+def _rows(call: ModelCall, count: TokenCounter) -> list[dict[str, Any]]:
+    if call.context is None:
+        return [
+            {"name": p.name, "characters": len(p.turn.text), "size": count(p.turn.text)}
+            for p in call.parts
+        ]
+    return [
+        {
+            "name": s.kind.value,
+            "author": s.author,
+            "digest": s.digest.hex(),
+            "characters": len(s.text),
+            "size": 0 if s.kind is SegmentKind.NOTE else count(s.text),
+        }
+        for s in call.segments
+    ]
+
+
+def _show(call: ModelCall, counting: _Counting, *, json: bool) -> None:
+    rows = _rows(call, counting.count)
+    total = sum(row["size"] for row in rows)
+    root = "" if call.context is None else call.context.root.hex()
+    if json:
+        named = [{counting.unit if k == "size" else k: v for k, v in r.items()} for r in rows]
+        print_json({"root": root, "unit": counting.unit, "total": total, "segments": named})
+        return
+    counted = counting.unit == "tokens"
+    table = Table("segment", "author", "digest")
+    table.add_column("characters", justify="right")
+    if counted:
+        table.add_column("tokens", justify="right")
+    for row in rows:
+        cells = [escape(row["name"]), escape(row.get("author", ""))]
+        cells += [row.get("digest", "")[:_DIGEST_SHOWN], str(row["characters"])]
+        table.add_row(*cells, *([str(row["size"])] if counted else []))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"{len(rows)} segments, {total} {counting.unit}.")
+    if root:
+        console.print(f"Root {root}.")
+    console.print(escape(counting.note), style="dim")
+
+
+def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) -> None:
+    linter = Linter(counting.count)
+    linter.grade(one.parts)
+    finding = linter.grade(other.parts)
+    before, after = ([part.turn for part in call.parts] for call in (one, other))
+    same = next(
+        (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+        min(len(before), len(after)),
+    )
+    rows = [("-", part) for part in one.parts[same:]] + [("+", part) for part in other.parts[same:]]
+    if json:
+        shown = [
+            {"sign": sign, "name": p.name, counting.unit: counting.count(p.turn.text)}
+            for sign, p in rows
+        ]
+        print_json({"equal": same, **_plain(finding, counting.unit), "parts": shown})
+        return
+    console = Console(highlight=False)
+    console.print(f"{same} parts are equal, {finding.shared} {counting.unit}.")
+    table = Table("", "part", "begins")
+    table.add_column(counting.unit, justify="right")
+    for sign, part in rows:
+        text = part.turn.text.strip().partition("\n")[0][:60]
+        table.add_row(sign, escape(part.name), escape(text), str(counting.count(part.turn.text)))
+    if rows:
+        console.print(table)
+    console.print(escape(_sentence(finding, counting.unit)))
+    console.print(escape(counting.note), style="dim")
+
+
+def _sentence(finding: Finding, unit: str) -> str:
+    if finding.cause is Cause.EXTENDED:
+        new = finding.tokens - finding.shared
+        return f"One is the beginning of the other; {new} {unit} are new."
+    if finding.cause is Cause.UNRELATED:
+        return "They share nothing."
+    return (
+        f"They part at {finding.segment}: {finding.cause}; {finding.detail}. "
+        f"{finding.lost} {unit} behind it are in both, and are computed again."
+    )
+
+
+def _plain(finding: Finding, unit: str) -> dict[str, Any]:
+    row = dataclasses.asdict(finding)
+    row["against"] = None if finding.against is None else finding.against + 1
+    row[unit] = row.pop("tokens")
+    row["cause"] = finding.cause.name.lower()
+    return row
+
+
+def _report(
+    graded: list[tuple[Session, list[Finding]]], counting: _Counting, *, json: bool
+) -> None:
+    findings = [finding for _, found in graded for finding in found]
+    totals = {
+        "calls": len(findings),
+        counting.unit: sum(f.tokens for f in findings),
+        "shared": sum(f.shared for f in findings),
+        "lost": sum(f.lost for f in findings),
+    }
+    if json:
+        sessions = [
+            {
+                "session": session.name,
+                "calls": [
+                    {"call": number, **_plain(f, counting.unit)}
+                    for number, f in enumerate(found, start=1)
+                ],
+            }
+            for session, found in graded
+        ]
+        print_json({"unit": counting.unit, "total": totals, "sessions": sessions})
+        return
+    console = Console(highlight=False)
+    for session, found in graded:
+        console.print(_table(session, found, counting.unit))
+    whole = max(totals[counting.unit], 1)
+    console.print(
+        f"{len(findings)} calls, {totals[counting.unit]} {counting.unit}: "
+        f"{totals['shared']} shared with an earlier call ({totals['shared'] / whole:.0%}), "
+        f"{totals['lost']} lost behind a difference ({totals['lost'] / whole:.0%})."
+    )
+    console.print(escape(counting.note), style="dim")
+
+
+def _table(session: Session, found: list[Finding], unit: str) -> Table:
+    table = Table(title=escape(session.name), title_justify="left")
+    for name in ("call", unit, "shared", "lost", "against"):
+        table.add_column(name, justify="right")
+    table.add_column("first difference")
+    for number, finding in enumerate(found, start=1):
+        against = "" if finding.against is None else str(finding.against + 1)
+        numbers = (finding.tokens, finding.shared, finding.lost)
+        why = f"{finding.segment}: {finding.cause}" if finding.segment else str(finding.cause)
+        words = f"{why}; {finding.detail}" if finding.detail else why
+        table.add_row(str(number), *map(str, numbers), against, escape(words))
+    return table
