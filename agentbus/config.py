@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from .errors import ConfigError
 
@@ -16,6 +16,7 @@ __all__ = [
     "DaemonSettings",
     "EngineSettings",
     "Keys",
+    "LayoutSetting",
     "Limits",
     "LogSettings",
     "Operation",
@@ -30,6 +31,8 @@ MIB = 1024 * KIB
 _MOST = 1024 * 1024 * MIB
 """Of any bound; more is a slip, and no system has it."""
 _MAX_THREADS = 1024
+LayoutSetting = Literal["by_role", "auto", "roster_first", "shared_first", "role_first"]
+_LAYOUTS = get_args(LayoutSetting)
 _STRICT = {"strict": True, "extra": "forbid"}
 """For settings that are read from files: no value is guessed, no key is passed over."""
 
@@ -134,6 +137,10 @@ class BusSettings:
     idle_link: float = 60.0
     """How long such a link may go without a request before it is closed, to a quarter more; 0 for
     ever. The next request makes another."""
+    layout: LayoutSetting = "by_role"
+    """How models of this process's agents are shown contexts. `by_role`: roster_first where the
+    agent's role stands in the context, else role_first. `auto`: the layout that is predicted to
+    prefill least; `call.reading` says what was predicted for each."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)
@@ -143,6 +150,8 @@ class BusSettings:
         _require_positive(
             self, or_zero=("busy_poll", "idle_link", "rejoin_timeout", "resume_timeout")
         )
+        if self.layout not in _LAYOUTS:
+            raise ConfigError("layout", f"must be one of {', '.join(_LAYOUTS)}")
 
 
 _KEY_LENGTH = 40

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..context import Context
+from ..context import Context, Reading
 from ..errors import AgentbusError, BudgetExceeded, ConfigError
 from ..telemetry import (
     NANOS,
@@ -55,7 +55,7 @@ class Call(Requester):
     Requests made through a call inherit its deadline, its trace and one hop less.
     """
 
-    __slots__ = ("_delivery", "_node", "agent", "context", "model", "role")
+    __slots__ = ("_delivery", "_node", "agent", "context", "model", "reading", "role")
 
     def __init__(self, node: Node, agent: str, model: str, role: str, delivery: Delivery) -> None:
         self._node = node
@@ -66,6 +66,8 @@ class Call(Requester):
         self.role = role
         self.context: Context | None = delivery.context
         """The context that came with the message, as the handler has extended it since."""
+        self.reading: Reading | None = None
+        """How the model last read the context; with the layout `auto`, the prediction for each."""
 
     @property
     def source(self) -> str:

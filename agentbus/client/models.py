@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Prices
-from ..context import Context, SegmentKind, find_layout
+from ..context import find_layout, read_as
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
 from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
@@ -128,9 +128,10 @@ class ModelClient:
         context = call.context or self._node.empty_context()
         if request.text:
             context = context.ask(request.text, author=call.source or "user")
-        read, layout = _as_read_by(call, context)
+        call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
+        read = call.reading.context
         ask = Generate(
-            layout,
+            call.reading.layout,
             request.max_tokens,
             request.ignore_end,
             request.forced,
@@ -166,22 +167,3 @@ class ModelClient:
         )
         self._node.note_held(target, read.message(call.agent, answer))
         call.context = context.message(call.agent, answer)
-
-
-def _as_read_by(call: Call, context: Context) -> tuple[Context, str]:
-    """Return the context and the layout that the agent's model reads it in.
-
-    A team whose roles stand in the context shares one prefix. An agent whose role is its own
-    affair reads a context that begins with it: role first, as frameworks do.
-    """
-    segments = context.segments()
-    roles = [s for s in segments if s.kind is SegmentKind.ROLE]
-    if any(role.author == call.agent for role in roles):
-        return context, "roster_first"
-    private = call.empty_context()
-    if call.role:
-        private = private.role(call.agent, call.role)
-    for segment in segments:
-        if segment.kind is not SegmentKind.ROLE:
-            private = private.append(segment)
-    return private, "role_first"

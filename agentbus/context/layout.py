@@ -234,28 +234,27 @@ def _role_parts(context: Context, reader: str) -> tuple[Part, ...]:
 
 def _shared_parts(context: Context, reader: str) -> tuple[Part, ...]:
     segments = _shown(context)
-    ask = segments.pop() if segments and segments[-1].kind is SegmentKind.ASK else None
-    constants: list[Segment] = []
-    own: list[Part] = []
-    tools: list[Segment] = []
-    talk: list[Part] = []
-    for segment in segments:
-        if segment.kind in _ROLES:
-            if segment.author == reader:
-                text = f"## {reader}{_JOINT}{segment.text}"
-                own.append(Part(f"role of {reader}", Turn("user", text)))
-        elif segment.kind is SegmentKind.TOOLS and segment.author:
-            if segment.author == reader:
-                tools.append(segment)
-        elif segment.kind is SegmentKind.TOOLS:
-            if talk:
-                raise _too_late("tools for all were", "tools", "shared_first")
-            constants.append(segment)
-        else:
-            talk.append(_said(segment))
-    head = [Part("introduction", Turn("system", SHARED_INTRODUCTION)), *_tools(constants)]
-    own += [Part(f"tools of {reader}", Turn("user", text)) for text in _union_of(tools)]
-    return (*head, *talk, *own, *([] if ask is None else [_said(ask)]))
+    talk = [s for s in segments if s.kind not in (*_ROLES, SegmentKind.TOOLS)]
+    tools = [s for s in segments if s.kind is SegmentKind.TOOLS]
+    begun = segments.index(talk[0]) if talk else len(segments)
+    if any(s.kind is SegmentKind.TOOLS and not s.author for s in segments[begun:]):
+        raise _too_late("tools for all were", "tools", "shared_first")
+    asked = talk.pop() if talk and talk[-1].kind is SegmentKind.ASK else None
+    return (
+        Part("introduction", Turn("system", SHARED_INTRODUCTION)),
+        *_tools(tool for tool in tools if not tool.author),
+        *map(_said, talk),
+        *(
+            Part(f"role of {reader}", Turn("user", f"## {reader}{_JOINT}{role.text}"))
+            for role in segments
+            if role.kind in _ROLES and role.author == reader
+        ),
+        *(
+            Part(f"tools of {reader}", Turn("user", text))
+            for text in _union_of(tool for tool in tools if tool.author == reader)
+        ),
+        *([] if asked is None else [_said(asked)]),
+    )
 
 
 def roster_first(context: Context, reader: str) -> Prompt:
