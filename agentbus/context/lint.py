@@ -9,12 +9,12 @@ clock or a model: tokens are counted by what the caller gives.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .layout import Part, Prompt, Turn, turns_of
+from .prefixes import RecentPrompts, common_length
 from .template import Template
 from .tools import TOOLS_INTRODUCTION, same_tools
 
@@ -129,7 +129,7 @@ class _Fork:
         if index < min(len(new), len(old)):
             one_turn, other_turn = new[index].turn, old[index].turn
             if (one_turn.role, one_turn.name) == (other_turn.role, other_turn.name):
-                inner = _common(one_turn.text, other_turn.text)
+                inner = common_length(one_turn.text, other_turn.text)
         return cls(number, new, old, index, inner, size + inner)
 
     @property
@@ -143,18 +143,6 @@ class _Fork:
         return self.index == len(parts) - 1 and self.inner == len(parts[-1].turn.text) > 0
 
 
-def _common(one: str, other: str) -> int:
-    """Return how many characters two texts begin with alike."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 class Linter:
     """Grades the prompts of one cache, in the order in which they were delivered.
 
@@ -165,7 +153,7 @@ class Linter:
     def __init__(self, count: TokenCounter, *, template: Template | None = None) -> None:
         self._count = count
         self._template = template if template is not None and not template.append_only else None
-        self._known: deque[tuple[int, tuple[Part, ...]]] = deque(maxlen=MAX_REMEMBERED)
+        self._known = RecentPrompts(MAX_REMEMBERED)
         self._graded = 0
 
     def grade(self, parts: Sequence[Part]) -> Finding:
@@ -175,9 +163,13 @@ class Linter:
             LayoutError: the template cannot render it.
         """
         new = tuple(parts)
-        finding = self._find(_best(new, self._known)) if self._known else self._first(new)
+        if self._known:
+            number, old = self._known.nearest(new)
+            finding = self._find(_Fork.of(number, new, old))
+        else:
+            finding = self._first(new)
         if new:
-            self._known.append((self._graded, new))
+            self._known.add(self._graded, new)
         self._graded += 1
         return finding
 
@@ -209,7 +201,7 @@ class Linter:
             self._template.render(Prompt(turns_of(parts), cue), cue=False)
             for parts in (fork.new, fork.old)
         )
-        kept = _common(new, old)
+        kept = common_length(new, old)
         if kept == min(len(new), len(old)):
             return finding
         lost = min(self._count(old[kept:]), finding.shared)
@@ -222,16 +214,6 @@ class Linter:
             lost,
             fork.number,
         )
-
-
-def _best(new: tuple[Part, ...], known: Iterable[tuple[int, tuple[Part, ...]]]) -> _Fork:
-    """Return the fork from the prompt that shares most; where none shares, from the most alike."""
-    forks = [_Fork.of(number, new, old) for number, old in known]
-    best = max(forks, key=lambda fork: (fork.size, fork.number))
-    if best.size:
-        return best
-    turns = {part.turn for part in new}
-    return max(forks, key=lambda fork: (sum(p.turn in turns for p in fork.old), fork.number))
 
 
 def _part_at(parts: tuple[Part, ...], rendered: str) -> str:
