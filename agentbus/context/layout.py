@@ -10,7 +10,7 @@ No layout shows a private role to another agent than the one it is for, and none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -23,6 +23,7 @@ from .tools import TOOLS_INTRODUCTION, merge_tools
 
 __all__ = [
     "LAYOUTS",
+    "REPLACES",
     "ROSTER_INTRODUCTION",
     "SHARED_INTRODUCTION",
     "Layout",
@@ -50,6 +51,9 @@ SHARED_INTRODUCTION = (
 )
 """Opens the system turn of every shared-first prompt."""
 
+REPLACES = "(This replaces what was said before.)"
+"""Stands before what replaces an earlier segment, where that has to stay in the prompt."""
+
 _DEFAULT_AUTHORS: Mapping[SegmentKind, str] = MappingProxyType(
     {SegmentKind.DOCUMENT: "document", SegmentKind.USER: "user", SegmentKind.ASK: "user"}
 )
@@ -58,6 +62,7 @@ _ROSTER_FIRST_VERSION = 1
 _ROLE_FIRST_VERSION = 1
 _SHARED_FIRST_VERSION = 1
 _ROLES = (SegmentKind.ROLE, SegmentKind.PRIVATE_ROLE)
+_STANDING = (*_ROLES, SegmentKind.TOOLS)
 _SPOKEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
 
 
@@ -146,23 +151,39 @@ def _name_of(segment: Segment) -> str:
 def _said(segment: Segment) -> Part:
     """Return a segment of the conversation as all see it: in one perspective."""
     if segment.kind in _SPOKEN:
-        return Part(_name_of(segment), Turn("assistant", segment.text, segment.author))
+        return Part(_name_of(segment), Turn("assistant", _text(segment), segment.author))
     return _heard(segment)
 
 
 def _heard(segment: Segment) -> Part:
     """Return a segment as a user turn, named if its author is not the usual one."""
+    text = _text(segment)
     if segment.kind is SegmentKind.TOOL_RESULT:
-        turn = Turn("user", f"<tool_response>\n{segment.text}\n</tool_response>")
+        turn = Turn("user", f"<tool_response>\n{text}\n</tool_response>")
     elif segment.author in ("", _DEFAULT_AUTHORS.get(segment.kind)):
-        turn = Turn("user", segment.text)
+        turn = Turn("user", text)
     else:
-        turn = Turn("user", f" {segment.text.lstrip(' ')}", segment.author)
+        turn = Turn("user", f" {text.lstrip(' ')}", segment.author)
     return Part(_name_of(segment), turn)
+
+
+def _text(segment: Segment) -> str:
+    return f"{REPLACES}{_JOINT}{segment.text}" if segment.replaces else segment.text
 
 
 def _shown(context: Context) -> list[Segment]:
     return [s for s in context.segments() if s.kind is not SegmentKind.NOTE]
+
+
+def _talk(segments: Iterable[Segment]) -> list[Segment]:
+    return [s for s in segments if s.kind not in _STANDING]
+
+
+def _current(segments: Iterable[Segment]) -> list[Segment]:
+    """Return segments without those that others among them replace."""
+    listed = list(segments)
+    replaced = {segment.replaces for segment in listed}
+    return [segment for segment in listed if segment.digest not in replaced]
 
 
 def _tools(segments: Iterable[Segment]) -> list[Part]:
@@ -184,75 +205,105 @@ def _too_late(what: str, noun: str, layout: str) -> LayoutError:
     )
 
 
-def _late_in_roster(segment: Segment) -> LayoutError:
+def _role_text(role: Segment) -> str:
+    return f"## {role.author}{_JOINT}{role.text}"
+
+
+def _renewed(segment: Segment) -> Part:
+    """Return a role or tools that replace earlier ones, where the head must stay as it is."""
+    is_role = segment.kind is SegmentKind.ROLE
+    text = _role_text(segment) if is_role else _union_of([segment])[0]
+    return Part(_name_of(segment), Turn("user", f"{REPLACES}{_JOINT}{text}"))
+
+
+def _in_roster(segment: Segment) -> Part:
+    """Return a segment of the conversation, in which roles and tools can only be replaced."""
+    if segment.kind not in _STANDING:
+        return _said(segment)
+    if segment.replaces:
+        return _renewed(segment)
     if segment.kind is SegmentKind.TOOLS:
-        return _too_late("tools were", "tools", "roster_first")
-    return _too_late(f"the role of {segment.author!r} was", "roles", "roster_first")
+        raise _too_late("tools were", "tools", "roster_first")
+    raise _too_late(f"the role of {segment.author!r} was", "roles", "roster_first")
 
 
 def _roster_parts(context: Context, reader: str) -> tuple[Part, ...]:
-    roster: list[Part] = [Part("introduction", Turn("system", ROSTER_INTRODUCTION))]
-    tools: list[Segment] = []
-    talk: list[Part] = []
-    for segment in _shown(context):
-        if segment.kind is SegmentKind.PRIVATE_ROLE:
-            if segment.author == reader:
-                raise LayoutError(
-                    f"the role of {reader!r} is private, and roster_first shows all roles to all; "
-                    "use the layout shared_first or role_first"
-                )
-        elif segment.kind in (SegmentKind.ROLE, SegmentKind.TOOLS):
-            if talk:
-                raise _late_in_roster(segment)
-            if segment.kind is SegmentKind.TOOLS:
-                tools.append(segment)
-            else:
-                text = f"## {segment.author}{_JOINT}{segment.text}"
-                roster.append(Part(_name_of(segment), Turn("system", text)))
-        else:
-            talk.append(_said(segment))
-    return (*roster, *_tools(tools), *talk)
+    every = _shown(context)
+    if any(s.kind is SegmentKind.PRIVATE_ROLE and s.author == reader for s in every):
+        raise LayoutError(
+            f"the role of {reader!r} is private, and roster_first shows all roles to all; "
+            "use the layout shared_first or role_first"
+        )
+    segments = [s for s in every if s.kind is not SegmentKind.PRIVATE_ROLE]
+    begun = _begun(segments)
+    head = _current(segments[:begun])
+    return (
+        Part("introduction", Turn("system", ROSTER_INTRODUCTION)),
+        *(
+            Part(_name_of(role), Turn("system", _role_text(role)))
+            for role in head
+            if role.kind is SegmentKind.ROLE
+        ),
+        *_tools(tools for tools in head if tools.kind is SegmentKind.TOOLS),
+        *map(_in_roster, segments[begun:]),
+    )
+
+
+def _begun(segments: Sequence[Segment]) -> int:
+    """Return where the conversation begins, behind roles and tools."""
+    places = (place for place, s in enumerate(segments) if s.kind not in _STANDING)
+    return next(places, len(segments))
+
+
+def _own(segments: Iterable[Segment], reader: str) -> tuple[list[Segment], list[Segment]]:
+    """Return the roles and the tools of a reader, as they now are."""
+    own = _current(s for s in segments if s.kind in _STANDING and s.author == reader)
+    roles = [s for s in own if s.kind in _ROLES]
+    return roles, [s for s in own if s.kind is SegmentKind.TOOLS]
 
 
 def _role_parts(context: Context, reader: str) -> tuple[Part, ...]:
-    head: list[Part] = []
-    tools: list[Segment] = []
-    talk: list[Part] = []
-    for segment in _shown(context):
-        if segment.kind in _ROLES:
-            if segment.author == reader:
-                head.append(Part(f"role of {reader}", Turn("system", segment.text)))
-        elif segment.kind is SegmentKind.TOOLS:
-            if segment.author in ("", reader):
-                tools.append(segment)
-        elif segment.kind in _SPOKEN and segment.author == reader:
-            talk.append(Part(_name_of(segment), Turn("assistant", segment.text)))
-        else:
-            talk.append(_heard(segment))
-    return (*head, *_tools(tools), *talk)
+    segments = _shown(context)
+    roles, _ = _own(segments, reader)
+    listed = (s for s in segments if s.kind is SegmentKind.TOOLS and s.author in ("", reader))
+    return (
+        *(Part(f"role of {reader}", Turn("system", role.text)) for role in roles),
+        *_tools(_current(listed)),
+        *(_seen_by(reader, segment) for segment in _talk(segments)),
+    )
+
+
+def _seen_by(reader: str, segment: Segment) -> Part:
+    if segment.kind in _SPOKEN and segment.author == reader:
+        return Part(_name_of(segment), Turn("assistant", _text(segment)))
+    return _heard(segment)
+
+
+def _in_shared(segment: Segment) -> Part:
+    if segment.kind is not SegmentKind.TOOLS:
+        return _said(segment)
+    if segment.replaces:
+        return _renewed(segment)
+    raise _too_late("tools for all were", "tools", "shared_first")
 
 
 def _shared_parts(context: Context, reader: str) -> tuple[Part, ...]:
-    segments = _shown(context)
-    talk = [s for s in segments if s.kind not in (*_ROLES, SegmentKind.TOOLS)]
-    tools = [s for s in segments if s.kind is SegmentKind.TOOLS]
-    begun = segments.index(talk[0]) if talk else len(segments)
-    if any(s.kind is SegmentKind.TOOLS and not s.author for s in segments[begun:]):
-        raise _too_late("tools for all were", "tools", "shared_first")
+    every = _shown(context)
+    roles, tools = _own(every, reader)
+    segments = [
+        s
+        for s in every
+        if s.kind not in _STANDING or (s.kind is SegmentKind.TOOLS and not s.author)
+    ]
+    begun = _begun(segments)
+    talk = segments[begun:]
     asked = talk.pop() if talk and talk[-1].kind is SegmentKind.ASK else None
     return (
         Part("introduction", Turn("system", SHARED_INTRODUCTION)),
-        *_tools(tool for tool in tools if not tool.author),
-        *map(_said, talk),
-        *(
-            Part(f"role of {reader}", Turn("user", f"## {reader}{_JOINT}{role.text}"))
-            for role in segments
-            if role.kind in _ROLES and role.author == reader
-        ),
-        *(
-            Part(f"tools of {reader}", Turn("user", text))
-            for text in _union_of(tool for tool in tools if tool.author == reader)
-        ),
+        *_tools(s for s in _current(segments[:begun]) if s.kind is SegmentKind.TOOLS),
+        *map(_in_shared, talk),
+        *(Part(f"role of {reader}", Turn("user", _role_text(role))) for role in roles),
+        *(Part(f"tools of {reader}", Turn("user", text)) for text in _union_of(tools)),
         *([] if asked is None else [_said(asked)]),
     )
 
@@ -265,6 +316,8 @@ def roster_first(context: Context, reader: str) -> Prompt:
     documents, the user's words, asks and tools' results as user turns, agents' messages and tool
     calls as assistant turns named by their author. The cue is an assistant turn named by the
     reader. What is appended after the roles only adds turns. Private roles are left out for all.
+    A role or tools that replace earlier ones (`Context.supersede`) are said in the conversation,
+    and the earlier ones stay in the head, until `Context.compacted`.
 
     Raises:
         LayoutError: a role or tools were added after the conversation had begun, or the reader's
@@ -277,7 +330,7 @@ def role_first(context: Context, reader: str) -> Prompt:
     """Lay a context out as agent frameworks do, from the reader's own point of view.
 
     The system turn is the reader's own role only, and the tools that it may call (none if it has
-    neither). Its own messages are unnamed assistant turns; what others said are user turns,
+    neither), as they now are. Its own messages are unnamed assistant turns; what others said are user turns,
     agents' named by their author. The cue is an unnamed assistant turn. No other agent's role is
     shown to the reader.
     """

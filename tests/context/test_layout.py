@@ -23,6 +23,7 @@ from agentbus.context import (
     shared_first,
     write_call,
 )
+from agentbus.context.layout import REPLACES
 from agentbus.context.tools import TOOLS_INTRODUCTION as TOOLS
 from agentbus.errors import LayoutError, ToolSchemaError
 
@@ -157,12 +158,14 @@ def test_shared_first_shows_role_and_ask_last() -> None:
 @pytest.mark.parametrize("reader", ["planner", "writer", "judge", "guest"])
 def test_a_private_role_is_shown_to_its_own_agent_alone(layout: str, reader: str) -> None:
     context = TEAM.role("judge", "Hidden rubric.", private=True).user("Begin.")
+    context = context.role("", "Nobody's secret.", private=True).user("Go on.")
     if (layout, reader) == ("roster_first", "judge"):
         with pytest.raises(LayoutError, match=r"'judge' is private.*shared_first or role_first"):
             roster_first(context, reader)
         return
     shown = str(find_layout(layout).render(context, reader).turns)
     assert ("Hidden rubric." in shown) == (reader == "judge")
+    assert "Nobody's secret." not in shown
     assert "You plan." in shown or layout != "roster_first"
 
 
@@ -223,6 +226,46 @@ def test_tools_that_two_agents_see_differently_are_a_typed_error() -> None:
     with pytest.raises(ToolSchemaError, match="search"):
         roster_first(context, "writer")
     assert role_first(context, "writer").turns[0].text.endswith(other)
+
+
+def test_what_replaces_an_earlier_segment_says_so_and_the_earlier_one_stays() -> None:
+    document = next(s for s in TALK.segments() if s.kind is SegmentKind.DOCUMENT)
+    context = TALK.supersede(document, "Tides fall.")
+    for layout in LAYOUTS.values():
+        turns = layout.render(context, "guest").turns
+        assert turns[: len(turns) - 1] == layout.render(TALK, "guest").turns
+        assert turns[-1] == Turn("user", f"{REPLACES}\n\nTides fall.")
+    message = next(s for s in TALK.segments() if s.kind is SegmentKind.MESSAGE)
+    edited = roster_first(TALK.supersede(message, "First, the sun."), "writer").turns[-1]
+    assert edited == Turn("assistant", f"{REPLACES}\n\nFirst, the sun.", "planner")
+
+
+def test_a_role_that_is_replaced_stays_in_the_roster_and_nowhere_else() -> None:
+    role = next(s for s in TALK.segments() if s.author == "writer")
+    context = TALK.supersede(role, "You write briefly.")
+    before, after = roster_first(TALK, "writer"), roster_first(context, "writer")
+    assert after.turns[:-1] == before.turns
+    assert after.turns[-1] == Turn("user", f"{REPLACES}\n\n## writer\n\nYou write briefly.")
+    assert role_first(context, "writer").turns[0] == Turn("system", "You write briefly.")
+    shared = shared_first(context, "writer").turns
+    assert shared[-1] == Turn("user", "## writer\n\nYou write briefly.")
+    assert "You write." not in str(shared)
+    compacted = roster_first(context.compacted(), "writer")
+    assert compacted.turns[1:] == before.turns[1:]
+    assert "You write briefly." in compacted.turns[0].text
+    early = TEAM.supersede(TEAM.segments()[1], "You write briefly.")
+    assert "You write." not in str(roster_first(early, "writer").turns)
+
+
+def test_tools_that_are_replaced_are_said_anew_where_all_share_the_head() -> None:
+    context = TEAM.tools(SEARCH).user("Go.")
+    replaced = context.supersede(context.segments()[2], WRITE)
+    for layout in ("roster_first", "shared_first"):
+        turns = find_layout(layout).render(replaced, "guest").turns
+        assert turns[:-1] == find_layout(layout).render(context, "guest").turns
+        assert turns[-1].text.startswith(REPLACES)
+        assert turns[-1].text.endswith(WRITE)
+    assert role_first(replaced, "guest").turns[0].text.endswith(WRITE)
 
 
 def test_a_summary_is_said_by_its_author() -> None:
