@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agentbus.config import EngineSettings
+    from agentbus.engine import ModelText
     from agentbus.engine.base import Engine
 
-__all__ = ["open_engine", "open_tokenizer"]
+__all__ = ["open_engine", "open_model_text"]
 
 
 async def open_engine(model: str, settings: EngineSettings) -> Engine:
@@ -33,12 +32,12 @@ async def open_engine(model: str, settings: EngineSettings) -> Engine:
     return await anyio.to_thread.run_sync(load)
 
 
-def open_tokenizer(model: str) -> Callable[[str], int]:
-    """Return a function that counts a text's tokens. No weights are loaded.
+def open_model_text(model: str) -> ModelText:
+    """Return how a model reads text. No weights are loaded, and no torch.
 
     Raises:
         ModelNotFound, ModelBroken: the model cannot be had; the error says what to do.
     """
-    from .counting import open_counter
+    from .model_text import read_model_text
 
-    return open_counter(model)
+    return read_model_text(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
-from ..engine import open_tokenizer
-from ..errors import ConfigError, EngineError
+from ..context import Cause, Finding, Linter, SegmentKind, Template, TokenCounter
+from ..engine import open_model_text
+from ..errors import ConfigError, EngineError, LayoutError
 from .context_files import ModelCall, Session, read_sessions
 from .runtime import print_json, run
 
@@ -49,7 +50,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class _Counting(NamedTuple):
     count: TokenCounter
     unit: str
-    note: str
+    notes: tuple[str, ...]
+    template: Template | None = None
 
 
 @context.callback()
@@ -106,7 +108,7 @@ def lint(
     async def job() -> None:
         counting = await _counting(model)
         graded = [
-            (session, _grades(session, counting.count))
+            (session, _grades(session, counting))
             for file in files
             for session in read_sessions(file, agent)
         ]
@@ -118,13 +120,16 @@ def lint(
 async def _counting(model: str) -> _Counting:
     """Return how to count: by a model's tokenizer, or characters where none was asked for."""
     try:
-        count = await anyio.to_thread.run_sync(open_tokenizer, model or _USUAL_MODEL)
+        text = await anyio.to_thread.run_sync(open_model_text, model or _USUAL_MODEL)
     except (EngineError, ConfigError) as error:
         if model:
             raise
         note = f"Counted in characters, since there is no tokenizer: {error}."
-        return _Counting(len, "characters", note)
-    return _Counting(cache(count), "tokens", f"Tokens of {model or _USUAL_MODEL}, part by part.")
+        return _Counting(len, "characters", (note,))
+    notes = [f"Tokens of {model or _USUAL_MODEL}, part by part."]
+    if text.template is not None and not text.template.append_only:
+        notes.append(f"Its chat template {text.template.problem}: prompts are rendered whole.")
+    return _Counting(cache(text.count), "tokens", tuple(notes), text.template)
 
 
 def _chosen(path: Path, sessions: list[Session], session: int, call: int | None) -> ModelCall:
@@ -138,9 +143,14 @@ def _chosen(path: Path, sessions: list[Session], session: int, call: int | None)
     return calls[-1 if call is None else call - 1]
 
 
-def _grades(session: Session, count: TokenCounter) -> list[Finding]:
-    linter = Linter(count)
-    return [linter.grade(call.parts) for call in session.calls]
+def _grades(session: Session, counting: _Counting) -> list[Finding]:
+    """Grade a session; what the model's template does counts where it can render all calls."""
+    whole = all(call.context is not None for call in session.calls)
+    for template in (counting.template if whole else None, None):
+        linter = Linter(counting.count, template=template)
+        with contextlib.suppress(LayoutError):
+            return [linter.grade(call.parts) for call in session.calls]
+    raise AssertionError("a linter without a template renders nothing")
 
 
 def _rows(call: ModelCall, count: TokenCounter) -> list[dict[str, Any]]:
@@ -183,13 +193,11 @@ def _show(call: ModelCall, counting: _Counting, *, json: bool) -> None:
     console.print(f"{len(rows)} segments, {total} {counting.unit}.")
     if root:
         console.print(f"Root {root}.")
-    console.print(escape(counting.note), style="dim")
+    console.print(escape(" ".join(counting.notes)), style="dim")
 
 
 def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) -> None:
-    linter = Linter(counting.count)
-    linter.grade(one.parts)
-    finding = linter.grade(other.parts)
+    finding = _grades(Session("", (one, other)), counting)[-1]
     before, after = ([part.turn for part in call.parts] for call in (one, other))
     same = next(
         (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
@@ -213,7 +221,7 @@ def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) 
     if rows:
         console.print(table)
     console.print(escape(_sentence(finding, counting.unit)))
-    console.print(escape(counting.note), style="dim")
+    console.print(escape(" ".join(counting.notes)), style="dim")
 
 
 def _sentence(finding: Finding, unit: str) -> str:
@@ -257,7 +265,9 @@ def _report(
             }
             for session, found in graded
         ]
-        print_json({"unit": counting.unit, "total": totals, "sessions": sessions})
+        print_json(
+            {"unit": counting.unit, "notes": counting.notes, "total": totals, "sessions": sessions}
+        )
         return
     console = Console(highlight=False)
     for session, found in graded:
@@ -268,7 +278,7 @@ def _report(
         f"{totals['shared']} shared with an earlier call ({totals['shared'] / whole:.0%}), "
         f"{totals['lost']} lost behind a difference ({totals['lost'] / whole:.0%})."
     )
-    console.print(escape(counting.note), style="dim")
+    console.print(escape(" ".join(counting.notes)), style="dim")
 
 
 def _table(session: Session, found: list[Finding], unit: str) -> Table:

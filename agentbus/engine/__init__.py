@@ -10,7 +10,7 @@ from .base import (
     Usage,
     within_budget,
 )
-from .registry import EngineFactory, installed_engines, open_engine, open_tokenizer
+from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
 
 __all__ = [
     "Capabilities",
@@ -19,10 +19,11 @@ __all__ = [
     "EngineStats",
     "Finished",
     "GenerateRequest",
+    "ModelText",
     "Piece",
     "Usage",
     "installed_engines",
     "open_engine",
-    "open_tokenizer",
+    "open_model_text",
     "within_budget",
 ]

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
 
 import anyio
 
 from ..config import EngineSettings
+from ..context import Template, TokenCounter
 from ..errors import ConfigError, UnknownEngine
 from .base import Engine
 
@@ -20,9 +22,10 @@ __all__ = [
     "DEFAULT_KIND",
     "ENTRY_POINTS",
     "EngineFactory",
+    "ModelText",
     "installed_engines",
     "open_engine",
-    "open_tokenizer",
+    "open_model_text",
 ]
 
 ENTRY_POINTS = "agentbus.engines"
@@ -33,6 +36,15 @@ DEFAULT_KIND = "torch"
 EngineFactory = Callable[[str, EngineSettings], Awaitable[Engine]]
 """Opens a kind's engine on a model. It raises `EngineError`s, and `ImportError` where its
 packages are not installed."""
+
+
+class ModelText(NamedTuple):
+    """How a model reads text: what can be known without its weights."""
+
+    count: TokenCounter
+    """Counts the tokens of a text, taken as data."""
+    template: Template | None
+    """The model's chat template, probed; None if it has none."""
 
 
 def installed_engines() -> dict[str, EntryPoint]:
@@ -67,23 +79,21 @@ async def open_engine(spec: str, settings: EngineSettings | None = None) -> Engi
         raise _not_installed(kind, error) from error
 
 
-def open_tokenizer(spec: str) -> Callable[[str], int]:
-    """Return what counts the tokens of a text as the model does; no engine is opened.
+def open_model_text(spec: str) -> ModelText:
+    """Return how a model reads text; no engine is opened.
 
-    A kind's package offers it as `open_tokenizer`, beside the factory of its entry point. It reads
+    A kind's package offers it as `open_model_text`, beside the factory of its entry point. It reads
     files: call it in a thread.
 
     Raises:
         UnknownEngine: no engine of that kind is installed.
-        ConfigError: the kind has no tokenizers, or its packages are not installed.
+        ConfigError: the kind cannot tell, or its packages are not installed.
         EngineError: the model cannot be had; the error says what to do.
     """
     kind, model, point = _find(spec)
     try:
         module = importlib.import_module(point.module)
-        opener: Callable[[str], Callable[[str], int]] | None = getattr(
-            module, "open_tokenizer", None
-        )
+        opener: Callable[[str], ModelText] | None = getattr(module, "open_model_text", None)
         if opener is None:
             raise ConfigError(f"engine {kind!r}", "it has no tokenizers of its own")
         return opener(model)

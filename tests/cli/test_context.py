@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from agentbus.cli import context as command
 from agentbus.cli.app import app
 from agentbus.cli.context_files import read_sessions
+from agentbus.context import probe
+from agentbus.engine import ModelText
 from agentbus.errors import ConfigError, ModelNotFound, UnreadableFile
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
@@ -27,14 +29,25 @@ GROWN = [*TALK, {"role": "assistant", "content": "At noon."}]
 LATER = [{"role": "system", "content": "You plan. It is 10:07."}, *GROWN[1:]]
 
 
+def model_text(model: str) -> ModelText:
+    if model == "none":
+        raise ModelNotFound(model, "give a path")
+    template = probe(rewriting) if model == "rewriting" else None
+    return ModelText(lambda text: len(text.split()), template)
+
+
+def rewriting(messages: Sequence[Mapping[str, str]], cue: bool) -> str:
+    """Render as templates do that move the system turn behind all others."""
+    if len(messages) > 5:
+        raise ValueError("too many")
+    told = [m["content"] for m in messages if m["role"] == "system"]
+    said = [f"<{m['role']}>{m['content']}" for m in messages if m["role"] != "system"]
+    return "".join((*said, *told, "<assistant>" if cue else ""))
+
+
 @pytest.fixture(autouse=True)
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_tokenizer(model: str) -> Callable[[str], int]:
-        if model == "none":
-            raise ModelNotFound(model, "give a path")
-        return lambda text: len(text.split())
-
-    monkeypatch.setattr(command, "open_tokenizer", open_tokenizer)
+    monkeypatch.setattr(command, "open_model_text", model_text)
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -145,14 +158,31 @@ def test_tools_are_part_of_a_call(tmp_path: Path) -> None:
 def test_without_a_tokenizer_characters_are_counted_and_said(
     calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_tokenizer(model: str) -> Callable[[str], int]:
+    def nothing(model: str) -> ModelText:
         raise ConfigError(f"engine {model!r}", "nothing is installed")
 
-    monkeypatch.setattr(command, "open_tokenizer", open_tokenizer)
+    monkeypatch.setattr(command, "open_model_text", nothing)
     found = printed("lint", calls)
     assert found["unit"] == "characters"
     assert found["total"]["characters"] > 61
     assert "nothing is installed" in invoke("show", calls).stdout.replace("\n", " ")
+
+
+def test_a_template_that_rewrites_is_said_and_costs(calls: Path) -> None:
+    found = printed("lint", calls, "--model", "rewriting")
+    assert "Its chat template" in found["notes"][1]
+    rows = found["sessions"][0]["calls"]
+    assert [row["cause"] for row in rows] == ["first", "template", "volatile"]
+    assert rows[1]["lost"] > 0
+    assert "whole" in invoke("lint", calls, "--model", "rewriting").stdout
+
+
+def test_a_template_that_cannot_render_the_calls_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    talk = [{"role": "user", "content": f"Word {n}."} for n in range(8)]
+    path.write_text("\n".join(json.dumps({"messages": talk[:n]}) for n in (7, 8)))
+    found = printed("lint", path, "--model", "rewriting")
+    assert [c["cause"] for c in found["sessions"][0]["calls"]] == ["first", "extended"]
 
 
 def test_a_model_that_was_named_must_be_there(calls: Path) -> None:
