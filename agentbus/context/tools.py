@@ -281,17 +281,14 @@ def read_call(text: str) -> tuple[str, str] | None:
     inner = text[len(_CALL_START) : len(text) - len(_CALL_END)]
     try:
         name, end = json.JSONDecoder().raw_decode(inner)
-    except ValueError:
-        return None
-    arguments = inner[end:].removeprefix(_CALL_JOINT)
-    if not isinstance(name, str) or not inner.startswith(_CALL_JOINT, end):
-        return None
-    if _is_object(arguments):
-        return name, arguments
-    try:
+        arguments = inner[end:].removeprefix(_CALL_JOINT)
+        if not isinstance(name, str) or not inner.startswith(_CALL_JOINT, end):
+            return None
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+    if isinstance(value, dict):
+        return name, arguments
     return (name, value) if isinstance(value, str) else None
 
 

@@ -126,7 +126,7 @@ def _is_change(value: Message) -> bool:
 def _leaves_words(value: Message, calls: Sequence[Message]) -> bool:
     changed = value.get("set", {})
     content = changed.get("content")
-    if content is not None and not isinstance(content, list):
+    if content not in (None, "") and not isinstance(content, list):
         return False
     if any(part["type"] == "text" and type(part["text"]) is not int for part in content or ()):
         return False

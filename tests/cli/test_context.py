@@ -229,6 +229,16 @@ def test_files_that_are_not_there_or_not_whole(name: str, tmp_path: Path) -> Non
         read_sessions(path, "assistant")
 
 
+def test_a_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.gz"
+    path.write_bytes(gzip.compress(b" " * 5000 + b"[]"))
+    monkeypatch.setattr("agentbus.cli.context_files.MAX_FILE", 5000)
+    with pytest.raises(UnreadableFile, match="over 5000 bytes"):
+        read_sessions(path, "assistant")
+
+
 def test_what_is_not_in_the_file_cannot_be_shown(calls: Path) -> None:
     for option, number in (("--session", "2"), ("--call", "4")):
         result = invoke("show", calls, option, number)

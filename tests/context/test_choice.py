@@ -159,5 +159,14 @@ def test_auto_keeps_the_layout_of_a_conversation(
     assert len(chosen) == 1
 
 
+def test_auto_does_not_change_the_layout_when_much_was_said() -> None:
+    context = EMPTY.user("Go.")
+    for _ in range(6):
+        assert read_as("judge", LONG, context, AUTO).layout == "role_first"
+        context = context.message("judge", DOCUMENT).message("writer", DOCUMENT)
+    fresh = EMPTY.document(DOCUMENT * 12).message("writer", " Done.")
+    assert read_as("judge", LONG, fresh, AUTO).layout == "shared_first"
+
+
 def test_the_setting_names_all_layouts() -> None:
     assert set(get_args(LayoutSetting)) == {AUTO, BY_ROLE, *LAYOUTS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.context import (
@@ -93,6 +93,7 @@ PARTS = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(PARTS, max_size=8),
     reader=NAMES,
@@ -114,6 +115,7 @@ def test_appending_only_adds_turns(
         before = after
 
 
+@settings(deadline=None)
 @given(parts=st.lists(PARTS, max_size=8))
 def test_roster_first_differs_by_the_cue_alone(parts: list[tuple[SegmentKind, str, str]]) -> None:
     context: Context = TEAM
@@ -122,6 +124,7 @@ def test_roster_first_differs_by_the_cue_alone(parts: list[tuple[SegmentKind, st
     assert len({roster_first(context, name).turns for name in ("planner", "writer", "x")}) == 1
 
 
+@settings(deadline=None)
 @given(parts=st.lists(PARTS, max_size=8), readers=st.lists(NAMES, min_size=9, max_size=9))
 def test_shared_first_shares_all_but_role_and_ask(
     parts: list[tuple[SegmentKind, str, str]], readers: list[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.context import (
@@ -181,6 +181,7 @@ def test_where_none_shares_a_beginning_the_most_alike_is_compared_with() -> None
     assert (found.against, found.lost) == (0, 2)
 
 
+@settings(deadline=None)
 @given(text=st.text("ab \n", max_size=30))
 def test_paragraphs_are_the_whole_text(text: str) -> None:
     assert "".join(part.turn.text for part in text_parts(text)) == text
@@ -205,6 +206,7 @@ PROMPTS = st.lists(
 ).map(tuple)
 
 
+@settings(deadline=None)
 @given(prompts=st.lists(PROMPTS, min_size=1, max_size=4))
 def test_the_counts_add_up(prompts: list[tuple[Part, ...]]) -> None:
     linter = Linter(len)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.context import Part, Turn
@@ -22,6 +22,7 @@ def shared(one: tuple[Part, ...], other: tuple[Part, ...]) -> int:
     return size
 
 
+@settings(deadline=None)
 @given(prompts=st.lists(PROMPTS, min_size=1, max_size=12), limit=st.integers(1, 5))
 def test_the_nearest_prompt_shares_most(prompts: list[tuple[Part, ...]], limit: int) -> None:
     recent = RecentPrompts(limit)
@@ -35,6 +36,7 @@ def test_the_nearest_prompt_shares_most(prompts: list[tuple[Part, ...]], limit: 
         assert len(recent) == min(number + 1, limit)
 
 
+@settings(deadline=None)
 @given(one=st.text("ab"), other=st.text("ab"))
 def test_common_length_is_that_of_the_common_beginning(one: str, other: str) -> None:
     size = common_length(one, other)

@@ -151,6 +151,12 @@ def test_a_transcript_that_grew_extends_the_same_context(
     assert len(delta_for(after, known).segments) == after.length - before.length
 
 
+def test_empty_content_beside_calls_comes_back_as_it_was() -> None:
+    for content in ("", None, [], [{"type": "text", "text": ""}]):
+        message = {"role": "assistant", "content": content, "tool_calls": [CALL, CALL]}
+        assert export_transcript(imported([message])).messages == [message]
+
+
 def test_other_transcripts_are_other_contexts() -> None:
     developer = [{**TALK[0], "role": "developer"}, *TALK[1:]]
     parts = [{"role": "user", "content": [{"type": "text", "text": "Tides?"}]}]
