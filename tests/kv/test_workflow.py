@@ -117,6 +117,17 @@ def policy_of(radix: RadixIndex) -> WorkflowAware:
     return policy
 
 
+def test_what_is_left_of_a_prompt_is_still_its_owner_s() -> None:
+    radix = index(12)
+    call(radix, "a", A[:8], Step.TOOL)
+    call(radix, "a", A, Step.TOOL)
+    call(radix, "b", range(200, 240), Step.TOOL)
+    assert cached(radix, A) == [8]
+    radix.expect(N, "a", 1)
+    call(radix, "c", C[:8], Step.TOOL)
+    assert cached(radix, A) == [8]
+
+
 def test_what_is_due_soon_by_a_declared_graph_stays() -> None:
     radix = index(12)
     for owner, prompt in (("a", A), ("b", B), ("c", C)):
