@@ -182,6 +182,7 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
     for name, path in _found(data / "kv_traces", TRACES):
         progress(name)
         calls = read_traces(path)
+        rows += _alone(name, calls, TRACES_SHARE, peers, each=not quick)
         for share in (TRACES_SHARE, *(() if quick else OTHER_SHARES)):
             rows += _together(name, calls, share, peers, each=share == TRACES_SHARE)
     tokenizer = load_tokenizer()
