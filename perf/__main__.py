@@ -1,4 +1,4 @@
-"""`python -m perf SUITE [--quick] [--peer NAME…] [--json FILE]`."""
+"""`python -m perf SUITE [--quick] [--peer NAME…] [--data FOLDER] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -14,7 +15,7 @@ from rich.console import Console
 from .children import ChildFailed
 from .compiled import is_compiled
 from .faults.suite import SUITE as FAULTS
-from .macro import hops
+from .macro import hops, reuse
 from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
@@ -29,6 +30,7 @@ SUITES: Mapping[str, Suite] = {
     "fanout": fanout.SUITE,
     "faults": FAULTS,
     "hops": hops.SUITE,
+    "reuse": reuse.SUITE,
     "scale": scale.SUITE,
     "stream": stream.SUITE,
     "telemetry": telemetry.SUITE,
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     suite = SUITES[arguments.suite]
     errors = Console(stderr=True, highlight=False)
     try:
+        suite = _on_data(suite, arguments.data)
         selection = select(suite, arguments.peer)
     except ValueError as error:
         errors.print(f"perf: {error}")
@@ -61,6 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json is not None:
         write_json(arguments.json, rows)
     return 1 if any(row.unit == VIOLATIONS and row.value for row in rows) else 0
+
+
+def _on_data(suite: Suite, data: Path | None) -> Suite:
+    if data is None:
+        return suite
+    if suite.on_data is None:
+        raise ValueError(f"the suite {suite.name} reads no data")
+    if not data.is_dir():
+        raise ValueError(f"{data} is no folder")
+    return replace(suite, run=suite.on_data(data))
 
 
 def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> list[Row]:
@@ -90,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="only these peers; without it, all that are installed",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="recorded logs, for the suite reuse; without it, those in ../shared/data",
     )
     parser.add_argument(
         "--json", type=_writable, metavar="FILE", help="also write the rows there, as JSON"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from .peers import Peer
@@ -36,6 +37,8 @@ class Suite:
     method: str
     """One sentence for the foot of the report."""
     run: RunSuite
+    on_data: Callable[[Path], RunSuite] | None = None
+    """For a suite that reads recorded data: runs it on that of another folder."""
 
 
 @dataclass(frozen=True, slots=True)

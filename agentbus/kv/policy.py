@@ -2,16 +2,17 @@
 
 A policy only ranks; it sees no blocks and frees nothing. That leased tokens stay, and that a
 prefix outlives what continues it, is the index's business. The shape follows SGLang's eviction
-policies: one tiny class each.
+policies: one tiny class each. `workflow` has the one that is used if nothing else is asked for.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Hashable
+from typing import Protocol
 
-__all__ = ["LRU", "Evictable", "EvictionPolicy", "EvictionQueue"]
+from .steps import Owner, Step
+
+__all__ = ["LRU", "Evictable", "EvictionPolicy"]
 
 
 class Evictable(Protocol):
@@ -27,70 +28,89 @@ class Evictable(Protocol):
         """How many tokens it holds."""
         ...
 
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        ...
+
+    @property
+    def step(self) -> Step:
+        """How the last call that used it left its owner."""
+        ...
+
+    @property
+    def halvings(self) -> int:
+        """What `superseded` said when its owner's next call went another way; else 0."""
+        ...
+
+    @property
+    def due(self) -> int:
+        """In how many calls after `last_used` it was said to be needed again; 0 if unsaid."""
+        ...
+
 
 class EvictionPolicy(Protocol):
-    """Ranks runs of cached tokens for eviction."""
+    """Ranks runs of cached tokens for eviction.
+
+    Candidates of one group keep their order for as long as they wait; how groups compare may
+    change as time goes. So only the first of each group is judged anew when blocks are needed.
+    """
+
+    def group(self, candidate: Evictable) -> Hashable:
+        """Return a candidate's group, which must depend on nothing but the candidate."""
+        ...
 
     def rank(self, candidate: Evictable) -> float:
-        """Return a candidate's rank; the smallest goes first.
+        """Return a candidate's place in its group; the smallest goes first.
 
         It is asked once each time a candidate comes free, and must not depend on anything else.
         """
+        ...
+
+    def worth(self, candidate: Evictable, now: int) -> tuple[float, ...]:
+        """Return what keeping a candidate is worth now; of all groups' first the least goes."""
+        ...
+
+    def called(self, owner: Owner, tokens: bytes, now: int) -> None:
+        """Learn that an owner makes a call, with these packed tokens."""
+        ...
+
+    def superseded(self, owner: Owner, start: int, tokens: bytes) -> int:
+        """Learn that an owner's call left out what its last one had from position `start` on.
+
+        Returns how often the worth of these tokens is to be halved.
+        """
+        ...
+
+    def left(self, owner: Owner, step: Step, now: int) -> None:
+        """Learn that an owner's call has ended."""
         ...
 
 
 class LRU:
     """Least recently used first."""
 
+    def group(self, candidate: Evictable) -> Hashable:
+        """Return the one group that there is."""
+        del candidate
+        return None
+
     def rank(self, candidate: Evictable) -> float:
         """Return when the candidate was last used."""
         return candidate.last_used
 
+    def worth(self, candidate: Evictable, now: int) -> tuple[float, ...]:
+        """Return nothing: there is nothing to compare."""
+        del candidate, now
+        return ()
 
-_Item = TypeVar("_Item", bound=Evictable)
+    def called(self, owner: Owner, tokens: bytes, now: int) -> None:
+        """Learn nothing."""
 
+    def superseded(self, owner: Owner, start: int, tokens: bytes) -> int:
+        """Return 0: what was superseded is as old as it is."""
+        del owner, start, tokens
+        return 0
 
-class EvictionQueue(Generic[_Item]):
-    """Candidates in a policy's order, in O(log n) each.
-
-    Entries are not removed when a candidate is taken into use again: they go stale, are skipped by
-    `pop`, and swept out when they are many.
-    """
-
-    _SWEEP = 64
-    """Stale entries that are always tolerated."""
-
-    def __init__(self, policy: EvictionPolicy, is_candidate: Callable[[_Item], bool]) -> None:
-        self._policy = policy
-        self._is_candidate = is_candidate
-        self._heap: list[tuple[float, int, int, _Item]] = []
-        self._pushed = 0
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def push(self, item: _Item) -> None:
-        """Add a candidate that has just come free."""
-        self._pushed += 1
-        entry = (self._policy.rank(item), self._pushed, item.last_used, item)
-        heapq.heappush(self._heap, entry)
-
-    def pop(self) -> _Item | None:
-        """Remove and return the candidate to evict first, or None if there is none."""
-        while self._heap:
-            _, _, last_used, item = heapq.heappop(self._heap)
-            if item.last_used == last_used and self._is_candidate(item):
-                return item
-        return None
-
-    def sweep(self, items: int) -> None:
-        """Drop stale entries if there are far more entries than the `items` that exist."""
-        if len(self._heap) > 2 * items + self._SWEEP:
-            self._heap = [
-                e for e in self._heap if e[2] == e[3].last_used and self._is_candidate(e[3])
-            ]
-            heapq.heapify(self._heap)
-
-    def waiting(self) -> Iterable[_Item]:
-        """Yield the candidates, in no order, some perhaps twice."""
-        return (e[3] for e in self._heap if e[2] == e[3].last_used and self._is_candidate(e[3]))
+    def left(self, owner: Owner, step: Step, now: int) -> None:
+        """Learn nothing."""

@@ -8,59 +8,33 @@ computed, or by releasing it. The index holds no tensors, reads no clock and is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from ..errors import Closed, KVExhausted, MisuseError
 from .blocks import BlockPool
+from .changes import BlocksCached, BlocksEvicted, Change
 from .integrity import check_blocks, check_queue, check_tree
-from .policy import LRU, EvictionPolicy, EvictionQueue
-from .tree import TOKEN_BYTES, Match, Node, is_free_leaf, pack_tokens, split
+from .lease import Computing, Copy, Lease, PoolStats
+from .policy import EvictionPolicy
+from .queue import EvictionQueue
+from .steps import Owner, Step
+from .trails import Trails
+from .tree import (
+    TOKEN_BYTES,
+    Match,
+    Node,
+    is_free_leaf,
+    pack_tokens,
+    shared_length,
+    split,
+    unpack_tokens,
+)
+from .workflow import WorkflowAware
 
-__all__ = ["Copy", "Lease", "PoolStats", "RadixIndex"]
-
-
-class Copy(NamedTuple):
-    """Order to copy the KV of the first `tokens` positions of block `source` into `target`."""
-
-    source: int
-    target: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """The pool, in blocks. `cached` ones are in the tree; `locked` ones cannot be evicted."""
-
-    total: int
-    free: int
-    cached: int
-    locked: int
+__all__ = ["MAX_EXPECTED", "RadixIndex"]
 
 
-class Lease:
-    """The blocks of one running call.
-
-    Position p is in block `blocks[p // block_size]`. The KV of the first `reused` positions is
-    there once `copies` were performed; all blocks from the position `reused` on are the lease's
-    own and may be written. What is reused, and the sources of copies, stay until the lease ends.
-    """
-
-    __slots__ = ("_node", "_owned_from", "blocks", "copies", "reused")
-
-    def __init__(
-        self,
-        node: Node | None,
-        reused: int,
-        blocks: list[int],
-        copies: tuple[Copy, ...],
-        owned: int,
-    ) -> None:
-        self.reused = reused
-        self.blocks = blocks
-        self.copies = copies
-        self._node = node
-        self._owned_from = owned
+MAX_EXPECTED = 64
+"""What is further away is taken to be that far."""
 
 
 class RadixIndex:
@@ -74,24 +48,42 @@ class RadixIndex:
     """
 
     def __init__(
-        self, pool: BlockPool, block_size: int, policy: EvictionPolicy | None = None
+        self,
+        pool: BlockPool,
+        block_size: int,
+        policy: EvictionPolicy | None = None,
+        *,
+        changes: list[Change] | None = None,
     ) -> None:
+        """Index the blocks of a pool.
+
+        Args:
+            policy: what goes first; `WorkflowAware` by default.
+            changes: gets what happens to whole blocks; who gives it empties it after each call.
+        """
         if block_size <= 0:
             raise MisuseError(f"a KV block holds at least one token, not {block_size}")
         self._pool = pool
         self._block_size = block_size
+        self._changes = changes
         self._roots: dict[bytes, Node] = {}
-        self._leases: set[Lease] = set()
-        self._queue: EvictionQueue[Node] = EvictionQueue(policy or LRU(), is_free_leaf)
+        self._leases: dict[Lease, None] = {}
+        self._policy: EvictionPolicy = policy or WorkflowAware()
+        self._queue: EvictionQueue[Node] = EvictionQueue(self._policy, is_free_leaf)
+        self._trails = Trails()
         self._nodes = 0
         self._owned = 0
         self._clock = 0
 
-    def begin(self, namespace: bytes, tokens: Sequence[int], *, reuse: bool = True) -> Lease:
+    def begin(
+        self, namespace: bytes, tokens: Sequence[int], *, reuse: bool = True, owner: str = ""
+    ) -> Lease:
         """Lease blocks for all of `tokens`, reusing the longest prefix that is cached.
 
         At least the last token is never reused: its logits have to be computed. With `reuse`
-        false nothing is reused, and nothing is kept in the end.
+        false nothing is reused, and nothing is kept in the end. `owner` names whoever makes one
+        call after the other, so that eviction can tell what its next call will need; empty says
+        nothing.
 
         Raises:
             KVExhausted: not enough blocks can be had; no lease was made and nothing was evicted.
@@ -101,19 +93,26 @@ class RadixIndex:
             raise MisuseError("a lease needs at least one token")
         needed = self._count_blocks(len(tokens))
         if not reuse:
-            return self._register(Lease(None, 0, self._reserve(needed), (), 0))
-        match = Match.walk(self._root(namespace), pack_tokens(tokens), len(tokens) - 1)
+            return self._register(Lease(namespace, None, 0, self._reserve(needed), (), 0))
+        packed = pack_tokens(tokens)
+        who = (namespace, owner) if owner else None
+        match = Match.walk(self._root(namespace), packed, len(tokens) - 1)
         table = match.blocks(self._block_size)
         whole, rest = divmod(match.length, self._block_size)
         node = self._cut(match)
         self._lock(node)
+        if who is not None:
+            self._follow(who, node, packed)
         try:
             owned = self._reserve(needed - whole)
         except KVExhausted:
             self._unlock(node)
             raise
         copies = (Copy(table[whole], owned[0], rest),) if rest else ()
-        return self._register(Lease(node, match.length, table[:whole] + owned, copies, whole))
+        blocks = table[:whole] + owned
+        return self._register(
+            Lease(namespace, node, match.length, blocks, copies, whole, packed, who)
+        )
 
     def extend(self, lease: Lease, length: int) -> None:
         """Make a lease's block table cover `length` tokens; it never shrinks.
@@ -127,11 +126,12 @@ class RadixIndex:
         if missing > 0:
             lease.blocks.extend(self._reserve(missing))
 
-    def commit(self, lease: Lease, tokens: Sequence[int]) -> None:
+    def commit(self, lease: Lease, tokens: Sequence[int], *, step: Step = Step.UNKNOWN) -> None:
         """End a lease and keep the KV of `tokens`, all of which has been computed.
 
         They begin with what `begin` was given; they may go on with what was decoded, or stop
         short where a call was cancelled. Where the tree holds a token already, it keeps its own.
+        `step` says how the call left its owner.
 
         Raises:
             Closed: the lease has ended.
@@ -141,10 +141,10 @@ class RadixIndex:
         self._require_open(lease)
         if self._count_blocks(len(tokens)) > len(lease.blocks):
             raise MisuseError(f"the lease has no blocks for {len(tokens)} tokens")
-        kept = range(0)
-        if lease._node is not None and len(tokens) > lease.reused:
-            kept = self._insert(lease, lease._node, pack_tokens(tokens), len(tokens))
-        self._end(lease, kept)
+        kept, end = range(0), lease._node
+        if end is not None and len(tokens) > lease.reused:
+            kept, end = self._insert(lease, end, pack_tokens(tokens), len(tokens))
+        self._end(lease, kept, end, step)
 
     def release(self, lease: Lease) -> None:
         """End a lease and keep nothing that it computed.
@@ -153,7 +153,7 @@ class RadixIndex:
             Closed: the lease has ended.
         """
         self._require_open(lease)
-        self._end(lease, range(0))
+        self._end(lease, range(0), lease._node, Step.UNKNOWN)
 
     def match_length(self, namespace: bytes, tokens: Sequence[int]) -> int:
         """Return how many of `tokens` are cached, from the first on. Changes nothing."""
@@ -161,6 +161,36 @@ class RadixIndex:
         if root is None:
             return 0
         return Match.walk(root, pack_tokens(tokens), len(tokens)).length
+
+    def computing(self, namespace: bytes, tokens: Sequence[int]) -> Computing | None:
+        """Return the running call that computes most of what these tokens lack, if one does.
+
+        Who waits for it, instead of computing the same at the same time, reuses its blocks: one
+        prefill for all that need it (single flight).
+        """
+        packed = pack_tokens(tokens)
+        found, longest = None, self.match_length(namespace, tokens)
+        for lease in self._leases:
+            length = shared_length(lease._tokens, packed) if lease.namespace == namespace else 0
+            if length > longest:
+                found, longest = lease, length
+        return None if found is None else Computing(found, longest)
+
+    def expect(self, namespace: bytes, owner: str, calls: int) -> None:
+        """Say that an owner calls again in `calls` calls, as a declared step graph tells.
+
+        It holds for what the owner's last call used, until its next one. See
+        `steps.steps_to_execution`.
+        """
+        if calls <= 0:
+            raise MisuseError(f"a call that is to come is at least one away, not {calls}")
+        end = self._trails.end((namespace, owner))
+        if end is None:
+            return
+        for node in end.path():
+            if node.parent is not None and node.owner == (namespace, owner):
+                node.due = self._clock + 1 - node.last_used + min(calls, MAX_EXPECTED)
+        self._offer(end)
 
     def clear(self, namespace: bytes | None = None) -> None:
         """Drop everything that no lease uses, in one namespace or in all."""
@@ -204,7 +234,7 @@ class RadixIndex:
         return root
 
     def _register(self, lease: Lease) -> Lease:
-        self._leases.add(lease)
+        self._leases[lease] = None
         return lease
 
     def _require_open(self, lease: Lease) -> None:
@@ -237,10 +267,29 @@ class RadixIndex:
                 self._pool.unpin(above.blocks)
         self._offer(node)
 
-    def _touch(self, node: Node) -> None:
+    def _follow(self, owner: Owner, node: Node, tokens: bytes) -> None:
+        """Tell the policy of a call, and of what the owner's last one had and this one leaves out.
+
+        It is never what is left of a block behind the prompts' common part.
+        """
+        self._policy.called(owner, tokens, self._clock + 1)
+        gone = self._trails.left_out(owner, node)
+        tail = b"".join(above.tokens for above in gone)
+        if len(tail) <= self._block_size * TOKEN_BYTES:
+            return
+        halvings = self._policy.superseded(owner, gone[0].start, tail)
+        for above in gone:
+            if above.owner == owner and not above.shared:
+                above.halvings = halvings
+        self._offer(gone[-1])
+
+    def _touch(self, node: Node, owner: Owner | None, step: Step) -> None:
         self._clock += 1
         for above in node.path():
-            above.last_used = self._clock
+            above.use(self._clock, owner, step)
+        if owner is not None:
+            self._trails.ended(owner, node)
+            self._policy.left(owner, step, self._clock)
         self._offer(node)
 
     def _offer(self, node: Node) -> None:
@@ -248,34 +297,36 @@ class RadixIndex:
             self._queue.push(node)
             self._queue.sweep(self._nodes)
 
-    def _insert(self, lease: Lease, node: Node, tokens: bytes, length: int) -> range:
-        """Put tokens into the tree; return the block numbers that passed from lease to tree."""
+    def _insert(self, lease: Lease, node: Node, tokens: bytes, length: int) -> tuple[range, Node]:
+        """Put tokens into the tree.
+
+        Returns the block numbers that passed from lease to tree, and the node that ends there.
+        """
         *_, root = node.path()
         match = Match.walk(root, tokens, length)
         if match.length < lease.reused:
             raise MisuseError("these tokens do not begin with those that the lease reused")
         if match.length == length:
-            self._touch(match.node)
-            return range(0)
+            return range(0), match.node
         above = self._cut(match)
         kept = range(match.length // self._block_size, self._count_blocks(length))
         blocks = lease.blocks[kept.start : kept.stop]
         leaf = Node(above, match.length, tokens[match.length * TOKEN_BYTES :], blocks)
         above.children[leaf.first_token] = leaf
         self._nodes += 1
-        self._touch(leaf)
-        return kept
+        self._report_cached(lease.namespace, tokens, leaf)
+        return kept, leaf
 
-    def _end(self, lease: Lease, kept: range) -> None:
-        self._leases.remove(lease)
+    def _end(self, lease: Lease, kept: range, end: Node | None, step: Step) -> None:
+        del self._leases[lease]
         owned = lease.blocks[lease._owned_from :]
         self._pool.unpin(owned)
         self._owned -= len(owned)
         for number, block in enumerate(owned, lease._owned_from):
             if number not in kept:
                 self._pool.release(block)
-        if lease._node is not None:
-            self._touch(lease._node)
+        if lease._node is not None and end is not None:
+            self._touch(end, lease._owner, step)
             self._unlock(lease._node)
 
     def _reserve(self, count: int) -> list[int]:
@@ -283,7 +334,7 @@ class RadixIndex:
         if count > self._pool.available:
             raise KVExhausted(needed=count, available=self._pool.available)
         while self._pool.free < count:
-            leaf = self._queue.pop()
+            leaf = self._queue.pop(self._clock + 1)
             if leaf is None:
                 break  # allocate raises; check_integrity proves that this does not happen
             self._evict(leaf, count - self._pool.free)
@@ -299,8 +350,10 @@ class RadixIndex:
             parent = leaf.parent
             self._drop(leaf)
             if parent is not None:
+                self._trails.shorten(leaf, parent)
                 self._offer(parent)
             return
+        self._report_evicted(leaf, kept)
         for block in leaf.blocks[kept:]:
             self._pool.release(block)
         del leaf.blocks[kept:]
@@ -311,6 +364,8 @@ class RadixIndex:
     def _drop(self, node: Node) -> None:
         """Take a node and all below it out of the tree; none of them is locked."""
         dropped = node.subtree()
+        for gone in reversed(dropped):
+            self._report_evicted(gone, 0)
         node.detach()
         for gone in dropped:
             for block in gone.blocks:
@@ -318,3 +373,18 @@ class RadixIndex:
             gone.parent = None
             gone.children = {}
         self._nodes -= len(dropped)
+
+    def _report_cached(self, namespace: bytes, tokens: bytes, leaf: Node) -> None:
+        """Tell of the blocks that end in a new leaf; its parent may have the head of the first."""
+        first = leaf.start // self._block_size
+        whole = leaf.end // self._block_size - first
+        if self._changes is not None and whole > 0:
+            known = unpack_tokens(tokens[: (first + whole) * self._block_size * TOKEN_BYTES])
+            blocks = tuple(leaf.blocks[:whole])
+            self._changes.append(BlocksCached(namespace, known, first, blocks))
+
+    def _report_evicted(self, node: Node, kept: int) -> None:
+        """Tell of the blocks behind the first `kept` ones that end in a node, before they go."""
+        whole = node.end // self._block_size - node.start // self._block_size
+        if self._changes is not None and whole > kept:
+            self._changes.append(BlocksEvicted(tuple(node.blocks[kept:whole])))

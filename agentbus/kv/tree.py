@@ -18,8 +18,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import MisuseError
+from .steps import Owner, Step
 
-__all__ = ["TOKEN_BYTES", "Match", "Node", "is_free_leaf", "pack_tokens", "shared_length", "split"]
+__all__ = [
+    "TOKEN_BYTES",
+    "Match",
+    "Node",
+    "is_free_leaf",
+    "pack_tokens",
+    "shared_length",
+    "split",
+    "unpack_tokens",
+]
 
 _TOKEN_TYPE = "I"
 TOKEN_BYTES = array(_TOKEN_TYPE).itemsize
@@ -36,6 +46,11 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
         return array(_TOKEN_TYPE, tokens).tobytes()
     except (TypeError, OverflowError) as error:
         raise MisuseError(f"these are not token ids: {error}") from error
+
+
+def unpack_tokens(packed: bytes) -> Sequence[int]:
+    """Return the ids that `pack_tokens` packed."""
+    return array(_TOKEN_TYPE, packed)
 
 
 def shared_length(left: bytes, right: bytes) -> int:
@@ -56,10 +71,24 @@ class Node:
     """A run of cached tokens, `tokens`, that begins at position `start`.
 
     `locks` counts the leases whose prefix ends here or further down. A root has no tokens, no
-    blocks and no parent; a node that was taken out of the tree has no parent either.
+    blocks and no parent; a node that was taken out of the tree has no parent either. What else it
+    knows is what an eviction policy may know (`policy.Evictable`).
     """
 
-    __slots__ = ("blocks", "children", "last_used", "locks", "parent", "start", "tokens")
+    __slots__ = (
+        "blocks",
+        "children",
+        "due",
+        "halvings",
+        "last_used",
+        "locks",
+        "owner",
+        "parent",
+        "shared",
+        "start",
+        "step",
+        "tokens",
+    )
 
     def __init__(self, parent: Node | None, start: int, tokens: bytes, blocks: list[int]) -> None:
         self.parent = parent
@@ -69,6 +98,11 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.locks = 0
         self.last_used = 0
+        self.owner: Owner | None = None
+        self.shared = False
+        self.step = Step.UNKNOWN
+        self.halvings = 0
+        self.due = 0
 
     @property
     def length(self) -> int:
@@ -84,6 +118,28 @@ class Node:
     def first_token(self) -> bytes:
         """The key under which the parent knows this node."""
         return self.tokens[:TOKEN_BYTES]
+
+    def use(self, clock: int, owner: Owner | None, step: Step) -> None:
+        """Note that a lease which used this node has ended.
+
+        What more than one owner used is not over when one of them ends: it is needed by the next
+        of its kind, as soon as whoever waits for a tool comes back.
+        """
+        self.shared = self.shared or (bool(self.last_used) and self.owner != owner)
+        self.last_used = clock
+        self.owner = owner
+        self.step = Step.TOOL if step is Step.ENDED and self.shared else step
+        self.halvings = 0
+        self.due = 0
+
+    def inherit(self, other: Node) -> None:
+        """Take over what is known of the use of another node."""
+        self.last_used = other.last_used
+        self.owner = other.owner
+        self.shared = other.shared
+        self.step = other.step
+        self.halvings = other.halvings
+        self.due = other.due
 
     def path(self) -> Iterator[Node]:
         """Yield this node and those above it, the root last."""
@@ -159,7 +215,7 @@ def split(node: Node, inside: int, block_size: int) -> Node:
     head = node.tokens[: inside * TOKEN_BYTES]
     upper = Node(parent, node.start, head, node.blocks[: -(-cut // block_size) - first])
     upper.locks = node.locks
-    upper.last_used = node.last_used
+    upper.inherit(node)
     parent.children[upper.first_token] = upper
     node.parent = upper
     node.start = cut

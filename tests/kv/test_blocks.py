@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from agentbus.errors import KVExhausted, MisuseError
-from agentbus.kv import LRU, BlockPool
-from agentbus.kv.policy import EvictionQueue
+from agentbus.kv import BlockPool
 
 
 def test_blocks_come_back_when_the_last_reference_goes() -> None:
@@ -56,27 +53,3 @@ def test_pins_are_counted_by_block() -> None:
 def test_a_pool_is_not_empty() -> None:
     with pytest.raises(MisuseError):
         BlockPool(0)
-
-
-@dataclass
-class Item:
-    last_used: int
-    length: int = 1
-    waits: bool = True
-
-
-def test_the_queue_skips_what_is_used_again_and_sweeps_it_out() -> None:
-    queue: EvictionQueue[Item] = EvictionQueue(LRU(), lambda item: item.waits)
-    items = [Item(3), Item(1), Item(2)]
-    for item in items:
-        queue.push(item)
-    items[1].last_used = 9
-    items[2].waits = False
-    assert queue.pop() is items[0]
-    assert queue.pop() is None
-    for clock in range(1000):
-        items[0].last_used = clock
-        queue.push(items[0])
-        queue.sweep(items=1)
-    assert len(queue) < 100
-    assert queue.pop() is items[0]

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from agentbus.errors import Closed, KVExhausted, MisuseError
-from agentbus.kv import BlockPool, Copy, Evictable, Lease, PoolStats, RadixIndex
+from agentbus.kv import LRU, BlockPool, Copy, Evictable, Lease, PoolStats, RadixIndex, Step
 
 N = b"model"
 BLOCK = 4
@@ -132,7 +132,7 @@ def test_the_least_recently_used_goes_first_and_from_its_end() -> None:
     assert radix.match_length(N, range(200, 212)) == 8
 
 
-class ShortestFirst:
+class ShortestFirst(LRU):
     def rank(self, candidate: Evictable) -> float:
         return candidate.length
 
@@ -224,6 +224,7 @@ def test_a_broken_count_is_found() -> None:
 
 TOTAL = 16
 MOST = 30
+OWNERS = st.sampled_from(["", "a", "b"])
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
 
 
@@ -252,7 +253,13 @@ class Simulation:
         self.open: list[Work] = []
 
     def begin(
-        self, namespace: bytes, origin: int, common: int, more: tuple[int, ...], reuse: bool
+        self,
+        namespace: bytes,
+        origin: int,
+        common: int,
+        more: tuple[int, ...],
+        reuse: bool,
+        owner: str = "",
     ) -> None:
         """Continue, or branch off, something that was asked before."""
         tokens = (self.asked[origin % len(self.asked)][:common] + more)[:MOST]
@@ -261,7 +268,7 @@ class Simulation:
         assert cached <= self._computed_length(namespace, tokens)
         before = self._snapshot()
         try:
-            lease = self.radix.begin(namespace, tokens, reuse=reuse)
+            lease = self.radix.begin(namespace, tokens, reuse=reuse, owner=owner)
         except KVExhausted as error:
             assert error.available < error.needed
             assert self._snapshot() == before
@@ -289,11 +296,11 @@ class Simulation:
         start, work.tokens = len(work.tokens), longer
         self._write(work, start)
 
-    def commit(self, choice: int, share: float) -> None:
+    def commit(self, choice: int, share: float, step: Step = Step.UNKNOWN) -> None:
         """End a call, perhaps midway."""
         work = self.open.pop(choice % len(self.open))
         length = round(len(work.tokens) * share)
-        self.radix.commit(work.lease, work.tokens[:length])
+        self.radix.commit(work.lease, work.tokens[:length], step=step)
         if work.reuse:
             self.computed.update((work.namespace, work.tokens[:n]) for n in range(1, length + 1))
             self.asked.append(work.tokens)
@@ -354,11 +361,22 @@ class IndexMachine(RuleBasedStateMachine):
         common=st.integers(0, MOST),
         more=TOKENS,
         reuse=st.sampled_from([True, True, True, False]),
+        owner=OWNERS,
     )
     def begin(
-        self, namespace: bytes, origin: int, common: int, more: tuple[int, ...], reuse: bool
+        self,
+        namespace: bytes,
+        origin: int,
+        common: int,
+        more: tuple[int, ...],
+        reuse: bool,
+        owner: str,
     ) -> None:
-        self.simulation.begin(namespace, origin, common, more, reuse)
+        self.simulation.begin(namespace, origin, common, more, reuse, owner)
+
+    @rule(namespace=st.sampled_from([b"one", b"two"]), owner=OWNERS, calls=st.integers(1, 99))
+    def expect(self, namespace: bytes, owner: str, calls: int) -> None:
+        self.simulation.radix.expect(namespace, owner, calls)
 
     @precondition(lambda self: self.simulation.open)
     @rule(choice=st.integers(0, 9), more=TOKENS)
@@ -366,9 +384,13 @@ class IndexMachine(RuleBasedStateMachine):
         self.simulation.decode(choice, more)
 
     @precondition(lambda self: self.simulation.open)
-    @rule(choice=st.integers(0, 9), share=st.sampled_from([1.0, 1.0, 0.7, 0.3]))
-    def commit(self, choice: int, share: float) -> None:
-        self.simulation.commit(choice, share)
+    @rule(
+        choice=st.integers(0, 9),
+        share=st.sampled_from([1.0, 1.0, 0.7, 0.3]),
+        step=st.sampled_from(Step),
+    )
+    def commit(self, choice: int, share: float, step: Step) -> None:
+        self.simulation.commit(choice, share, step)
 
     @precondition(lambda self: self.simulation.open)
     @rule(choice=st.integers(0, 9))
@@ -406,11 +428,13 @@ def test_long_random_runs(seed: int) -> None:
         elif step == ["begin"] or not simulation.open:
             origin = len(simulation.asked) - 1 - chance.randrange(8)
             reuse = chance.random() < 0.9
-            simulation.begin(b"one", origin, chance.randint(0, MOST), more, reuse)
+            owner = chance.choice(["", "a", "b", "c"])
+            simulation.begin(b"one", origin, chance.randint(0, MOST), more, reuse, owner)
         elif step == ["decode"]:
             simulation.decode(choice, more)
         elif step == ["commit"]:
-            simulation.commit(choice, chance.choice([1.0, 1.0, 0.6]))
+            ending = chance.choice(list(Step))
+            simulation.commit(choice, chance.choice([1.0, 1.0, 0.6]), ending)
         else:
             simulation.release(choice)
         simulation.check()
