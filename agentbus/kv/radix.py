@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from ..errors import Closed, KVExhausted, MisuseError
 from .blocks import BlockPool
+from .changes import BlocksCached, BlocksEvicted, Change
 from .integrity import check_blocks, check_queue, check_tree
 from .policy import LRU, EvictionPolicy, EvictionQueue
-from .tree import TOKEN_BYTES, Match, Node, is_free_leaf, pack_tokens, split
+from .tree import TOKEN_BYTES, Match, Node, is_free_leaf, pack_tokens, split, unpack_tokens
 
 __all__ = ["Copy", "Lease", "PoolStats", "RadixIndex"]
 
@@ -46,16 +47,18 @@ class Lease:
     own and may be written. What is reused, and the sources of copies, stay until the lease ends.
     """
 
-    __slots__ = ("_node", "_owned_from", "blocks", "copies", "reused")
+    __slots__ = ("_node", "_owned_from", "blocks", "copies", "namespace", "reused")
 
     def __init__(
         self,
+        namespace: bytes,
         node: Node | None,
         reused: int,
         blocks: list[int],
         copies: tuple[Copy, ...],
         owned: int,
     ) -> None:
+        self.namespace = namespace
         self.reused = reused
         self.blocks = blocks
         self.copies = copies
@@ -74,12 +77,24 @@ class RadixIndex:
     """
 
     def __init__(
-        self, pool: BlockPool, block_size: int, policy: EvictionPolicy | None = None
+        self,
+        pool: BlockPool,
+        block_size: int,
+        policy: EvictionPolicy | None = None,
+        *,
+        changes: list[Change] | None = None,
     ) -> None:
+        """Index the blocks of a pool.
+
+        Args:
+            policy: what goes first; least recently used by default.
+            changes: gets what happens to whole blocks; who gives it empties it after each call.
+        """
         if block_size <= 0:
             raise MisuseError(f"a KV block holds at least one token, not {block_size}")
         self._pool = pool
         self._block_size = block_size
+        self._changes = changes
         self._roots: dict[bytes, Node] = {}
         self._leases: set[Lease] = set()
         self._queue: EvictionQueue[Node] = EvictionQueue(policy or LRU(), is_free_leaf)
@@ -101,7 +116,7 @@ class RadixIndex:
             raise MisuseError("a lease needs at least one token")
         needed = self._count_blocks(len(tokens))
         if not reuse:
-            return self._register(Lease(None, 0, self._reserve(needed), (), 0))
+            return self._register(Lease(namespace, None, 0, self._reserve(needed), (), 0))
         match = Match.walk(self._root(namespace), pack_tokens(tokens), len(tokens) - 1)
         table = match.blocks(self._block_size)
         whole, rest = divmod(match.length, self._block_size)
@@ -113,7 +128,8 @@ class RadixIndex:
             self._unlock(node)
             raise
         copies = (Copy(table[whole], owned[0], rest),) if rest else ()
-        return self._register(Lease(node, match.length, table[:whole] + owned, copies, whole))
+        blocks = table[:whole] + owned
+        return self._register(Lease(namespace, node, match.length, blocks, copies, whole))
 
     def extend(self, lease: Lease, length: int) -> None:
         """Make a lease's block table cover `length` tokens; it never shrinks.
@@ -264,6 +280,7 @@ class RadixIndex:
         above.children[leaf.first_token] = leaf
         self._nodes += 1
         self._touch(leaf)
+        self._report_cached(lease.namespace, tokens, leaf)
         return kept
 
     def _end(self, lease: Lease, kept: range) -> None:
@@ -301,6 +318,7 @@ class RadixIndex:
             if parent is not None:
                 self._offer(parent)
             return
+        self._report_evicted(leaf, kept)
         for block in leaf.blocks[kept:]:
             self._pool.release(block)
         del leaf.blocks[kept:]
@@ -311,6 +329,8 @@ class RadixIndex:
     def _drop(self, node: Node) -> None:
         """Take a node and all below it out of the tree; none of them is locked."""
         dropped = node.subtree()
+        for gone in reversed(dropped):
+            self._report_evicted(gone, 0)
         node.detach()
         for gone in dropped:
             for block in gone.blocks:
@@ -318,3 +338,18 @@ class RadixIndex:
             gone.parent = None
             gone.children = {}
         self._nodes -= len(dropped)
+
+    def _report_cached(self, namespace: bytes, tokens: bytes, leaf: Node) -> None:
+        """Tell of the blocks that end in a new leaf; its parent may have the head of the first."""
+        first = leaf.start // self._block_size
+        whole = leaf.end // self._block_size - first
+        if self._changes is not None and whole > 0:
+            known = unpack_tokens(tokens[: (first + whole) * self._block_size * TOKEN_BYTES])
+            blocks = tuple(leaf.blocks[:whole])
+            self._changes.append(BlocksCached(namespace, known, first, blocks))
+
+    def _report_evicted(self, node: Node, kept: int) -> None:
+        """Tell of the blocks behind the first `kept` ones that end in a node, before they go."""
+        whole = node.end // self._block_size - node.start // self._block_size
+        if self._changes is not None and whole > kept:
+            self._changes.append(BlocksEvicted(tuple(node.blocks[kept:whole])))

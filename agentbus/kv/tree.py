@@ -19,7 +19,16 @@ from dataclasses import dataclass
 
 from ..errors import MisuseError
 
-__all__ = ["TOKEN_BYTES", "Match", "Node", "is_free_leaf", "pack_tokens", "shared_length", "split"]
+__all__ = [
+    "TOKEN_BYTES",
+    "Match",
+    "Node",
+    "is_free_leaf",
+    "pack_tokens",
+    "shared_length",
+    "split",
+    "unpack_tokens",
+]
 
 _TOKEN_TYPE = "I"
 TOKEN_BYTES = array(_TOKEN_TYPE).itemsize
@@ -36,6 +45,11 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
         return array(_TOKEN_TYPE, tokens).tobytes()
     except (TypeError, OverflowError) as error:
         raise MisuseError(f"these are not token ids: {error}") from error
+
+
+def unpack_tokens(packed: bytes) -> Sequence[int]:
+    """Return the ids that `pack_tokens` packed."""
+    return array(_TOKEN_TYPE, packed)
 
 
 def shared_length(left: bytes, right: bytes) -> int:
