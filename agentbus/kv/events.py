@@ -151,7 +151,7 @@ def decode_batch(data: bytes | memoryview) -> EventBatch:
         raise MalformedFrame(f"not a KV event batch: {error}") from error
     fields = _named(value, ("ts", "events", "data_parallel_rank", "epoch"))
     ts = fields.get("ts")
-    if not isinstance(ts, float | int) or not math.isfinite(ts):
+    if type(ts) is bool or not isinstance(ts, float | int) or not math.isfinite(ts):
         raise MalformedFrame("a KV event batch without its time")
     events = _array(fields.get("events"), MAX_EVENTS, "events")
     return EventBatch(
