@@ -167,6 +167,16 @@ class TierIndex:
         """Forget a block that a tier turned out not to have."""
         self._held[tier].pop(key, None)
 
+    def touch(self, keys: Sequence[BlockKey], cached: int) -> None:
+        """Keep what a prompt may want from going next; the arguments are `plan`'s.
+
+        To be called before room for the prompt is made, which may push other blocks down.
+        """
+        for key, _ in reversed(self._found(keys, cached)):  # its head is used last
+            for held in self._held.values():
+                if key in held:
+                    held.move_to_end(key)
+
     def plan(self, keys: Sequence[BlockKey], cached: int) -> FetchPlan:
         """Say which of a prompt's blocks to fetch; all others are to be computed.
 
@@ -183,8 +193,6 @@ class TierIndex:
             return FetchPlan((), False)
         best, probes = self._best(found, self._block_tokens / compute)
         wanted = found[:best]
-        for key, _ in reversed(wanted):  # its head is used last: the end goes first
-            self._touch(key)
         self._count_declined(found, wanted)
         return FetchPlan(tuple(wanted), probes)
 
@@ -229,11 +237,6 @@ class TierIndex:
         for tier in {tier for _, tier in found}:
             used = any(other is tier for _, other in wanted)
             self._declined[tier] = 0 if used else self._declined[tier] + 1
-
-    def _touch(self, key: BlockKey) -> None:
-        for held in self._held.values():
-            if key in held:
-                held.move_to_end(key)
 
     def _put(self, key: BlockKey, source: Tier) -> list[Store | Drop]:
         """Store a block in the next tier below that has room at all, making that room."""

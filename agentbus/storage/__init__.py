@@ -4,6 +4,7 @@ from .base import BlockStore, Buffer, Kept
 from .block_file import Rejection
 from .disk import DiskBlocks, DiskStats
 from .memory import MemoryBlocks
+from .secret import load_secret
 from .tiered import DevicePool, TieredBlocks, TierStats
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Rejection",
     "TierStats",
     "TieredBlocks",
+    "load_secret",
 ]

@@ -55,7 +55,8 @@ class DiskBlocks:
         self._folder = folder
         self._lock = lock
         self._form = form
-        self._max_blocks = max_blocks
+        self.max_blocks = max_blocks
+        """Most blocks that fit."""
         self._held: OrderedDict[BlockKey, None] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[Rejection] = Counter()
@@ -74,14 +75,15 @@ class DiskBlocks:
             max_bytes: most bytes in all files.
 
         Raises:
-            ConfigError: the folder cannot be used, or another process uses it.
-            MisuseError: fingerprint or secret are of another size, or no block fits.
+            ConfigError: the folder cannot be used, or another process uses it, or no block fits.
+            MisuseError: fingerprint or secret are of another size.
         """
         if not len(fingerprint) == len(secret) == KEY_SIZE:
             raise MisuseError(f"fingerprint and secret of a store are {KEY_SIZE} bytes each")
-        if block_bytes <= 0 or max_bytes < HEADER_BYTES + block_bytes:
-            raise MisuseError(f"{max_bytes} bytes hold no block of {block_bytes} bytes")
         form = BlockFormat(fingerprint=fingerprint, secret=secret, block_bytes=block_bytes)
+        if block_bytes <= 0 or max_bytes < form.file_bytes:
+            problem = f"{max_bytes} bytes hold no block, which takes {form.file_bytes}"
+            raise ConfigError("kv folder", problem)
         try:
             lock = _enter(folder)
         except OSError as error:
@@ -121,7 +123,7 @@ class DiskBlocks:
             raise MisuseError(f"a block of {len(payload)} bytes is not of this store's size")
         evicted = []
         self._held.pop(key, None)
-        while len(self._held) >= self._max_blocks:
+        while len(self._held) >= self.max_blocks:
             oldest = next(iter(self._held))
             self.remove(oldest)
             evicted.append(oldest)
@@ -179,7 +181,7 @@ class DiskBlocks:
                     self._take(entry, found)
         found.sort(key=lambda item: item[0])
         self._held.update((key, None) for _, key in found)
-        for key in list(self._held)[: max(0, len(found) - self._max_blocks)]:
+        for key in list(self._held)[: max(0, len(found) - self.max_blocks)]:
             self.remove(key)
             self._counts["evicted"] += 1
 

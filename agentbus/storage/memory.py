@@ -20,7 +20,7 @@ class MemoryBlocks:
             raise MisuseError("a store of blocks has room for at least one, of at least one byte")
         self._block_bytes = block_bytes
         self._max_blocks = max_blocks
-        self._blocks: OrderedDict[BlockKey, bytes] = OrderedDict()
+        self._blocks: OrderedDict[BlockKey, bytearray] = OrderedDict()
 
     def get(self, key: BlockKey) -> Buffer | None:
         """Return a block, or None where it is not held."""
@@ -37,7 +37,7 @@ class MemoryBlocks:
         evicted = []
         while len(self._blocks) >= self._max_blocks:
             evicted.append(self._blocks.popitem(last=False)[0])
-        self._blocks[key] = bytes(payload)
+        self._blocks[key] = bytearray(payload)
         return Kept(True, tuple(evicted))
 
     def remove(self, key: BlockKey) -> None:

@@ -1,19 +1,19 @@
 """Performs what `kv.TierIndex` decides: copies blocks down before they are freed, and up again.
 
-One engine has one of these and calls it from the thread that computes: `apply` with the index's
-changes before anything is written to the pool, `fetch` when a lease has begun. It measures what it
-does, since the index decides by measured rates.
+One engine has one of these and calls it from the thread that computes: `admit` when a lease has
+begun, `settle` after each other change of a lease, `prefilled` when some of a prompt was computed.
+It measures what it does, since the index decides by measured rates.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
 
-from ..errors import MisuseError
 from ..kv import (
     MEDIA,
     BlockKey,
@@ -25,9 +25,12 @@ from ..kv import (
     Drop,
     Event,
     KeyChain,
+    KVFingerprint,
+    Lease,
     Store,
     Tier,
     TierIndex,
+    derive_tenant_key,
 )
 from .base import BlockStore, Buffer
 
@@ -68,12 +71,17 @@ class TierStats:
 class TieredBlocks:
     """The tiers below one engine's pool. Not thread-safe."""
 
+    MAX_TENANTS = 4096
+    """Tenants whose blocks can be named; those of others stay on the device."""
+
     def __init__(
         self,
         device: DevicePool,
         index: TierIndex,
         stores: Mapping[Tier, BlockStore],
         *,
+        fingerprint: KVFingerprint,
+        secret: bytes,
         events: list[Event] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -83,14 +91,21 @@ class TieredBlocks:
             device: the pool.
             index: says what goes where.
             stores: of the lower tiers that `index` has room in; what they hold is taken over.
+            fingerprint: of all that shapes the pool's KV but tokens and tenant.
+            secret: `KEY_SIZE` bytes; names the tenants.
             events: gets what is stored and removed, in each tier; who gives it empties it.
             clock: seconds, for the rates.
         """
         self._device = device
         self._index = index
         self._stores = dict(stores)
+        self._fingerprint = fingerprint
+        self._secret = secret
         self._events = events
         self._clock = clock
+        self.changes: list[Change] = []
+        """For the `RadixIndex` of the pool to tell in."""
+        self._chains: OrderedDict[bytes, KeyChain] = OrderedDict()
         self._keys: dict[int, BlockKey] = {}
         self._demoted = 0
         self._lost = 0
@@ -99,50 +114,58 @@ class TieredBlocks:
             for drop in index.adopt(tier, store.keys()):
                 store.remove(drop.key)
 
-    def apply(self, changes: list[Change], chain: KeyChain) -> None:
-        """Perform what an index told since the last time, and empty the list.
+    def chain(self, tenant: str) -> KeyChain:
+        """Return what names a tenant's blocks, and its namespace for the index."""
+        chain = KeyChain(derive_tenant_key(self._secret, tenant), self._fingerprint)
+        chain = self._chains.setdefault(chain.namespace, chain)
+        self._chains.move_to_end(chain.namespace)
+        if len(self._chains) > self.MAX_TENANTS:
+            self._chains.popitem(last=False)
+        return chain
 
-        Args:
-            changes: of the index; what they keep is of `chain`'s tenant.
-            chain: names the blocks of the call at hand.
+    def settle(self) -> None:
+        """Perform what the index told in `changes` since the last time.
 
-        Raises:
-            MisuseError: blocks of another tenant were kept.
+        To be called after each change of a lease, once what was committed is in the pool and
+        before anything else is written there.
         """
-        for change in changes:
+        for change in self.changes:
             if isinstance(change, BlocksEvicted):
                 self._evict(change.blocks)
-            else:
+            elif (chain := self._chains.get(change.namespace)) is not None:
                 self._cache(change, chain)
-        changes.clear()
+        self.changes.clear()
 
-    def fetch(
-        self, chain: KeyChain, prompt: Sequence[int], cached: int, table: Sequence[int]
-    ) -> int:
-        """Bring up what is worth it of a prompt's blocks; return how many came.
+    def admit(self, chain: KeyChain, prompt: Sequence[int], lease: Lease) -> int:
+        """Bring up what is worth it of a prompt whose lease has just begun, instead of `settle`.
 
-        The last token of the prompt is never among them: its logits have to be computed.
+        The last token of the prompt is never among it: its logits have to be computed.
 
         Args:
             chain: names the prompt's blocks.
             prompt: its ids.
-            cached: whole blocks that the device has.
-            table: the lease's blocks, by block number; those from `cached` on are written.
+            lease: on them; its own blocks are written.
+
+        Returns:
+            How many of the prompt's first tokens have their KV in the lease's blocks: whole
+            blocks, so that the lease's copies are not needed; 0 if nothing came up.
         """
         keys = chain.keys(prompt[:-1])
-        plan = self._index.plan(keys, cached)
+        cached = lease.reused // chain.block_size
+        self._index.touch(keys, cached)
+        self.settle()
         came = 0
-        for tier, run in groupby(plan.blocks, key=lambda item: item[1]):
+        for tier, run in groupby(self._index.plan(keys, cached).blocks, key=lambda item: item[1]):
             wanted = [key for key, _ in run]
             started = self._clock()
-            count = self._bring(tier, wanted, table[cached + came :])
+            count = self._bring(tier, wanted, lease.blocks[cached + came :])
             size = count * self._device.block_bytes
             self._index.rates.read[tier].observe(size, self._clock() - started)
             self._fetched[tier] += count
             came += count
             if count < len(wanted):
                 break
-        return came
+        return (cached + came) * chain.block_size if came else 0
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         """Note how long it took to compute so many tokens of a prompt."""
@@ -164,8 +187,6 @@ class TieredBlocks:
             store.close()
 
     def _cache(self, change: BlocksCached, chain: KeyChain) -> None:
-        if change.namespace != chain.namespace:
-            raise MisuseError("these KV blocks are of another tenant or model than the call")
         keys = chain.keys(change.tokens)
         for number, block in enumerate(change.blocks, change.first):
             self._keys[block] = keys[number]
@@ -175,7 +196,9 @@ class TieredBlocks:
     def _evict(self, blocks: Sequence[int]) -> None:
         """Copy evicted blocks down, the end of a sequence first."""
         for block in reversed(blocks):
-            key = self._keys.pop(block)
+            key = self._keys.pop(block, None)
+            if key is None:
+                continue  # of a tenant that was not heard of for long: it has no name
             for action in self._index.demote(key):
                 self._perform(action, block)
             self._tell_removed([key], Tier.DEVICE)

@@ -121,6 +121,13 @@ def test_a_slow_block_is_fetched_where_faster_ones_behind_it_pay_for_it() -> Non
     assert index.plan(keys(1, 2, 4), 0).blocks == ()
 
 
+def test_nothing_is_measured_behind_blocks_that_are_not_worth_fetching() -> None:
+    index = measured(host=0.2)
+    index.demote(key(1))
+    on_disk(index, 2)
+    assert index.plan(keys(1, 2), 0) == FetchPlan((), False)
+
+
 def test_what_the_device_has_is_not_fetched_and_what_is_missing_ends_the_run() -> None:
     index = measured(host=0.01)
     for number in (1, 2, 4):
@@ -146,6 +153,7 @@ def test_of_a_sequence_that_was_fetched_the_end_goes_first() -> None:
     index.rates.prefill.observe(100, 1.0)
     index.rates.read[Tier.DISK].observe(BYTES, 0.01)
     on_disk(index, 1, 2, 3, 4)
+    index.touch(keys(1, 2, 3), 0)
     assert len(index.plan(keys(1, 2, 3), 0).blocks) == 3
     dropped = [index.demote(key(number))[0] for number in range(10, 14)]
     assert dropped == [Drop(k, Tier.DISK) for k in keys(4, 3, 2, 1)]
@@ -187,7 +195,7 @@ def test_stores_that_do_as_told_hold_what_the_index_says(seed: int) -> None:
     for _ in range(400):
         chosen = key(chance.randrange(15))
         if chance.random() < 0.2:
-            index.plan([chosen], 0)
+            index.touch([chosen], 0)
         for action in index.demote(chosen):
             if isinstance(action, Drop):
                 held[action.tier].remove(action.key)

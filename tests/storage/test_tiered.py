@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from agentbus.errors import KVExhausted, MisuseError
+from agentbus.errors import KVExhausted
 from agentbus.kv import (
     MEDIA,
     BlockPool,
-    Change,
     Event,
     EventBatch,
     Hints,
@@ -42,7 +41,7 @@ FINGERPRINT = KVFingerprint(
 )
 
 
-def chain(tenant: str = "acme") -> KeyChain:
+def chain(tenant: str) -> KeyChain:
     return KeyChain(derive_tenant_key(SECRET, tenant), FINGERPRINT)
 
 
@@ -70,9 +69,7 @@ class Engine:
 
     def __init__(self, blocks: int, sizes: TierSizes, folder: Path | None = None) -> None:
         self.pool = Pool(blocks)
-        self.changes: list[Change] = []
         self.events: list[Event] = []
-        self.radix = RadixIndex(BlockPool(blocks), BLOCK, changes=self.changes)
         self.index = TierIndex(sizes, block_bytes=BYTES, block_tokens=BLOCK)
         self.stores: dict[Tier, BlockStore] = {}
         if sizes.host:
@@ -88,29 +85,34 @@ class Engine:
             self.stores[Tier.DISK] = self.disk
         self.now = 0.0
         self.tiered = TieredBlocks(
-            self.pool, self.index, self.stores, events=self.events, clock=self.clock
+            self.pool,
+            self.index,
+            self.stores,
+            fingerprint=FINGERPRINT,
+            secret=SECRET,
+            events=self.events,
+            clock=self.clock,
         )
+        changes = self.tiered.changes
+        self.radix = RadixIndex(BlockPool(blocks), BLOCK, changes=changes)
         self.index.rates.prefill.observe(1, 1.0)
 
     def clock(self) -> float:
         self.now += 1e-6
         return self.now
 
-    def run(self, tokens: Sequence[int], names: KeyChain | None = None) -> int:
+    def run(self, tokens: Sequence[int], tenant: str = "acme") -> int:
         """Compute a prompt, check all of its KV, and return how many of its tokens were reused."""
-        names = names or chain()
+        names = self.tiered.chain(tenant)
         lease = self.radix.begin(names.namespace, tokens)
-        self.tiered.apply(self.changes, names)
-        whole = lease.reused // BLOCK
-        came = self.tiered.fetch(names, tokens, whole, lease.blocks)
-        reused = (whole + came) * BLOCK if came else self.copy_head(lease)
+        reused = self.tiered.admit(names, tokens, lease) or self.copy_head(lease)
         for position in range(reused, len(tokens)):
             self.write(names, lease, tokens, position)
         for position in range(len(tokens)):
             expected = slot(names.namespace, tokens[: position + 1])
             assert self.read(lease, position) == expected, f"position {position} of {tokens}"
         self.radix.commit(lease, tokens)
-        self.tiered.apply(self.changes, names)
+        self.tiered.settle()
         self.radix.check_integrity()
         return reused
 
@@ -162,17 +164,17 @@ def test_blocks_pass_through_host_memory_to_disk_and_outlive_the_engine(tmp_path
 
 def test_tenants_share_no_block_below_either() -> None:
     engine = Engine(4, TierSizes(host=20))
-    engine.run(range(15), chain("one"))
-    engine.run(range(100, 115), chain("one"))
-    assert engine.run(range(15), chain("two")) == 0
-    assert engine.run(range(15), chain("one")) == 12
+    engine.run(range(15), "one")
+    engine.run(range(100, 115), "one")
+    assert engine.run(range(15), "two") == 0
+    assert engine.run(range(15), "one") == 12
 
 
 def test_a_poisoned_block_is_computed_again(tmp_path: Path) -> None:
     engine = Engine(4, TierSizes(disk=20), tmp_path)
     engine.run(range(15))
     engine.run(range(100, 115))
-    second = chain().keys(range(8))[1].digest.hex()
+    second = chain("acme").keys(range(8))[1].digest.hex()
     path = tmp_path / second[:2] / f"{second}.kv"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -195,12 +197,43 @@ def test_what_lies_on_disk_and_is_slow_is_computed(tmp_path: Path) -> None:
     engine.tiered.close()
 
 
-def test_blocks_of_another_tenant_than_the_call_s_are_refused() -> None:
-    engine = Engine(4, TierSizes(host=4))
-    lease = engine.radix.begin(chain("one").namespace, range(8))
+def test_behind_a_block_that_is_gone_nothing_is_fetched(tmp_path: Path) -> None:
+    engine = Engine(4, TierSizes(host=2, disk=20), tmp_path)
+    for start in (0, 100):
+        engine.run(range(start, start + 15))
+    first, *_, last = chain("acme").keys(range(12))
+    assert (engine.index.tier(first), engine.index.tier(last)) == (Tier.HOST, Tier.DISK)
+    engine.stores[Tier.HOST].remove(first)
+    assert engine.run(range(15)) == 0  # `run` checks every position
+    engine.tiered.close()
+
+
+def test_a_store_that_has_less_room_than_was_said_is_believed() -> None:
+    engine = Engine(4, TierSizes(host=8))
+    small = MemoryBlocks(block_bytes=BYTES, max_blocks=2)
+    engine.tiered._stores[Tier.HOST] = small
+    engine.run(range(15))
+    engine.run(range(100, 115))
+    assert engine.index.count(Tier.HOST) == len(small.keys()) == 2
+    assert engine.tiered.stats().lost == 0
+
+
+def test_what_a_prompt_wants_is_not_pushed_out_to_make_room_for_it() -> None:
+    engine = Engine(4, TierSizes(host=7))
+    for start in (0, 100, 200):
+        engine.run(range(start, start + 15))
+    assert engine.run(range(15)) == 12
+
+
+def test_tenants_that_were_not_heard_of_for_long_stay_on_the_device_alone() -> None:
+    engine = Engine(4, TierSizes(host=8))
+    engine.tiered.MAX_TENANTS = 1
+    lease = engine.radix.begin(engine.tiered.chain("one").namespace, range(8))
     engine.radix.commit(lease, range(8))
-    with pytest.raises(MisuseError, match="another tenant"):
-        engine.tiered.apply(engine.changes, chain("two"))
+    engine.run(range(8), "two")
+    engine.run(range(100, 115), "two")
+    stats = engine.tiered.stats()
+    assert (stats.host_blocks, stats.demoted) == (2, 2)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -216,11 +249,11 @@ def test_reuse_over_all_tiers_is_exact_and_told(seed: int, tmp_path: Path) -> No
         more = tuple(chance.choices(range(3), k=chance.randint(1, 9)))
         tokens = (origin[: chance.randint(0, 30)] + more)[:36]
         asked.append(tokens)
-        names = chain(chance.choice(["one", "one", "two"]))
+        names = chain(tenant := chance.choice(["one", "one", "two"]))
         if chance.random() < 0.1 and (paths := list(tmp_path.rglob("*.kv"))):
             chance.choice(paths).write_bytes(b"poison")
         try:
-            reused += engine.run(tokens, names)
+            reused += engine.run(tokens, tenant)
         except KVExhausted:
             continue
         batch = EventBatch(ts=0.0, events=tuple(engine.events), epoch=1)
@@ -240,7 +273,7 @@ def held_length(engine: Engine, names: KeyChain, tokens: Sequence[int]) -> int:
     device = engine.radix.match_length(names.namespace, tokens) // BLOCK
     keys = names.keys(tokens)
     below = [engine.index.tier(key) is not None for key in keys[device:]]
-    return (device + (below + [False]).index(False)) * BLOCK
+    return (device + [*below, False].index(False)) * BLOCK
 
 
 def test_media_have_the_names_that_vllm_gives_them() -> None:
