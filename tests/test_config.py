@@ -37,6 +37,6 @@ def test_polling_can_be_switched_off() -> None:
 
 
 def test_a_disk_for_kv_needs_a_folder() -> None:
-    with pytest.raises(ConfigError, match="^kv_dir: "):
+    with pytest.raises(ConfigError, match=r"^kv_dir: "):
         EngineSettings(kv_disk_bytes=1)
     EngineSettings(kv_disk_bytes=1, kv_dir="kv")

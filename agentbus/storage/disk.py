@@ -161,7 +161,9 @@ class DiskBlocks:
 
     def close(self) -> None:
         """Let another process use the folder."""
-        os.close(self._lock)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def _path(self, key: BlockKey) -> Path:
         name = key.digest.hex()

@@ -268,6 +268,7 @@ def test_one_process_at_a_time(folder: Path) -> None:
     with pytest.raises(ConfigError, match="another process uses it"):
         opened(folder)
     store.close()
+    store.close()
     opened(folder).close()
 
 
