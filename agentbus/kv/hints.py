@@ -78,7 +78,7 @@ class ReplicaView:
     MAX_WAITING = 1024
     """Most batches that are kept while one before them is missing."""
 
-    def __init__(self, *, max_blocks: int = 2**20) -> None:
+    def __init__(self, *, max_blocks: int = 2**18) -> None:
         """Begin with nothing.
 
         Args:

@@ -225,6 +225,14 @@ def test_a_replica_that_was_started_again_holds_nothing_of_before() -> None:
     assert (view.missing, view.blocks) == (0, 0)
 
 
+def test_what_waits_of_an_epoch_ends_with_it() -> None:
+    view = ReplicaView()
+    assert view.receive(2, batch(stored(range(8)), epoch=1)) is Receipt.WAITING
+    for seq in range(2):
+        view.receive(seq, batch(epoch=2))
+    assert (view.next, view.blocks) == (2, 0)
+
+
 def test_without_epochs_a_number_that_falls_is_a_new_start() -> None:
     hints = Hints()
     view = hints.view("a")
