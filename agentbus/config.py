@@ -295,6 +295,12 @@ class EngineSettings:
     """Tokens in one KV block."""
     queue: int = 256
     """Requests that wait; more are refused."""
+    kv_host_bytes: int = 0
+    """Host memory for KV blocks that the pool evicts; 0 for none."""
+    kv_disk_bytes: int = 0
+    """Disk for KV blocks that host memory has no more room for; 0 for none."""
+    kv_dir: str = ""
+    """The folder of these, one for each engine; it keeps blocks for the next start."""
     cache_dir: str = ""
     """Where converted weights are kept; empty for the user's cache folder."""
     token_log: str = ""
@@ -310,6 +316,14 @@ class EngineSettings:
         for name in ("kv_tokens", "block_size", "queue"):
             if getattr(self, name) <= 0:
                 raise ConfigError(name, f"must be greater than 0, not {getattr(self, name)}")
+        self._check_tiers()
         if self.kv_tokens < self.block_size:
             problem = f"must hold a block of {self.block_size} tokens, not {self.kv_tokens}"
             raise ConfigError("kv_tokens", problem)
+
+    def _check_tiers(self) -> None:
+        for name in ("kv_host_bytes", "kv_disk_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(name, f"must be 0 or more, not {getattr(self, name)}")
+        if self.kv_disk_bytes and not self.kv_dir:
+            raise ConfigError("kv_dir", "is needed to keep KV blocks on disk")

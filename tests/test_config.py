@@ -22,6 +22,8 @@ from agentbus.errors import ConfigError
         (EngineSettings, "threads", 10_000),
         (EngineSettings, "kv_tokens", 15),
         (EngineSettings, "block_size", 0),
+        (EngineSettings, "kv_host_bytes", -1),
+        (EngineSettings, "kv_disk_bytes", -1),
         (EngineSettings, "dtype", "int4"),
     ],
 )
@@ -32,3 +34,9 @@ def test_what_cannot_work_is_refused_by_name(settings: Any, name: str, value: ob
 
 def test_polling_can_be_switched_off() -> None:
     assert BusSettings(busy_poll=0).busy_poll == 0
+
+
+def test_a_disk_for_kv_needs_a_folder() -> None:
+    with pytest.raises(ConfigError, match=r"^kv_dir: "):
+        EngineSettings(kv_disk_bytes=1)
+    EngineSettings(kv_disk_bytes=1, kv_dir="kv")

@@ -22,6 +22,7 @@ LAYERS = {
     "kv": 1,
     "telemetry": 1,
     "transport": 2,
+    "storage": 2,
     "engine": 2,
     "export": 2,
     "client": 3,

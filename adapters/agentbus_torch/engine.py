@@ -28,6 +28,7 @@ from agentbus.engine.base import (
 )
 from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.errors import AgentbusError, Closed, EngineFailed
+from agentbus.kv import KeyChain
 
 from .driver import Driver, Job
 from .load import Loaded, load
@@ -155,6 +156,8 @@ class TorchEngine:
     async def aclose(self) -> None:
         """End running calls with `Closed`, free the model."""
         await self._driver.aclose()
+        if self._runner.tiers is not None:
+            self._runner.tiers.close()
 
     async def _stream(self, job: Job) -> AsyncGenerator[Piece | Finished, None]:
         self._driver.submit(job)
@@ -182,11 +185,13 @@ class TorchEngine:
     def _compute(self, job: Job) -> Finished:
         started = time.perf_counter()
         request = job.request
-        sequence = self._runner.begin(self._call(job))
+        tiers = self._runner.tiers
+        chain = None if tiers is None else tiers.chain(request.tenant)
+        sequence = self._runner.begin(self._call(job, chain), chain)
         try:
             answer = _Answer(job, sequence, started, Detokenizer(self._loaded.vocabulary))
             while not sequence.reason and not job.cancelled:
-                token = self._runner.step(sequence)
+                token = self._step(sequence)
                 if token is not None:
                     answer.add(token)
             finished = answer.end()
@@ -214,19 +219,27 @@ class TorchEngine:
         )
         return finished
 
-    def _call(self, job: Job) -> Call:
+    def _step(self, sequence: Sequence) -> int | None:
+        before, started = sequence.prefilled, time.perf_counter()
+        token = self._runner.step(sequence)
+        tiers = self._runner.tiers
+        if tiers is not None and sequence.prefilled > before:
+            tiers.prefilled(sequence.prefilled - before, time.perf_counter() - started)
+        return token
+
+    def _call(self, job: Job, chain: KeyChain | None) -> Call:
         request, prompt = job.request, job.request.prompt
         if isinstance(prompt, Prompt):
             prompt = self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=job.with_cue)
         request = within_budget(request, len(prompt), self._capabilities.prices)
-        key = blake3(self._loaded.fingerprint + request.tenant.encode())
+        key = blake3(self._runner.fingerprint.digest + request.tenant.encode()).digest()
         return Call(
             prompt=prompt,
             max_tokens=request.max_tokens,
             forced=request.forced,
             ignore_end=request.ignore_end,
             reuse=request.reuse,
-            namespace=key.digest(),
+            namespace=key if chain is None else chain.namespace,
         )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from blake3 import blake3
 
 from agentbus.config import EngineSettings
 from agentbus.context.template import Template, probe
@@ -15,9 +14,11 @@ from agentbus.errors import ConfigError, ModelBroken
 from .chat import read_chat_template
 from .config import ModelConfig, read_config
 from .convert import converted
+from .fingerprint import take_fingerprint
 from .locate import locate
 from .model import Model
 from .runner import Runner
+from .tiers import open_tiers
 from .tokens import PromptEncoder, Vocabulary
 from .weights import Weights
 
@@ -33,8 +34,6 @@ class Loaded:
     vocabulary: Vocabulary
     encoder: PromptEncoder
     template: Template
-    fingerprint: bytes
-    """Names everything but tokens and tenant that shapes KV: weights, config and dtype."""
 
 
 def _device(name: str) -> torch.device:
@@ -44,14 +43,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError("device", f"{name!r} cannot be used ({error})") from error
     return device
-
-
-def _fingerprint(folder: Path, config: ModelConfig, dtype: str) -> bytes:
-    hasher = blake3(repr((config, dtype)).encode())
-    for path in sorted(folder.glob("*.safetensors")):
-        status = path.stat()
-        hasher.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
-    return hasher.digest()
 
 
 def _end_ids(config: ModelConfig, encoder: PromptEncoder) -> tuple[int, ...]:
@@ -66,10 +57,11 @@ def load_runner(
 
     Raises:
         ModelBroken: the weights cannot be used.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or the folder of lower tiers cannot be used.
     """
     device, dtype = _device(settings.device), getattr(torch, settings.dtype)
     positions = min(config.window, settings.kv_tokens)
+    fingerprint = take_fingerprint(folder, config, settings)
     try:
         weights = Weights(folder, dtype=dtype, device=device)
         model = Model(config, weights, positions=positions)
@@ -78,6 +70,8 @@ def load_runner(
             kv_tokens=settings.kv_tokens,
             block_size=settings.block_size,
             end_ids=end_ids,
+            fingerprint=fingerprint,
+            open_tiers=lambda layers: open_tiers(layers, fingerprint, settings),
         )
     except (RuntimeError, MemoryError) as error:  # torch says RuntimeError when memory is out
         raise ModelBroken(str(folder), f"it cannot be loaded ({error})") from error
@@ -103,5 +97,4 @@ def load(model: str, settings: EngineSettings) -> Loaded:
         vocabulary=vocabulary,
         encoder=encoder,
         template=template,
-        fingerprint=_fingerprint(folder, config, settings.dtype),
     )

@@ -6,6 +6,7 @@ time; who goes next, threads, streams and clocks are `driver`'s and `engine`'s b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
-from agentbus.kv import BlockPool, Lease, PoolStats, RadixIndex
+from agentbus.kv import BlockPool, KeyChain, KVFingerprint, Lease, PoolStats, RadixIndex
+from agentbus.storage import TieredBlocks
 
 from .kv import KVPool, KVShape, KVWindow
 from .model import Model
@@ -48,6 +50,8 @@ class Sequence:
 
     call: Call
     lease: Lease
+    reused: int
+    """Prompt tokens whose KV was there, or was brought there from a lower tier."""
     computed: int
     """Positions whose KV is in the window."""
     prefilled: int = 0
@@ -58,27 +62,33 @@ class Sequence:
     reason: str = ""
     """Why it is finished; empty while it is not."""
 
-    @property
-    def reused(self) -> int:
-        """Prompt tokens whose KV was there."""
-        return self.lease.reused
-
 
 class Runner:
     """One model, its KV pool and index. Not thread-safe."""
 
     def __init__(
-        self, model: Model, *, kv_tokens: int, block_size: int, end_ids: Tokens[int]
+        self,
+        model: Model,
+        *,
+        kv_tokens: int,
+        block_size: int,
+        end_ids: Tokens[int],
+        fingerprint: KVFingerprint,
+        open_tiers: Callable[[Tokens[Tensor]], TieredBlocks | None],
     ) -> None:
         """Lay out the pool.
 
         Args:
             kv_tokens: tokens that the pool holds; whole blocks of `block_size` are made of them.
             end_ids: tokens that end an answer.
+            fingerprint: of all that shapes its KV but tokens and tenant.
+            open_tiers: puts tiers below the pool's tensors, if there are to be any.
         """
         config = model.config
         shape = KVShape(config.layers, config.kv_heads, config.head_size, block_size)
         blocks = max(1, kv_tokens // block_size)
+        self.fingerprint = fingerprint
+        """Of all that shapes its KV but tokens and tenant."""
         self.window = config.window
         """Most tokens of one sequence, prompt and answer."""
         self._model = model
@@ -86,13 +96,20 @@ class Runner:
         self._pool = KVPool(shape, blocks, dtype=model.dtype, device=model.device)
         self._view = KVWindow(self._pool, model.positions)
         self._blocks = BlockPool(blocks)
-        self._index = RadixIndex(self._blocks, block_size)
+        self.tiers = open_tiers(self._pool.layers)
+        """The tiers below the pool; None if there are none."""
+        changes = None if self.tiers is None else self.tiers.changes
+        self._index = RadixIndex(self._blocks, block_size, changes=changes)
         self._end_ids = frozenset(end_ids)
         self._end_index = torch.tensor(sorted(self._end_ids), dtype=torch.int64).to(model.device)
         self._running: Sequence | None = None
 
-    def begin(self, call: Call) -> Sequence:
+    def begin(self, call: Call, chain: KeyChain | None = None) -> Sequence:
         """Start a sequence.
+
+        Args:
+            call: what is to be computed.
+            chain: names its blocks in the tiers below the pool, where there are any.
 
         Raises:
             ContextTooLong: prompt and answer do not fit the window.
@@ -104,10 +121,19 @@ class Runner:
         self._check(call)
         lease = self._index.begin(call.namespace, call.prompt, reuse=call.reuse)
         whole = lease.reused // self._block_size
-        sources = lease.blocks[:whole] + [copy.source for copy in lease.copies]
-        self._view.load(sources)
         self._pool.own(lease.blocks[whole:])
-        self._running = Sequence(call, lease, lease.reused)
+        try:
+            reused = self._admit(call, chain, lease)
+        except BaseException:
+            self._index.release(lease)
+            raise
+        if reused:
+            sources = lease.blocks[: reused // self._block_size]
+        else:
+            reused = lease.reused
+            sources = lease.blocks[:whole] + [copy.source for copy in lease.copies]
+        self._view.load(sources)
+        self._running = Sequence(call, lease, reused, reused)
         return self._running
 
     def step(self, sequence: Sequence) -> int | None:
@@ -140,10 +166,11 @@ class Runner:
             self._view.forget()
             self._index.release(sequence.lease)
             return
-        first = sequence.lease.reused // self._block_size
+        first = sequence.reused // self._block_size
         self._view.store(sequence.lease.blocks, first, sequence.computed)
         known = (*sequence.call.prompt, *sequence.generated)
         self._index.commit(sequence.lease, known[: sequence.computed])
+        self._settle()
 
     def abandon(self, sequence: Sequence) -> None:
         """End a sequence whose computation broke; nothing that it computed is kept."""
@@ -175,7 +202,20 @@ class Runner:
         blocks = sequence.lease.blocks
         before = len(blocks)
         self._index.extend(sequence.lease, sequence.computed + 1)
+        self._settle()
         self._pool.own(blocks[before:])
+
+    def _admit(self, call: Call, chain: KeyChain | None, lease: Lease) -> int:
+        """Bring up what lies in lower tiers of a prompt; return how many tokens are there then."""
+        if self.tiers is None or chain is None or not call.reuse:
+            self._settle()
+            return 0
+        return self.tiers.admit(chain, call.prompt, lease)
+
+    def _settle(self) -> None:
+        """Copy down what the index has just evicted, before anything is written over it."""
+        if self.tiers is not None:
+            self.tiers.settle()
 
     def _forward(self, sequence: Sequence, tokens: Tokens[int]) -> Tensor:
         rows = torch.tensor(tokens, dtype=torch.int64, device=self._model.device)

@@ -27,6 +27,8 @@ _FORM = b"agentbus kv block 1"
 """What is hashed begins with this; another order or choice of fields needs another number."""
 _ROOT = bytes(KEY_SIZE)
 _TENANTS = "agentbus 2026-11 kv tenant key"
+_SALTS = "agentbus 2026-11 kv salt"
+_SALT_SIZE = 16
 _NAMESPACES = "agentbus 2026-11 kv namespace"
 
 
@@ -105,7 +107,7 @@ def derive_tenant_key(secret: bytes, tenant: str) -> bytes:
 class KeyChain:
     """Names the blocks of one tenant's sequences under one fingerprint."""
 
-    __slots__ = ("_head", "_tenant", "block_size", "fingerprint", "namespace")
+    __slots__ = ("_head", "_tenant", "block_size", "fingerprint", "namespace", "salt")
 
     def __init__(self, tenant: bytes, fingerprint: KVFingerprint) -> None:
         """Name blocks under `tenant`, a key of `KEY_SIZE` bytes.
@@ -121,6 +123,8 @@ class KeyChain:
         together = tenant + fingerprint.digest
         self.namespace = blake3(together, derive_key_context=_NAMESPACES).digest()
         """Names tenant and fingerprint together, as `RadixIndex` wants it."""
+        self.salt = blake3(tenant, derive_key_context=_SALTS).digest(_SALT_SIZE).hex()
+        """Names the tenant where others may read it, as vLLM's `cache_salt` does."""
 
     def keys(self, tokens: Sequence[int], *, parent: BlockKey | None = None) -> list[BlockKey]:
         """Return the keys of the whole blocks of `tokens`; a rest that fills no block has none.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.errors import MisuseError
@@ -94,6 +94,7 @@ def test_two_tenants_share_nothing() -> None:
 Sequence = st.lists(st.integers(0, 2**32 - 1), max_size=14)
 
 
+@settings(deadline=None)
 @given(left=Sequence, right=Sequence)
 def test_keys_are_equal_exactly_where_all_before_is(left: list[int], right: list[int]) -> None:
     for number, (one, two) in enumerate(zip(CHAIN.keys(left), CHAIN.keys(right), strict=False), 1):
