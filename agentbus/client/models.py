@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Prices
-from ..context import Context, SegmentKind, find_layout
+from ..context import Context, Prompt, SegmentKind, find_layout
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
+from ..engine.service import EngineService
 from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
 from ..telemetry import ModelCost
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from .call import Call, Generation
     from .node import Node
 
-__all__ = ["Generate", "ModelAgent", "ModelClient", "model_agent_name"]
+__all__ = [
+    "Generate",
+    "ModelAgent",
+    "ModelClient",
+    "Prefetch",
+    "as_read_by",
+    "model_agent_name",
+]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -52,13 +60,25 @@ class Generate(NamedTuple):
     label: str
 
 
+class Prefetch(NamedTuple):
+    """Prefill, without a cue, what the asking agent will read of the context that comes along.
+
+    With an `author`, what it has written of its next message so far is read too.
+    """
+
+    layout: str
+    salt: str
+    author: str
+    text: str
+
+
 class ModelAgent(Agent):
-    """Serves one engine on the bus."""
+    """Serves one engine on the bus, each new prefix computed once (`EngineService`)."""
 
     concurrency = 64
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine = EngineService(engine)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
@@ -66,9 +86,7 @@ class ModelAgent(Agent):
     @handler
     async def generate(self, ask: Generate, call: Call) -> AsyncIterator[str]:
         """Stream the answer's text."""
-        context = call.context
-        if context is None:
-            raise LayoutError("a model reads a context: send one with the request")
+        context = _required(call.context)
         request = GenerateRequest(
             prompt=find_layout(ask.layout).render(context, call.source),
             max_tokens=ask.max_tokens,
@@ -93,6 +111,26 @@ class ModelAgent(Agent):
                 call.forfeit()
             raise
         call.remember(context.message(call.source, "".join(text)))
+
+    @handler
+    async def prefetch(self, ahead: Prefetch, call: Call) -> int:
+        """Return how many tokens were computed."""
+        context = _required(call.context)
+        if ahead.author:
+            context = context.message(ahead.author, ahead.text)
+        prompt = find_layout(ahead.layout).render(context, call.source)
+        if ahead.author:
+            *turns, written = prompt.turns
+            prompt = Prompt(tuple(turns), written)
+        usage = await self.engine.prefetch(prompt, tenant=ahead.salt)
+        call.account_for(ModelCost(prefilled_tokens=usage.prefilled_tokens))
+        return usage.prefilled_tokens
+
+
+def _required(context: Context | None) -> Context:
+    if context is None:
+        raise LayoutError("a model reads a context: send one with the request")
+    return context
 
 
 def _cost(usage: Usage, prices: Prices) -> ModelCost:
@@ -128,7 +166,7 @@ class ModelClient:
         context = call.context or self._node.empty_context()
         if request.text:
             context = context.ask(request.text, author=call.source or "user")
-        read, layout = _as_read_by(call, context)
+        read, layout = as_read_by(call.agent, call.role, context, call.empty_context())
         ask = Generate(
             layout,
             request.max_tokens,
@@ -168,19 +206,17 @@ class ModelClient:
         call.context = context.message(call.agent, answer)
 
 
-def _as_read_by(call: Call, context: Context) -> tuple[Context, str]:
-    """Return the context and the layout that the agent's model reads it in.
+def as_read_by(agent: str, role: str, context: Context, empty: Context) -> tuple[Context, str]:
+    """Return the context and the layout that an agent's model reads it in.
 
     A team whose roles stand in the context shares one prefix. An agent whose role is its own
     affair reads a context that begins with it: role first, as frameworks do.
     """
     segments = context.segments()
     roles = [s for s in segments if s.kind is SegmentKind.ROLE]
-    if any(role.author == call.agent for role in roles):
+    if any(one.author == agent for one in roles):
         return context, "roster_first"
-    private = call.empty_context()
-    if call.role:
-        private = private.role(call.agent, call.role)
+    private = empty.role(agent, role) if role else empty
     for segment in segments:
         if segment.kind is not SegmentKind.ROLE:
             private = private.append(segment)

@@ -49,6 +49,7 @@ from .payload import PayloadType, payload_type
 from .peer import Peer
 from .peers import Peers
 from .pool import WorkerPool
+from .prefetch import Prefetcher
 from .relay import Relay
 from .remote import RemoteReplies
 from .requester import check_seconds
@@ -98,6 +99,7 @@ class Node:
         )
         self.membership = Membership(self)
         self.models = ModelClient(self)
+        self.prefetcher = Prefetcher(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
         self.direct_topics = DirectTopics(self)
@@ -204,8 +206,11 @@ class Node:
             with contextlib.suppress(Closed):
                 await peer.link.drain()
 
-    def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
+    def generate(
+        self, call: Call, delivery: Delivery, request: Generation
+    ) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""
+        self.prefetcher.reading(call.agent, delivery, request.salt)
         return self.models.generate(call, request)
 
     async def hand_over(
