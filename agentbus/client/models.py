@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ from ..engine.base import Engine, Finished, GenerateRequest, Usage
 from ..engine.service import EngineService
 from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
-from ..telemetry import ModelCost
+from ..telemetry import EngineReport, ModelCost
 from .agent import Agent, handler
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "ModelClient",
     "Prefetch",
     "as_read_by",
+    "engine_reports",
     "model_agent_name",
 ]
 
@@ -147,6 +148,15 @@ def _cost(usage: Usage, prices: Prices) -> ModelCost:
         usage.decode_s,
         usage.ttft_s,
         prices.cost(usage.prefilled_tokens, usage.reused_tokens, usage.decoded_tokens),
+    )
+
+
+def engine_reports(agents: Iterable[Agent]) -> tuple[EngineReport, ...]:
+    """Return what the engines among agents read ahead."""
+    served = [(one.name, one.engine.stats()) for one in agents if isinstance(one, ModelAgent)]
+    return tuple(
+        EngineReport(name, stats.prefetched_tokens, stats.prefetch_used_tokens)
+        for name, stats in served
     )
 
 

@@ -42,7 +42,7 @@ from .handoff import Handoff, Released
 from .hosting import Hosts
 from .link_control import LinkControl
 from .membership import Membership
-from .models import ModelClient
+from .models import ModelClient, engine_reports
 from .offer import Offer, refusal
 from .origin import Origin
 from .payload import PayloadType, payload_type
@@ -379,6 +379,7 @@ class Node:
             dropped=metrics.dropped + self.topics.dropped,
             missed_deadlines=self.timer.missed,
             under_way=len(self.timer),
+            engines=engine_reports(mailbox.agent for mailbox in self.hosts.living()),
         )
 
     def draining_elsewhere(self, name: str) -> None:

@@ -30,7 +30,9 @@ def test_a_chain_names_each_prefix() -> None:
 def test_a_cue_counts_once_it_has_text() -> None:
     written = Turn("assistant", " It", "a")
     assert chain_of(prompt("a", cue=Turn("assistant", "", "b")), "") == chain("a")
-    assert chain_of(prompt("a", cue=written), "") == chain_of(Prompt((Turn("user", "a"), written), CUE), "")
+    assert chain_of(prompt("a", cue=written), "") == chain_of(
+        Prompt((Turn("user", "a"), written), CUE), ""
+    )
 
 
 def test_ids_are_known_by_blocks() -> None:
