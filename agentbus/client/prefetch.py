@@ -122,7 +122,8 @@ class Prefetcher:
         reader = _Reader(call.agent, call.model, call.role, origin)
         follower = _Follower(self, reader, context, author, salt)
         try:
-            self._node.pool.run(follower)
+            if call.model and self._node.settings.prefetch:
+                self._node.pool.run(follower)
             async for part in parts:
                 if isinstance(part, str):
                     follower.add(part)
