@@ -26,7 +26,7 @@ from agentbus.demo import load_default_document
 from ..report import Row, compare
 from ..suite import Progress, Suite
 
-__all__ = ["SUITE", "new_tokens"]
+__all__ = ["FULL", "SUITE", "Size", "Stage", "eight_agents", "new_tokens", "staged"]
 
 MODEL = "smollm2"
 SECOND_MODEL = "torch:smollm2"
@@ -37,7 +37,7 @@ WAYS = ("ahead", "not_ahead")
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
+class Size:
     rounds: int
     document: int
     """Characters; the default document has about 5.2 of them in a token."""
@@ -48,8 +48,8 @@ class _Size:
     """Tokens that the upstream agent decodes."""
 
 
-FULL = _Size(rounds=5, document=7800, read=3000, busy_s=5.0, answer=96)
-QUICK = _Size(rounds=1, document=2600, read=1300, busy_s=2.5, answer=48)
+FULL = Size(rounds=5, document=7800, read=3000, busy_s=5.0, answer=96)
+QUICK = Size(rounds=1, document=2600, read=1300, busy_s=2.5, answer=48)
 
 
 class Busy(NamedTuple):
@@ -112,7 +112,7 @@ async def _first_token(call: Call, text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class Stage:
     """An engine's process part, and those of agents that read ahead and that do not."""
 
     host: Bus
@@ -121,7 +121,7 @@ class _Stage:
 
 
 @asynccontextmanager
-async def _stage() -> AsyncGenerator[_Stage, None]:
+async def staged() -> AsyncGenerator[Stage, None]:
     with tempfile.TemporaryDirectory(prefix="ab-") as folder:
         log, path = Path(folder, "tokens.jsonl"), f"{folder}/bus.sock"
         settings = EngineSettings(threads=1, dtype="bfloat16", token_log=str(log))
@@ -132,7 +132,7 @@ async def _stage() -> AsyncGenerator[_Stage, None]:
             Bus.open(url, settings=BusSettings(prefetch=False)) as not_ahead,
         ):
             await host.serve(MODEL, settings)
-            yield _Stage(host, dict(zip(WAYS, (ahead, not_ahead), strict=True)), log)
+            yield Stage(host, dict(zip(WAYS, (ahead, not_ahead), strict=True)), log)
 
 
 def _document(characters: int, mark: str) -> str:
@@ -154,7 +154,7 @@ def new_tokens(prompts: Sequence[Sequence[int]]) -> int:
     return new
 
 
-async def _eight_agents(stage: _Stage, size: _Size, progress: Progress) -> list[Row]:
+async def eight_agents(stage: Stage, size: Size, progress: Progress) -> list[Row]:
     bus = stage.by_way["ahead"]
     names = [f"member{number}" for number in range(AGENTS)]
     context = bus.context()
@@ -186,7 +186,7 @@ async def _eight_agents(stage: _Stage, size: _Size, progress: Progress) -> list[
     return compare(SUITE.name, "eight_agents", ours, theirs)
 
 
-async def _queued(stage: _Stage, size: _Size, progress: Progress) -> list[Row]:
+async def _queued(stage: Stage, size: Size, progress: Progress) -> list[Row]:
     for bus in stage.by_way.values():
         await bus.spawn(Member, name="reader", model=MODEL)
 
@@ -204,7 +204,7 @@ async def _queued(stage: _Stage, size: _Size, progress: Progress) -> list[Row]:
     return await _in_turn("queued", round_of, size, progress)
 
 
-async def _downstream(stage: _Stage, size: _Size, progress: Progress, *, same: bool) -> list[Row]:
+async def _downstream(stage: Stage, size: Size, progress: Progress, *, same: bool) -> list[Row]:
     case = "downstream_same_engine" if same else "downstream"
     writer, reader = f"{case}_writer", f"{case}_reader"
     await stage.host.spawn(Writer, name=writer, model=SECOND_MODEL)
@@ -225,7 +225,7 @@ async def _downstream(stage: _Stage, size: _Size, progress: Progress, *, same: b
 async def _in_turn(
     case: str,
     round_of: Callable[[str, int], Coroutine[object, object, float]],
-    size: _Size,
+    size: Size,
     progress: Progress,
 ) -> list[Row]:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -240,8 +240,8 @@ async def _in_turn(
 async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
     """Measure all cases on one engine, the downstream ones with a second."""
     size = QUICK if quick else FULL
-    async with _stage() as stage:
-        rows = await _eight_agents(stage, size, progress)
+    async with staged() as stage:
+        rows = await eight_agents(stage, size, progress)
         rows += await _queued(stage, size, progress)
         await stage.host.serve(SECOND_MODEL, EngineSettings(threads=1, dtype="bfloat16"))
         for same in (False, True):
