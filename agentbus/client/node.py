@@ -379,7 +379,7 @@ class Node:
             dropped=metrics.dropped + self.topics.dropped,
             missed_deadlines=self.timer.missed,
             under_way=len(self.timer),
-            engines=engine_reports(mailbox.agent for mailbox in self.hosts.living()),
+            engines=engine_reports([mailbox.agent for mailbox in self.hosts.living()]),
         )
 
     def draining_elsewhere(self, name: str) -> None:
