@@ -16,7 +16,7 @@ from agentbus.client import ModelAgent, model_agent_name
 from agentbus.client.prefetch import settled_text
 from agentbus.context import Context, Prompt
 from agentbus.engine import Usage
-from agentbus.engine.fake import FakeEngine
+from agentbus.engine.fake import FakeEngine, Reply
 from agentbus.errors import ContextTooLong
 from agentbus.telemetry import EngineReport
 
@@ -32,16 +32,18 @@ class HeldEngine(FakeEngine):
     """Prefills once `open`; notes what was begun, and what was cancelled before."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.answers = Reply(text=" Nothing is new.")
+        super().__init__(lambda request: self.answers)
         self.open = anyio.Event()
         self.open.set()
         self.begun = 0
         self.cancelled = 0
-        self.last_read = ""
+        self.written = ""
+        """Text of the turn that is being written, as it was prefilled last."""
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
         self.begun += 1
-        self.last_read = prompt.cue.text or prompt.turns[-1].text
+        self.written = prompt.cue.text
         try:
             await self.open.wait()
         except BaseException:
@@ -148,8 +150,20 @@ async def test_a_model_reads_the_context_of_a_message_that_waits(pair: Pair) -> 
 
 async def test_a_handler_that_reads_at_once_is_quicker(pair: Pair) -> None:
     async with staged(pair) as stage:
-        for _ in range(3):
-            await stage.asker.request("reader", "", context=stage.context())
+        for number in range(3):
+            gate = anyio.Event()
+            stage.engine.answers = Reply(text=" Nothing.", gate=gate)
+            context = stage.context(f"{number} {DOCUMENT}")
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as group:
+
+                    async def ask(context: Context = context) -> None:
+                        await stage.asker.request("reader", "", context=context)
+
+                    group.start_soon(ask)
+                    await until(lambda: stage.engine.stats().running)
+                    await anyio.wait_all_tasks_blocked()
+                    gate.set()
         assert stage.engine.begun == 0
 
 
@@ -243,7 +257,8 @@ async def test_a_model_reads_along_while_another_agent_writes(pair: Pair) -> Non
                 group.start_soon(ask)
                 await until(lambda: stage.report.prefetched_tokens > 450)
                 assert stage.reader.heard[-1] != " The end."
-                assert text.startswith(stage.engine.last_read.strip()[:100])
+                assert len(stage.engine.written) > 800
+                assert text.startswith(stage.engine.written.strip())
                 writer.release.set()
         cost = replies[0].account.model
         assert cost.prefilled_tokens < 60
@@ -267,6 +282,9 @@ async def test_whoever_stops_following_stops_the_prefetch(pair: Pair) -> None:
                 await until(lambda: stage.engine.begun)
                 scope.cancel()
                 await until(lambda: stage.engine.cancelled)
+                await anyio.wait_all_tasks_blocked()
+        # the message's own prefetch was under way; what the model was to read along waited for it
+        assert stage.engine.begun == stage.engine.cancelled == 1
 
 
 WORD = re.compile(r"\s*\S+|\s+")

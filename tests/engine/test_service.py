@@ -8,6 +8,7 @@ from contextlib import aclosing
 import anyio
 import pytest
 
+from agentbus.config import EngineSettings
 from agentbus.context.layout import Prompt, Turn
 from agentbus.engine import EngineService, Finished, GenerateRequest, Piece, Usage
 from agentbus.engine.fake import FakeEngine
@@ -215,6 +216,18 @@ async def test_what_was_prefetched_is_used_and_counted() -> None:
     stats = service.stats()
     assert stats.prefetched_tokens == usage.prefilled_tokens + unused.prefilled_tokens
     assert stats.prefetch_used_tokens == usage.prefilled_tokens
+
+
+async def test_what_was_evicted_before_its_use_does_not_count_as_used() -> None:
+    engine = FakeEngine(settings=EngineSettings(kv_tokens=512))
+    crowd = Crowd(EngineService(engine))
+    await crowd.service.prefetch(shared())
+    await crowd.ask("other", "Something else. " * 200)
+    await crowd.ask("agent-0")
+    assert crowd.usages["agent-0"].reused_tokens < 120
+    stats = crowd.service.stats()
+    assert stats.prefetched_tokens > 300
+    assert stats.prefetch_used_tokens == crowd.usages["agent-0"].reused_tokens
 
 
 async def test_a_prefetch_gives_way_and_goes_on_afterwards() -> None:
