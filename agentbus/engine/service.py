@@ -75,7 +75,7 @@ class EngineService:
         If they fail or are cancelled, the first that waited takes over. `ttft_s` and `queue_s`
         include the wait.
         """
-        chain = chain_of(request.prompt, request.tenant) if request.reuse else ()
+        chain = self._chain(request.prompt, request.tenant) if request.reuse else ()
         begun = perf_counter()
         await self._wait_for_others(chain)
         waited = perf_counter() - begun
@@ -97,7 +97,7 @@ class EngineService:
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
         """As the engine's, in single flight with the other calls."""
-        chain = chain_of(prompt, tenant)
+        chain = self._chain(prompt, tenant)
         await self._wait_for_others(chain)
         flight, computed = self._enter(chain), False
         try:
@@ -112,11 +112,12 @@ class EngineService:
 
         Once another comes, this stops within one step of the engine and goes on afterwards from
         where it was, unless that other needs this one. Returns what was computed; nothing of what
-        is known already, or if too many prefetches wait. Raises as `prefill` does.
+        is known already, if the engine reuses nothing, or if too many prefetches wait. Raises as
+        `prefill` does.
         """
         if self._prefetches >= MOST_PREFETCHES:
             return Usage()
-        chain = chain_of(prompt, tenant)
+        chain = self._chain(prompt, tenant)
         self._prefetches += 1
         try:
             async with self._one_prefetch:
@@ -146,6 +147,10 @@ class EngineService:
         if usage is not None and usage.prefilled_tokens:
             self._note_ahead(prompt, tenant, usage.prefilled_tokens)
         return usage
+
+    def _chain(self, prompt: Prompt | tuple[int, ...], tenant: str) -> Chain:
+        """Return a prompt's chain; none where an engine reuses nothing, so that nobody waits."""
+        return chain_of(prompt, tenant) if self.capabilities.prefix_reuse else ()
 
     async def _wait_for_others(self, chain: Chain) -> None:
         with anyio.move_on_after(LONGEST_WAIT_S):

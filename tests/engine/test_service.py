@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -188,6 +189,21 @@ async def test_nobody_waits_longer_than_the_bound(monkeypatch: pytest.MonkeyPatc
                 engine.permits.release()
     assert len(crowd.usages) == 2
     assert crowd.usages["agent-1"].queue_s >= 0.015
+
+
+async def test_nobody_waits_where_nothing_is_reused() -> None:
+    engine = HeldEngine()
+    engine._capabilities = replace(engine.capabilities, prefix_reuse=False)
+    crowd = Crowd(EngineService(engine))
+    assert await crowd.service.prefetch(shared()) == Usage()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for name in NAMES:
+                group.start_soon(crowd.ask, name)
+            await engine.saw(len(NAMES))
+            for _ in NAMES:
+                engine.permits.release()
+    assert engine.begun == NAMES
 
 
 async def test_others_are_not_held_up() -> None:
