@@ -165,6 +165,8 @@ async def test_a_handler_that_reads_at_once_is_quicker(pair: Pair) -> None:
                     await anyio.wait_all_tasks_blocked()
                     gate.set()
         assert stage.engine.begun == 0
+        model, _ = stage.host.report().agents
+        assert model.replies == 3, "the engine was asked for more than the answers"
 
 
 @pytest.mark.parametrize("why", ["off", "budget", "no context"])
