@@ -128,6 +128,9 @@ class BusSettings:
     connection goes on with it; the shorter time of its two sides holds. 0 gives it up at once."""
     close_timeout: float = 2.0
     """How long handlers may go on when the bus closes."""
+    prefetch: bool = True
+    """Have models read the contexts of messages to agents of this process while these wait, or do
+    something else first. It gives way to all other work of an engine."""
     busy_poll: float = 100e-6
     """How long the loop stays awake for an answer after a message to another process, at most,
     where that makes answers come sooner. 0 lets it sleep at once: less CPU, slower hops."""

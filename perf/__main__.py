@@ -15,7 +15,7 @@ from rich.console import Console
 from .children import ChildFailed
 from .compiled import is_compiled
 from .faults.suite import SUITE as FAULTS
-from .macro import hops, reuse
+from .macro import fanout_context, hops, reuse
 from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
@@ -28,6 +28,7 @@ SUITES: Mapping[str, Suite] = {
     "bus": bus.SUITE,
     "context": context.SUITE,
     "fanout": fanout.SUITE,
+    "fanout_context": fanout_context.SUITE,
     "faults": FAULTS,
     "hops": hops.SUITE,
     "reuse": reuse.SUITE,

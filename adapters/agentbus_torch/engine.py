@@ -131,10 +131,14 @@ class TorchEngine:
         return self._loaded.encoder.encode_as_one(prompt)
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
-        """Compute a prompt's KV ahead of its use, without its cue. Raises as `generate` does."""
+        """Compute a prompt's KV ahead of its use, without its cue if that has no text.
+
+        Raises as `generate` does.
+        """
         request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant)
         usage = Usage()
-        async with aclosing(self._stream(Job(request, with_cue=False))) as results:
+        job = Job(request, with_cue=bool(prompt.cue.text))
+        async with aclosing(self._stream(job)) as results:
             async for result in results:
                 if isinstance(result, Finished):
                     usage = result.usage

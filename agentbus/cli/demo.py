@@ -11,6 +11,7 @@ from rich.text import Text
 from ..demo import (
     DEFAULT_QUESTION,
     AgentbusWay,
+    Comparison,
     LiveView,
     check_comparable,
     compare,
@@ -23,12 +24,22 @@ from ..demo import (
     stage,
     steps,
     to_json,
+    write_page,
 )
 from .runtime import print_json
 
 __all__ = ["run_demo"]
 
 _WAYS = 4
+
+
+def _tell_page(console: Console, comparison: Comparison) -> None:
+    """Write the page with plots and say where it is; the figures stand without it, too."""
+    try:
+        said = f"Page with plots of every hop: {write_page(comparison)}"
+    except OSError as error:
+        said = f"The page with plots could not be written: {error}"
+    console.print(Text(said), soft_wrap=True)
 
 
 async def run_demo(
@@ -63,5 +74,6 @@ async def run_demo(
                 progress=progress,
             )
     show_comparison(console, comparison)
+    _tell_page(console, comparison)
     if json:
         print_json(to_json(comparison))

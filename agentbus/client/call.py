@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -232,7 +232,28 @@ class Call(Requester):
             label=label,
             budget=budget,
         )
-        return self._node.generate(self, request)
+        return self._node.generate(self, self._delivery, request)
+
+    def read_ahead(
+        self,
+        parts: AsyncIterable[T],
+        author: str,
+        *,
+        context: Context | None = None,
+        salt: str = "",
+    ) -> AsyncGenerator[T, None]:
+        """Pass on the parts of an answer as they stream, and have this agent's model read along.
+
+        For a handler that goes on with `call.generate` where another agent's answer ends: what the
+        model will read then, `context` (by default the call's) and behind it `author`'s message, is
+        prefilled while that is still being written, as far as it has come.
+
+        `async with call.stream(…) as parts: async for text in call.read_ahead(parts, "writer"): …`
+        """
+        context = context or self.context or self.empty_context()
+        return self._node.prefetcher.follow(
+            self, self._delivery.origin, parts, author, context, salt
+        )
 
     def empty_context(self) -> Context:
         """Return the context that nothing was said in."""

@@ -15,6 +15,7 @@ from .call import Call
 from .instances import Instances
 from .mailbox import Mailbox
 from .pool import WorkerPool
+from .reading import new_mailbox
 
 if TYPE_CHECKING:
     from .node import Node
@@ -72,7 +73,7 @@ class Hosts:
         """
         self._check_free(name)
         blueprint = self._blueprint(type(agent), model)
-        mailbox = self.agents[name] = Mailbox(agent, blueprint, AgentMetrics())
+        mailbox = self.agents[name] = new_mailbox(agent, blueprint, AgentMetrics())
         return mailbox
 
     def host_each(self, kind: type[Agent], name: str, model: str) -> None:

@@ -20,6 +20,7 @@ from ..telemetry import AgentMetrics, AgentReport
 from .agent import Agent
 from .blueprint import Blueprint
 from .mailbox import Mailbox
+from .reading import new_mailbox
 
 __all__ = ["Instances"]
 
@@ -86,7 +87,7 @@ class Instances:
             logger.exception("an instance of %s could not be made", self.kind.__name__)
             raise HandlerFailed(address, type(error).__name__, text_of(error)) from error
         agent.name = address
-        mailbox = self._living[address] = Mailbox(agent, self._blueprint, self._metrics)
+        mailbox = self._living[address] = new_mailbox(agent, self._blueprint, self._metrics)
         self._pool.run(_Start(self, mailbox, self._stopping.get(address)))
         return mailbox
 

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Prices
-from ..context import find_layout, read_as
+from ..context import Context, Prompt, find_layout, read_as
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
+from ..engine.service import EngineService
 from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
-from ..telemetry import ModelCost
+from ..telemetry import EngineReport, ModelCost
 from .agent import Agent, handler
 
 if TYPE_CHECKING:
     from .call import Call, Generation
     from .node import Node
 
-__all__ = ["Generate", "ModelAgent", "ModelClient", "model_agent_name"]
+__all__ = [
+    "Generate",
+    "ModelAgent",
+    "ModelClient",
+    "Prefetch",
+    "engine_reports",
+    "model_agent_name",
+]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -52,13 +60,25 @@ class Generate(NamedTuple):
     label: str
 
 
+class Prefetch(NamedTuple):
+    """Prefill, without a cue, what the asking agent will read of the context that comes along.
+
+    With an `author`, what it has written of its next message so far is read too.
+    """
+
+    layout: str
+    salt: str
+    author: str
+    text: str
+
+
 class ModelAgent(Agent):
-    """Serves one engine on the bus."""
+    """Serves one engine on the bus, each new prefix computed once (`EngineService`)."""
 
     concurrency = 64
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine = EngineService(engine)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
@@ -66,9 +86,7 @@ class ModelAgent(Agent):
     @handler
     async def generate(self, ask: Generate, call: Call) -> AsyncIterator[str]:
         """Stream the answer's text."""
-        context = call.context
-        if context is None:
-            raise LayoutError("a model reads a context: send one with the request")
+        context = _required(call.context)
         request = GenerateRequest(
             prompt=find_layout(ask.layout).render(context, call.source),
             max_tokens=ask.max_tokens,
@@ -94,6 +112,26 @@ class ModelAgent(Agent):
             raise
         call.remember(context.message(call.source, "".join(text)))
 
+    @handler
+    async def prefetch(self, ahead: Prefetch, call: Call) -> int:
+        """Return how many tokens were computed."""
+        context = _required(call.context)
+        if ahead.author:
+            context = context.message(ahead.author, ahead.text)
+        prompt = find_layout(ahead.layout).render(context, call.source)
+        if ahead.author:
+            *turns, written = prompt.turns
+            prompt = Prompt(tuple(turns), written)
+        usage = await self.engine.prefetch(prompt, tenant=ahead.salt)
+        call.account_for(ModelCost(prefilled_tokens=usage.prefilled_tokens))
+        return usage.prefilled_tokens
+
+
+def _required(context: Context | None) -> Context:
+    if context is None:
+        raise LayoutError("a model reads a context: send one with the request")
+    return context
+
 
 def _cost(usage: Usage, prices: Prices) -> ModelCost:
     return ModelCost(
@@ -109,6 +147,15 @@ def _cost(usage: Usage, prices: Prices) -> ModelCost:
         usage.decode_s,
         usage.ttft_s,
         prices.cost(usage.prefilled_tokens, usage.reused_tokens, usage.decoded_tokens),
+    )
+
+
+def engine_reports(agents: Iterable[Agent]) -> tuple[EngineReport, ...]:
+    """Return what the engines among agents read ahead."""
+    served = [(one.name, one.engine.stats()) for one in agents if isinstance(one, ModelAgent)]
+    return tuple(
+        EngineReport(name, stats.prefetched_tokens, stats.prefetch_used_tokens)
+        for name, stats in served
     )
 
 

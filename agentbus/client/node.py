@@ -42,13 +42,14 @@ from .handoff import Handoff, Released
 from .hosting import Hosts
 from .link_control import LinkControl
 from .membership import Membership
-from .models import ModelClient
+from .models import ModelClient, engine_reports
 from .offer import Offer, refusal
 from .origin import Origin
 from .payload import PayloadType, payload_type
 from .peer import Peer
 from .peers import Peers
 from .pool import WorkerPool
+from .prefetch import Prefetcher
 from .relay import Relay
 from .remote import RemoteReplies
 from .requester import check_seconds
@@ -98,6 +99,7 @@ class Node:
         )
         self.membership = Membership(self)
         self.models = ModelClient(self)
+        self.prefetcher = Prefetcher(self)
         self.peer_watchers: list[Callable[[str], object]] = []
         self.topics = Topics(self.routes, self.types, self.metrics, self.loop, settings)
         self.direct_topics = DirectTopics(self)
@@ -204,8 +206,11 @@ class Node:
             with contextlib.suppress(Closed):
                 await peer.link.drain()
 
-    def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
+    def generate(
+        self, call: Call, delivery: Delivery, request: Generation
+    ) -> AsyncGenerator[str, None]:
         """Run a model on a call's context."""
+        self.prefetcher.reading(call.agent, delivery, request.salt)
         return self.models.generate(call, request)
 
     async def hand_over(
@@ -374,6 +379,7 @@ class Node:
             dropped=metrics.dropped + self.topics.dropped,
             missed_deadlines=self.timer.missed,
             under_way=len(self.timer),
+            engines=engine_reports([mailbox.agent for mailbox in self.hosts.living()]),
         )
 
     def draining_elsewhere(self, name: str) -> None:

@@ -6,6 +6,7 @@ from .account import Account, HopAccount, LogEntry, UnequalWork
 from .compare import check_comparable, compare
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
 from .live import AgentbusWay, Stage, engine_settings, hold, stage
+from .page import write_page
 from .roles import (
     DEFAULT_QUESTION,
     ROLES,
@@ -62,4 +63,5 @@ __all__ = [
     "stage",
     "steps",
     "to_json",
+    "write_page",
 ]

@@ -11,11 +11,13 @@ from .base import (
     within_budget,
 )
 from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
+from .service import EngineService
 
 __all__ = [
     "Capabilities",
     "Engine",
     "EngineFactory",
+    "EngineService",
     "EngineStats",
     "Finished",
     "GenerateRequest",

@@ -106,6 +106,10 @@ class EngineStats:
     waiting: int
     running: int
     finished: int
+    prefetched_tokens: int = 0
+    """Prompt tokens computed ahead of a call; see `EngineService.prefetch`."""
+    prefetch_used_tokens: int = 0
+    """Those of them that a call has reused since."""
 
 
 class Engine(Protocol):
@@ -120,7 +124,7 @@ class Engine(Protocol):
         """Stream the answer to one prompt: pieces, then one `Finished`.
 
         Closing the generator cancels the call and frees its blocks. What was computed stays
-        reusable for later prompts.
+        reusable for later prompts; a prompt is, for those that come once its first piece has.
 
         Raises:
             ContextTooLong: prompt and `max_tokens` do not fit the window.
@@ -135,7 +139,11 @@ class Engine(Protocol):
         ...
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
-        """Compute a prompt's KV ahead of its use, without its cue."""
+        """Compute a prompt's KV ahead of its use, without its cue.
+
+        A cue that has text is computed too: it is a turn that is still being written, and more of
+        it will come.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -118,11 +118,14 @@ class FakeEngine:
         request = within_budget(request, len(prompt), self._capabilities.prices)
         answer = self._answer(request, reply)
         lease = self._begin(request, prompt, len(request.forced) or request.max_tokens)
+        reused = lease.reused
         said: list[int] = []
         self._running += 1
         try:
             for token in answer:
                 await self._pause(reply, len(said))
+                if not said:
+                    lease = self._share_prompt(request, prompt, lease)
                 self._index.extend(lease, len(prompt) + len(said) + 1)
                 said.append(token)
                 yield Piece(self._words.decode(token), (token,))
@@ -133,7 +136,7 @@ class FakeEngine:
             self._running -= 1
             # as in a model: the last token's KV has not been computed yet
             self._index.commit(lease, [*prompt, *said[:-1]])
-        yield self._finish(request, prompt, said, lease.reused)
+        yield self._finish(request, prompt, said, reused)
 
     def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt's words as ids."""
@@ -142,7 +145,9 @@ class FakeEngine:
     async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
         """Count a prompt as computed, without its cue."""
         self._require_open()
-        tokens = [token for turn in prompt.turns for token in self._turn(turn)]
+        tokens = self._prompt_ids(prompt)
+        if not prompt.cue.text:
+            del tokens[-len(self._open_turn(prompt.cue)) :]
         lease = self._begin(GenerateRequest(prompt=prompt, tenant=tenant), tokens, 0)
         self._index.commit(lease, tokens)
         request = GenerateRequest(prompt=prompt, tenant=tenant)
@@ -181,7 +186,7 @@ class FakeEngine:
         if not isinstance(prompt, Prompt):
             return list(prompt)
         turns = [token for turn in prompt.turns for token in self._turn(turn)]
-        return turns + self._open_turn(prompt.cue)
+        return turns + self._open_turn(prompt.cue) + self._words.encode(prompt.cue.text)
 
     def _answer(self, request: GenerateRequest, reply: Reply) -> Iterable[int]:
         if request.forced:
@@ -199,6 +204,13 @@ class FakeEngine:
         if not prompt:
             raise MisuseError("a prompt is one or more token ids")
         return self._index.begin(request.tenant.encode(), prompt, reuse=request.reuse)
+
+    def _share_prompt(self, request: GenerateRequest, prompt: list[int], lease: Lease) -> Lease:
+        """Let others reuse a prompt whose answer has begun; returns the lease to go on with."""
+        if not request.reuse or not self._index.stats().free:
+            return lease  # there would be no room for the copy of a block that is shared in part
+        self._index.commit(lease, prompt)
+        return self._index.begin(request.tenant.encode(), prompt)
 
     async def _pause(self, reply: Reply, said: int) -> None:
         """Yield to others; stop at the script's gate until it opens or the engine closes."""

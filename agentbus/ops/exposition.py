@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ..telemetry import AgentReport, BusReport, Distribution, upper_bound
+from ..telemetry import AgentReport, BusReport, Distribution, EngineReport, upper_bound
 
 __all__ = ["exposition"]
 
@@ -34,6 +34,7 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         report = self._report
         yield from _of_agents(report.agents)
+        yield from _of_engines(report.engines)
         yield from _of_links(report)
         yield _counter("sent_requests", "Requests made by this process.", report.sent)
         failed = CounterMetricFamily(
@@ -84,6 +85,21 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
             tokens.add_metric([agent.name, "prefilled"], agent.prefilled_tokens)
             tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
     yield from (requests, waiting, queue, handle, tokens, ttft)
+
+
+def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:
+    computed = CounterMetricFamily(
+        "agentbus_prefetched_tokens", "Tokens that an engine read ahead.", labels=["agent"]
+    )
+    used = CounterMetricFamily(
+        "agentbus_prefetch_used_tokens",
+        "Tokens that an engine read ahead and a call has reused.",
+        labels=["agent"],
+    )
+    for engine in engines:
+        computed.add_metric([engine.name], engine.prefetched_tokens)
+        used.add_metric([engine.name], engine.used_tokens)
+    yield from (computed, used)
 
 
 def _histogram(name: str, text: str) -> HistogramMetricFamily:

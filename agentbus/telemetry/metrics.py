@@ -23,6 +23,7 @@ __all__ = [
     "AgentReport",
     "BusReport",
     "Distribution",
+    "EngineReport",
     "Histogram",
     "LinkReport",
     "Metrics",
@@ -257,6 +258,17 @@ class AgentReport:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What an engine read ahead of calls since it was started, in tokens."""
+
+    name: str
+    """Of the agent that serves it."""
+    prefetched_tokens: int
+    used_tokens: int
+    """Those of them that a call has reused since; the others were computed for nothing so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkReport:
     """One open link, since it was opened. Bytes include framing."""
 
@@ -281,3 +293,4 @@ class BusReport:
     """Deadlines that passed here, of requests made here and of requests handled for others."""
     under_way: int
     """Requests that have not ended: made here, or handled for other processes."""
+    engines: tuple[EngineReport, ...] = ()

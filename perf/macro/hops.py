@@ -6,6 +6,7 @@ that the work is equal is `agentbus.demo`'s business.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from agentbus.demo import (
@@ -19,6 +20,7 @@ from agentbus.demo import (
     hold,
     load_default_document,
     stage,
+    write_page,
 )
 
 from ..peers import Peer
@@ -60,6 +62,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
     async with stage(MODEL, settings) as team:
         ours = AgentbusWay(team, said)
         compared = await compare(said, ours, model_spec=MODEL, settings=settings, progress=tell)
+    print(f"Page with plots of every hop: {write_page(compared)}", file=sys.stderr)
     figures = {
         way.name: {metric: figure(way) for metric, figure in FIGURES.items()}
         for way in compared.ways

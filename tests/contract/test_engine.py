@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentbus.config import EngineSettings
-from agentbus.engine import Engine, open_engine
+from agentbus.engine import Engine, EngineService, open_engine
 from agentbus.testing import ScriptedEngine
 from agentbus.testing.contracts.engine import EngineContract
 from tests.torch.tiny import TinyModel
@@ -35,3 +35,13 @@ class TestTorch(EngineContract):
 
     async def open(self, settings: EngineSettings) -> Engine:
         return await open_engine(f"torch:{self.folder}", settings)
+
+
+class TestServiceOfFake(EngineContract):
+    async def open(self, settings: EngineSettings) -> Engine:
+        return EngineService(await open_engine("fake:", settings))
+
+
+class TestServiceOfTorch(TestTorch):
+    async def open(self, settings: EngineSettings) -> Engine:
+        return EngineService(await super().open(settings))

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentbus.ops import exposition
-from agentbus.telemetry import AgentMetrics, BusReport, LinkReport, ModelCost
+from agentbus.telemetry import AgentMetrics, BusReport, EngineReport, LinkReport, ModelCost
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -39,6 +39,7 @@ def test_prometheus_reads_what_was_counted() -> None:
         dropped=1,
         missed_deadlines=5,
         under_way=2,
+        engines=(EngineReport("$model.m", 40, 30),),
     )
     found = parsed(report)
     agent = {"agent": 'odd"name\\'}
@@ -65,6 +66,8 @@ def test_prometheus_reads_what_was_counted() -> None:
         key("published_messages_total", {}): 3,
         key("dropped_messages_total", {}): 1,
         key("missed_deadlines_total", {}): 5,
+        key("prefetched_tokens_total", {"agent": "$model.m"}): 40,
+        key("prefetch_used_tokens_total", {"agent": "$model.m"}): 30,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import anyio
 from pydantic import BaseModel
@@ -125,6 +126,19 @@ class Speaker(Agent):
     @handler
     async def speak(self, text: str, call: Call) -> str:
         return await call.generate(text, max_tokens=16)
+
+
+class Teller(Agent):
+    """You tell stories through a model."""
+
+    concurrency = 8
+
+    @handler
+    async def tell(self, tokens: int, call: Call) -> AsyncIterator[str]:
+        story = call.generate_stream("Tell.", max_tokens=tokens, ignore_end=True)
+        async with aclosing(story) as parts:
+            async for part in parts:
+                yield part
 
 
 class Needy(Agent):

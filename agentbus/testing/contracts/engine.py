@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -126,6 +127,26 @@ class EngineContract:
         )
         assert ahead.prefilled_tokens == ahead.prompt_tokens > 0
         assert finished.usage.reused_tokens == ahead.prompt_tokens
+
+    async def test_prefill_goes_into_a_turn_that_is_being_written(self, engine: Engine) -> None:
+        said = prompt("Tides rise and fall.").turns
+        begun = Turn("assistant", " The moon pulls at", "writer")
+        whole = Turn("assistant", f"{begun.text} the sea twice a day.", "writer")
+        ahead = await engine.prefill(Prompt(said, begun))
+        _, finished = await answer(
+            engine, GenerateRequest(prompt=Prompt((*said, whole), _CUE), max_tokens=1)
+        )
+        assert finished.usage.reused_tokens == ahead.prompt_tokens
+        assert ahead.prompt_tokens > len(engine.tokenize(Prompt(said, _CUE)))
+
+    async def test_a_prompt_is_shared_once_its_first_piece_came(self, engine: Engine) -> None:
+        request = GenerateRequest(
+            prompt=prompt("Tides rise and fall."), max_tokens=50, ignore_end=True
+        )
+        async with aclosing(engine.generate(request)) as first:
+            await anext(first)
+            _, finished = await answer(engine, replace(request, max_tokens=1))
+        assert finished.usage.prefilled_tokens == 1
 
     async def test_forced_tokens_are_decoded(self, engine: Engine) -> None:
         forced = engine.tokenize(prompt("abc"))[-4:]

@@ -1,0 +1,239 @@
+"""Prefill ahead of need: a model begins to read what an agent will ask it to read.
+
+The process of the agent knows the agent's model, role and layout, so it is the one that asks the
+engine, as soon as a message with a context is in the mailbox: while it waits behind others, and
+while its handler does something else first. A handler that calls its model at once is quicker, and
+nothing is sent. The engine serves this last, and counts what was used of it (`EngineService`).
+
+Whether an agent's model will read, and under which salt, is what its last message shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import anyio
+
+from ..context import Context, read_as
+from ..errors import AgentbusError
+from ..telemetry import NO_TRACE
+from .delivery import Delivery
+from .models import Prefetch, model_agent_name
+from .origin import Origin
+
+if TYPE_CHECKING:
+    from .call import Call
+    from .mailbox import Mailbox
+    from .node import Node
+
+__all__ = ["Prefetcher", "settled_text"]
+
+logger = logging.getLogger("agentbus")
+
+T = TypeVar("T")
+
+_EXPECTED = 64
+"""Messages of this process that are prefetched for at once; for more nothing is."""
+_HABITS = 4096
+"""Agents whose last message is remembered."""
+_LOOK_S = 0.05
+"""Seconds between two looks whether the message has ended meanwhile."""
+_HELD_WORDS = 2
+"""The last words of a text that is being written, which its next piece may change."""
+_STEP_CHARACTERS = 200
+"""A text that is being written is prefetched whenever so much has been added, about 50 tokens."""
+
+
+class _Reader(NamedTuple):
+    """Whose model reads, and on whose behalf it is asked."""
+
+    agent: str
+    model: str
+    role: str
+    origin: Origin
+
+
+class Prefetcher:
+    """Prefetches for the agents of one process."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._expected: dict[Delivery, _Ahead] = {}
+        self._salts: OrderedDict[str, str | None] = OrderedDict()
+        """By agent: with which salt its last message was read; None if it was not."""
+
+    def expect(self, mailbox: Mailbox, delivery: Delivery) -> None:
+        """A message with a context is in an agent's mailbox."""
+        salt = self._salts.get(mailbox.name, "")
+        if salt is None or delivery.origin.ledger is not None or not self._has_room():
+            return  # a request with a budget spends nothing that its handler does not
+        reader = _Reader(mailbox.name, mailbox.model, mailbox.role, delivery.origin)
+        ahead = self._expected[delivery] = _Ahead(self, reader, delivery, salt)
+        # In the loop's next turn, and behind what it does then, so that the handler is first.
+        self._node.loop.call_soon(self._node.pool.run, ahead)
+
+    def reading(self, agent: str, delivery: Delivery, salt: str) -> None:
+        """An agent's handler calls its model."""
+        self._learn(agent, salt)
+        ahead = self._expected.pop(delivery, None)
+        if ahead is not None:
+            ahead.needless = True
+
+    def answered(self, agent: str, delivery: Delivery) -> None:
+        """An agent's handler has ended with a reply."""
+        ahead = self._expected.pop(delivery, None)
+        if ahead is not None:
+            ahead.needless = True
+            self._learn(agent, None)
+
+    async def ask(
+        self, reader: _Reader, context: Context, salt: str, author: str = "", text: str = ""
+    ) -> None:
+        """Have a reader's engine prefill a context, and behind it a message's text so far.
+
+        Raises:
+            AgentbusError: it cannot, or there is no engine.
+        """
+        node, origin = self._node, reader.origin
+        reading = read_as(reader.agent, reader.role, context, node.settings.layout)
+        read, layout = reading.context, reading.layout
+        # Without trace and budget: this is the bus's own affair.
+        own = Origin(reader.agent, origin.deadline_at, origin.hops_left - 1, NO_TRACE)
+        target = model_agent_name(reader.model)
+        pending = node.pending(target, read, int, stream=False)
+        payload = Prefetch(layout, salt, author, text)
+        if not node.send_nowait(pending, payload, own):
+            await node.send(pending, payload, own)
+        await pending.wait()
+
+    async def follow(
+        self,
+        call: Call,
+        origin: Origin,
+        parts: AsyncIterable[T],
+        author: str,
+        context: Context,
+        salt: str,
+    ) -> AsyncGenerator[T, None]:
+        """Pass parts on; meanwhile have the call's engine read `context` and what has come."""
+        reader = _Reader(call.agent, call.model, call.role, origin)
+        follower = _Follower(self, reader, context, author, salt)
+        try:
+            if call.model and self._node.settings.prefetch:
+                self._node.pool.run(follower)
+            async for part in parts:
+                if isinstance(part, str):
+                    follower.add(part)
+                yield part
+        finally:
+            follower.stop()
+
+    def _learn(self, agent: str, salt: str | None) -> None:
+        self._salts[agent] = salt
+        self._salts.move_to_end(agent)
+        if len(self._salts) > _HABITS:
+            self._salts.popitem(last=False)
+
+    def _has_room(self) -> bool:
+        if len(self._expected) >= _EXPECTED:
+            for delivery in [found for found in self._expected if found.done]:
+                del self._expected[delivery]
+        return len(self._expected) < _EXPECTED
+
+
+class _Ahead:
+    """The prefetch for one message. Implements `Workload`."""
+
+    def __init__(
+        self, prefetcher: Prefetcher, reader: _Reader, delivery: Delivery, salt: str
+    ) -> None:
+        self._prefetcher = prefetcher
+        self._reader = reader
+        self._delivery = delivery
+        self._salt = salt
+        self.needless = False
+        """The handler reads by itself, or has answered without. What has begun goes on: the
+        handler's call waits for it."""
+
+    async def drain(self, task: asyncio.Task[object]) -> None:
+        """Prefetch, until that is done or the message has ended."""
+        context = self._delivery.context
+        if self.needless or self._delivery.done or context is None:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch, group.cancel_scope)
+            try:
+                await self._prefetcher.ask(self._reader, context, self._salt)
+            except AgentbusError as error:
+                logger.debug("nothing was prefetched for %r: %s", self._reader.agent, error)
+            group.cancel_scope.cancel()
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        # An event would cost each message that ends a look at it.
+        while not self._delivery.done:  # noqa: ASYNC110
+            await anyio.sleep(_LOOK_S)
+        scope.cancel()
+
+
+class _Follower:
+    """The prefetches for a text that is being written, one after another. Implements `Workload`."""
+
+    def __init__(
+        self, prefetcher: Prefetcher, reader: _Reader, context: Context, author: str, salt: str
+    ) -> None:
+        self._prefetcher = prefetcher
+        self._reader = reader
+        self._context = context
+        self._author = author
+        self._salt = salt
+        self._parts: list[str] = []
+        self._added = 0
+        """Characters since the last prefetch began."""
+        self._more = asyncio.Event()
+        self._scope = anyio.CancelScope()
+
+    def add(self, text: str) -> None:
+        """Take text as it comes."""
+        self._parts.append(text)
+        self._added += len(text)
+        if self._added >= _STEP_CHARACTERS:
+            self._more.set()
+
+    def stop(self) -> None:
+        """Prefetch no more: who reads it comes now."""
+        self._scope.cancel()
+
+    async def drain(self, task: asyncio.Task[object]) -> None:
+        """Prefetch what is there, then what has been added, until stopped."""
+        with self._scope:
+            try:
+                await self._prefetcher.ask(self._reader, self._context, self._salt)
+                while True:
+                    await self._more.wait()
+                    self._more.clear()
+                    self._added = 0
+                    text = settled_text("".join(self._parts))
+                    if text:
+                        await self._prefetcher.ask(
+                            self._reader, self._context, self._salt, self._author, text
+                        )
+            except AgentbusError as error:
+                logger.debug("nothing more is prefetched for %r: %s", self._reader.agent, error)
+
+
+def settled_text(text: str) -> str:
+    """Return a text that is being written without its last words.
+
+    A tokenizer cuts a text before the blanks between words, and what stands before a whole word
+    with a blank behind it stays as it is cut. Where a tokenizer does otherwise, the tokens at the
+    end are computed again, and nothing is wrong.
+    """
+    for _ in range(_HELD_WORDS):
+        text = text.rstrip()
+        end = max((text.rfind(blank) for blank in " \n\t"), default=-1)
+        text = text[: max(end, 0)]
+    return text.rstrip()

@@ -1,0 +1,39 @@
+"""The mailbox of an agent with a model, which has its contexts read ahead.
+
+It is another kind of mailbox so that messages to other agents pay nothing for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..telemetry import AgentMetrics
+from .agent import Agent
+from .blueprint import Blueprint
+from .call import Call
+from .delivery import Delivery
+from .mailbox import Mailbox
+
+__all__ = ["ReadingMailbox", "new_mailbox"]
+
+
+class ReadingMailbox(Mailbox):
+    """A mailbox that tells the prefetcher of contexts that come, and of answers."""
+
+    __slots__ = ()
+
+    def _put(self, delivery: Delivery) -> None:
+        super()._put(delivery)
+        if delivery.context is not None:
+            self._blueprint.node.prefetcher.expect(self, delivery)
+
+    def _answer(self, delivery: Delivery, value: Any, call: Call, started: float) -> None:
+        super()._answer(delivery, value, call, started)
+        if delivery.context is not None:
+            self._blueprint.node.prefetcher.answered(self.name, delivery)
+
+
+def new_mailbox(agent: Agent, blueprint: Blueprint, metrics: AgentMetrics) -> Mailbox:
+    """Return a mailbox of the kind that an agent needs."""
+    kind = ReadingMailbox if blueprint.model and blueprint.node.settings.prefetch else Mailbox
+    return kind(agent, blueprint, metrics)

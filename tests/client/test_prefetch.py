@@ -1,0 +1,306 @@
+"""Models read the contexts of messages that wait, and along with answers that are being written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentbus import Agent, Budget, Bus, BusSettings, Call, handler
+from agentbus.client import ModelAgent, model_agent_name
+from agentbus.client.prefetch import settled_text
+from agentbus.context import Context, Prompt
+from agentbus.engine import Usage
+from agentbus.engine.fake import FakeEngine, Reply
+from agentbus.errors import ContextTooLong
+from agentbus.telemetry import EngineReport
+
+from .conftest import Pair, until
+
+pytestmark = pytest.mark.anyio
+
+MODEL = "held"
+DOCUMENT = "The tide rises and falls twice a day. " * 40
+
+
+class HeldEngine(FakeEngine):
+    """Prefills once `open`; notes what was begun, and what was cancelled before."""
+
+    def __init__(self) -> None:
+        self.answers = Reply(text=" Nothing is new.")
+        super().__init__(lambda request: self.answers)
+        self.open = anyio.Event()
+        self.open.set()
+        self.begun = 0
+        self.cancelled = 0
+        self.written = ""
+        """Text of the turn that is being written, as it was prefilled last."""
+
+    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+        self.begun += 1
+        self.written = prompt.cue.text
+        try:
+            await self.open.wait()
+        except BaseException:
+            self.cancelled += 1
+            raise
+        return await super().prefill(prompt, tenant=tenant)
+
+
+class Reader(Agent):
+    """You read."""
+
+    def __init__(self) -> None:
+        self.held = anyio.Event()
+        self.release = anyio.Event()
+        self.heard: list[str] = []
+
+    @handler
+    async def hold(self, hold: int, call: Call) -> str:
+        self.held.set()
+        await self.release.wait()
+        return ""
+
+    @handler
+    async def read(self, salt: str, call: Call) -> str:
+        return await call.generate("What is new?", max_tokens=4, salt=salt)
+
+    @handler
+    async def ignore(self, nothing: bool, call: Call) -> str:
+        return ""
+
+    @handler
+    async def follow(self, writer: tuple[str, str], call: Call) -> str:
+        name, payload = writer
+        async with call.stream(name, payload) as parts:
+            async for part in call.read_ahead(parts, name):
+                self.heard.append(part)
+        context = call.context or call.empty_context()
+        call.context = context.message(name, "".join(self.heard))
+        return await call.generate(max_tokens=4)
+
+
+class Writer(Agent):
+    def __init__(self) -> None:
+        self.release = anyio.Event()
+
+    @handler
+    async def write(self, text: str, call: Call) -> AsyncIterator[str]:
+        for word in text.split(" "):
+            yield f" {word}"
+        await self.release.wait()
+        yield " The end."
+
+
+class Stage:
+    def __init__(self, host: Bus, asker: Bus, engine: HeldEngine) -> None:
+        self.host, self.asker, self.engine = host, asker, engine
+        self.reader = Reader()
+
+    @property
+    def report(self) -> EngineReport:
+        (report,) = self.host.report().engines
+        return report
+
+    def context(self, document: str = DOCUMENT) -> Context:
+        return self.asker.context().document(document)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[anyio.abc.TaskGroup]:
+        """Keep the reader busy; it is free again at the end of the block."""
+        self.reader.held, self.reader.release = anyio.Event(), anyio.Event()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.asker.request, "reader", 1)
+                await self.reader.held.wait()
+                yield group
+                self.reader.release.set()
+
+
+@asynccontextmanager
+async def staged(pair: Pair, settings: BusSettings | None = None) -> AsyncIterator[Stage]:
+    engine = HeldEngine()
+    async with pair.open(settings) as (host, asker):
+        await host.spawn(ModelAgent(engine), name=model_agent_name(MODEL))
+        stage = Stage(host, asker, engine)
+        await host.spawn(stage.reader, name="reader", model=MODEL)
+        yield stage
+
+
+async def test_a_model_reads_the_context_of_a_message_that_waits(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        replies = []
+
+        async def ask() -> None:
+            replies.append(await stage.asker.call("reader", "", context=stage.context()))
+
+        async with stage.held() as group:
+            group.start_soon(ask)
+            await until(lambda: stage.report.prefetched_tokens)
+        cost = replies[0].account.model
+        assert stage.report.prefetched_tokens > 300 and cost.reused_tokens > 300
+        assert cost.prefilled_tokens < 20
+        assert stage.report.used_tokens == stage.report.prefetched_tokens
+
+
+async def test_a_handler_that_reads_at_once_is_quicker(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        for number in range(3):
+            gate = anyio.Event()
+            stage.engine.answers = Reply(text=" Nothing.", gate=gate)
+            context = stage.context(f"{number} {DOCUMENT}")
+            with anyio.fail_after(10):
+                async with anyio.create_task_group() as group:
+
+                    async def ask(context: Context = context) -> None:
+                        await stage.asker.request("reader", "", context=context)
+
+                    group.start_soon(ask)
+                    await until(lambda: stage.engine.stats().running)
+                    await anyio.wait_all_tasks_blocked()
+                    gate.set()
+        assert stage.engine.begun == 0
+        model, _ = stage.host.report().agents
+        assert model.replies == 3, "the engine was asked for more than the answers"
+
+
+@pytest.mark.parametrize("why", ["off", "budget", "no context"])
+async def test_nothing_is_prefetched(pair: Pair, why: str) -> None:
+    async with staged(pair, BusSettings(prefetch=why != "off")) as stage:
+        budget = Budget(tokens=10_000) if why == "budget" else None
+        context = None if why == "no context" else stage.context()
+
+        async def ask() -> None:
+            await stage.asker.request("reader", "", context=context, budget=budget)
+
+        async with stage.held() as group:
+            group.start_soon(ask)
+            await until(lambda: stage.host.report().agents[1].waiting)
+            await anyio.wait_all_tasks_blocked()
+        assert stage.engine.begun == 0
+
+
+async def test_the_last_message_shows_whether_the_next_will_be_read_and_how(pair: Pair) -> None:
+    async with staged(pair) as stage:
+
+        async def ask(payload: object, document: str) -> None:
+            await stage.asker.request("reader", payload, context=stage.context(document))
+
+        async with stage.held() as group:
+            group.start_soon(ask, True, DOCUMENT)
+            await until(lambda: stage.report.prefetched_tokens)
+        async with stage.held() as group:
+            group.start_soon(ask, "salted", f"Second. {DOCUMENT}")
+            await until(lambda: stage.host.report().agents[1].waiting)
+            await anyio.wait_all_tasks_blocked()
+        assert stage.engine.begun == 1 and stage.report.used_tokens == 0
+        async with stage.held() as group:
+            group.start_soon(ask, "salted", f"Third. {DOCUMENT}")
+            await until(lambda: stage.engine.begun == 2)
+            await until(lambda: stage.report.prefetched_tokens > 600)
+        assert stage.report.used_tokens > 300
+
+
+async def test_a_prefetch_ends_with_its_message(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        stage.engine.open = anyio.Event()
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            with scope:
+                await stage.asker.request("reader", "", context=stage.context())
+
+        async with stage.held() as group:
+            group.start_soon(ask)
+            await until(lambda: stage.engine.begun)
+            scope.cancel()
+            await until(lambda: stage.engine.cancelled)
+        assert stage.engine.stats().locked_blocks == 0
+
+
+async def test_an_engine_that_cannot_prefetch_harms_nobody(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        long = "word " * 9000
+        errors: list[ContextTooLong] = []
+
+        async def ask() -> None:
+            try:
+                await stage.asker.request("reader", "", context=stage.context(long))
+            except ContextTooLong as error:
+                errors.append(error)
+
+        async with stage.held() as group:
+            group.start_soon(ask)
+            await until(lambda: stage.engine.begun)
+        assert len(errors) == 1
+        assert await stage.asker.request("reader", "", context=stage.context())
+
+
+async def test_a_model_reads_along_while_another_agent_writes(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        writer = Writer()
+        await stage.host.spawn(writer, name="writer")
+        text = "The moon pulls at the sea and the sea follows. " * 20
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                replies = []
+
+                async def ask() -> None:
+                    payload = ("writer", text)
+                    replies.append(
+                        await stage.asker.call("reader", payload, context=stage.context())
+                    )
+
+                group.start_soon(ask)
+                await until(lambda: stage.report.prefetched_tokens > 450)
+                assert stage.reader.heard[-1] != " The end."
+                assert len(stage.engine.written) > 800
+                assert text.startswith(stage.engine.written.strip())
+                writer.release.set()
+        cost = replies[0].account.model
+        assert cost.prefilled_tokens < 60
+        assert cost.reused_tokens > 450
+
+
+async def test_whoever_stops_following_stops_the_prefetch(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        stage.engine.open = anyio.Event()
+        await stage.host.spawn(Writer(), name="writer")
+        scope = anyio.CancelScope()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+
+                async def ask() -> None:
+                    with scope:
+                        payload = ("writer", DOCUMENT)
+                        await stage.asker.request("reader", payload, context=stage.context())
+
+                group.start_soon(ask)
+                await until(lambda: stage.engine.begun)
+                scope.cancel()
+                await until(lambda: stage.engine.cancelled)
+                await anyio.wait_all_tasks_blocked()
+        # the message's own prefetch was under way; what the model was to read along waited for it
+        assert stage.engine.begun == stage.engine.cancelled == 1
+
+
+WORD = re.compile(r"\s*\S+|\s+")
+
+
+@given(st.lists(st.text("ab \n", max_size=9), max_size=9), st.text("ab \n", max_size=9))
+def test_what_is_settled_is_cut_as_in_the_whole_text(parts: list[str], rest: str) -> None:
+    text = "".join(parts)
+    settled = WORD.findall(settled_text(text))
+    assert WORD.findall(text + rest)[: len(settled)] == settled
+    assert text.startswith(settled_text(text))
+
+
+def test_settled_text_keeps_all_but_the_last_words() -> None:
+    assert settled_text("one two three four") == "one two"
+    assert settled_text("one two three four ") == "one two"
+    assert settled_text("one") == ""
