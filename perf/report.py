@@ -33,6 +33,8 @@ UNITS: Mapping[str, bool] = {
     "bytes": False,
     "mib": False,
     "tokens": False,
+    "percent": False,
+    "score": False,
     "dropped": False,
     "req_s": True,
     "tok_s": True,

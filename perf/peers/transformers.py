@@ -1,0 +1,103 @@
+"""transformers' `generate` on the CPU, in the asking process.
+
+bfloat16, `sdpa`, inference mode, greedy. The cache of the last prompt of its own is kept, cut back
+to what the next prompt of the same salt has in common with it, and passed on, as the library's
+guide on caches describes. A batch runs as one `generate` of prompts of equal length, which needs no
+padding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from ..macro.engine_asks import Answer, Asked, Ids
+
+__all__ = ["contend"]
+
+
+class _Clock(BaseStreamer):  # type: ignore[misc]
+    """Notes when tokens come; `generate` hands it the prompt first."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+
+    def put(self, value: object) -> None:
+        self.moments.append(perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+class Generator:
+    """One model."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, attn_implementation="sdpa"
+        ).eval()
+        self._cache: Any = None
+        self._cached: Ids = ()
+        self._salt = ""
+
+    async def answer(
+        self, prompts: Sequence[Asked], max_tokens: int, salt: str
+    ) -> Sequence[Answer]:
+        """Generate for all prompts as one batch, off the event loop."""
+        return await asyncio.to_thread(self._answer, [p.ids for p in prompts], max_tokens, salt)
+
+    def _answer(self, prompts: Sequence[Ids], max_tokens: int, salt: str) -> Sequence[Answer]:
+        clock, asked = _Clock(), perf_counter()
+        reused = self._cut_back(prompts, salt)
+        rows = torch.tensor(prompts)
+        config = GenerationConfig(
+            max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        with torch.inference_mode():
+            found = self._model.generate(
+                rows,
+                attention_mask=torch.ones_like(rows),
+                generation_config=config,
+                past_key_values=self._cache,
+                streamer=clock,
+            )
+        answer = Answer(
+            asked=asked,
+            first=clock.moments[1],
+            last=clock.moments[-1],
+            tokens=found.shape[1] - rows.shape[1],
+            reused=reused,
+        )
+        if len(prompts) == 1:
+            self._cached, self._salt = tuple(found[0, :-1].tolist()), salt
+        else:
+            self._salt = ""
+        return [answer] * len(prompts)
+
+    def _cut_back(self, prompts: Sequence[Ids], salt: str) -> int:
+        """Keep of the cache what the prompt has in common with it, but for its last token."""
+        kept = 0
+        if len(prompts) == 1 and salt == self._salt:
+            pairs = zip(prompts[0][:-1], self._cached, strict=False)
+            kept = next((n for n, (a, b) in enumerate(pairs) if a != b), -1)
+            kept = min(len(prompts[0]) - 1, len(self._cached)) if kept < 0 else kept
+        if kept:
+            self._cache.crop(kept)
+        else:
+            self._cache = DynamicCache(config=self._model.config)
+        return kept
+
+
+@asynccontextmanager
+async def contend(folder: Path, threads: int) -> AsyncGenerator[Generator, None]:
+    """Load the model in this process."""
+    torch.set_num_threads(threads)
+    yield await asyncio.to_thread(Generator, folder)
