@@ -75,15 +75,17 @@ class Reference:
     def __init__(self, folder: Path, *, dtype: torch.dtype, never: Collection[int]) -> None:
         """Load it; tokens in `never` cannot be chosen, as the engine cannot choose ends."""
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        disable_progress_bar()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self._never = torch.tensor(sorted(never), dtype=torch.int64)
 
     def scores(self, exchange: Exchange) -> Tensor:
         """Return the scores [answer, vocabulary] that each token was chosen from, in float32."""
         ids = torch.tensor([exchange.prompt + exchange.answer[:-1]])
         with torch.inference_mode():
-            found = self._model(ids, logits_to_keep=len(exchange.answer)).logits[0].float()
+            found: Tensor = self._model(ids, logits_to_keep=len(exchange.answer)).logits[0].float()
         return found.index_fill(1, self._never, -torch.inf)
 
 

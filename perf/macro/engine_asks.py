@@ -7,9 +7,10 @@ one token each, so that a length in tokens is a number of words.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from agentbus.context import TenantKey, role_first
@@ -31,6 +32,8 @@ __all__ = [
     "Writer",
     "WrongAnswer",
     "measure",
+    "order",
+    "read_order",
 ]
 
 Ids = tuple[int, ...]
@@ -101,6 +104,17 @@ class Lengths:
     """Tokens of an answer at batch 1."""
     decoded_each: int
     """Tokens of each answer at batch 16."""
+
+
+def order(case: str, lengths: Lengths, number: int) -> str:
+    """Return the line that asks a contender's process for round `number` of a case."""
+    return json.dumps([case, asdict(lengths), number])
+
+
+def read_order(line: str) -> tuple[str, Lengths, int]:
+    """Take a line of `order` apart."""
+    case, lengths, number = json.loads(line)
+    return case, Lengths(**lengths), number
 
 
 QUICK = Lengths(rounds=2, decoded=24, decoded_each=16)

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -22,16 +21,11 @@ import uvloop
 from ..children import READY
 from ..small_model import tokens_of
 from ..workloads import settle_gc
-from .engine_asks import Contender, Lengths, Writer, measure
+from .engine_asks import Contender, Writer, measure, read_order
 
-__all__ = ["drive", "order"]
+__all__ = ["drive"]
 
 OpenContender = Callable[[Path, int], AbstractAsyncContextManager[Contender]]
-
-
-def order(case: str, lengths: Lengths, number: int) -> str:
-    """Return the line that makes a child measure."""
-    return json.dumps([case, asdict(lengths), number])
 
 
 async def drive(target: str, folder: Path, threads: int) -> None:
@@ -44,8 +38,8 @@ async def drive(target: str, folder: Path, threads: int) -> None:
         settle_gc()
         print(READY, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            case, lengths, number = json.loads(line)
-            metrics = await measure(case, contender, writer, Lengths(**lengths), number)
+            case, lengths, number = read_order(line)
+            metrics = await measure(case, contender, writer, lengths, number)
             print(json.dumps(metrics), flush=True)
 
 

@@ -9,6 +9,7 @@ padding.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,15 +17,16 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils.logging import disable_progress_bar
 
 from ..macro.engine_asks import Answer, Asked, Ids
 
 __all__ = ["contend"]
 
 
-class _Clock(BaseStreamer):  # type: ignore[misc]
+class _Clock(BaseStreamer):
     """Notes when tokens come; `generate` hands it the prompt first."""
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Generator:
     def __init__(self, folder: Path) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="sdpa"
-        ).eval()
+        )
         self._cache: Any = None
         self._cached: Ids = ()
         self._salt = ""
@@ -58,14 +60,14 @@ class Generator:
         clock, asked = _Clock(), perf_counter()
         reused = self._cut_back(prompts, salt)
         rows = torch.tensor(prompts)
-        config = GenerationConfig(
-            max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
         with torch.inference_mode():
             found = self._model.generate(
                 rows,
                 attention_mask=torch.ones_like(rows),
-                generation_config=config,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
                 past_key_values=self._cache,
                 streamer=clock,
             )
@@ -89,10 +91,10 @@ class Generator:
             pairs = zip(prompts[0][:-1], self._cached, strict=False)
             kept = next((n for n, (a, b) in enumerate(pairs) if a != b), -1)
             kept = min(len(prompts[0]) - 1, len(self._cached)) if kept < 0 else kept
-        if kept:
-            self._cache.crop(kept)
-        else:
+        if not kept:
             self._cache = DynamicCache(config=self._model.config)
+        elif kept < len(self._cached):
+            self._cache.crop(kept - len(self._cached))
         return kept
 
 
@@ -100,4 +102,7 @@ class Generator:
 async def contend(folder: Path, threads: int) -> AsyncGenerator[Generator, None]:
     """Load the model in this process."""
     torch.set_num_threads(threads)
+    disable_progress_bar()
+    # Newer versions call the argument `cache`, which older ones do not know.
+    warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
     yield await asyncio.to_thread(Generator, folder)

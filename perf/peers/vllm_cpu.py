@@ -13,10 +13,11 @@ import socket
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import perf_counter
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import httpx
 import orjson
@@ -35,6 +36,7 @@ KV_GIB = 2
 BLOCK_TOKENS = 32
 """The smallest block for which the CPU backend's attention is optimised; its default is 128."""
 _POLL_S = 0.25
+_JSON = {"content-type": "application/json"}
 _EVENT_END = b"\n\n"
 _PREFIX = b"data: "
 _SAMPLE = re.compile(r"^vllm:(\w+)_(sum|count)\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -52,11 +54,11 @@ class Server:
     ) -> Sequence[Answer]:
         """Post all at once; between two looks at the server's metrics."""
         before = await self._metrics()
-        timed = await asyncio.gather(*(self._one(p, max_tokens, salt) for p in prompts))
-        own = _own_times(before, await self._metrics())
-        return [Answer(**times, **own) for times in timed]
+        answers = await asyncio.gather(*(self._one(p, max_tokens, salt) for p in prompts))
+        ttft, decode = _own_times(before, await self._metrics())
+        return [replace(answer, own_ttft=ttft, own_decode=decode) for answer in answers]
 
-    async def _one(self, asked: Asked, max_tokens: int, salt: str) -> dict[str, float | int]:
+    async def _one(self, asked: Asked, max_tokens: int, salt: str) -> Answer:
         body = {
             "prompt": asked.ids,
             "max_tokens": max_tokens,
@@ -71,7 +73,7 @@ class Server:
         content = orjson.dumps(body)
         begun = perf_counter()
         first, last, tokens, reused = 0.0, 0.0, 0, 0
-        request = self._client.stream("POST", "/v1/completions", content=content)
+        request = self._client.stream("POST", "/v1/completions", content=content, headers=_JSON)
         async with request as response:
             async for event in _events(response):
                 for choice in event.get("choices", ()):
@@ -81,13 +83,13 @@ class Server:
                         tokens += len(choice["token_ids"])
                 if usage := event.get("usage"):
                     reused = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-        return {"asked": begun, "first": first, "last": last, "tokens": tokens, "reused": reused}
+        return Answer(asked=begun, first=first, last=last, tokens=tokens, reused=reused)
 
     async def _metrics(self) -> Mapping[str, float]:
         return read_metrics((await self._client.get("/metrics")).text)
 
 
-async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, object], None]:
+async def _events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
     if response.status_code != httpx.codes.OK:
         raise ChildFailed(f"vllm_cpu answered {(await response.aread())[:300]!r}")
     rest = b""
@@ -107,8 +109,8 @@ def read_metrics(text: str) -> dict[str, float]:
     return found
 
 
-def _own_times(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Return what the server measured of the requests in between, on average."""
+def _own_times(before: Mapping[str, float], after: Mapping[str, float]) -> tuple[float, float]:
+    """Return the server's own times to the first token and from it to the last, on average."""
 
     def mean(name: str) -> float:
         def grown(kind: str) -> float:
@@ -117,14 +119,14 @@ def _own_times(before: Mapping[str, float], after: Mapping[str, float]) -> dict[
         return grown("sum") / max(1.0, grown("count"))
 
     waited = mean("request_queue_time_seconds") + mean("request_prefill_time_seconds")
-    return {"own_ttft": waited, "own_decode": mean("request_decode_time_seconds")}
+    return waited, mean("request_decode_time_seconds")
 
 
 def _command(folder: Path, port: int) -> list[str]:
     assert VLLM_CPU.environment is not None
     return [
         str(VLLM_CPU.environment / "bin" / "python"),
-        *("-m", "vllm.entrypoints.cli.main", "serve", str(folder)),
+        *("-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_TOKENS)),
         *("--block-size", str(BLOCK_TOKENS), "--enable-prefix-caching"),
