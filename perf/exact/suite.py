@@ -15,7 +15,7 @@ from ..suite import Progress, Suite
 if TYPE_CHECKING:
     from .run import Found
 
-__all__ = ["SUITE"]
+__all__ = ["SUITE", "rows_of"]
 
 REFERENCE = "transformers_bfloat16"
 
@@ -47,13 +47,14 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
                 threads=os.cpu_count() or 1,
                 progress=progress,
             )
-            rows += [row for one in found for row in _rows(one)]
+            rows += [row for one in found for row in rows_of(one)]
     except EngineError as error:
         raise ChildFailed(str(error)) from error
     return rows
 
 
-def _rows(found: Found) -> list[Row]:
+def rows_of(found: Found) -> list[Row]:
+    """Return what one batch size showed; what must be 0 has the unit `violations`."""
     verdict = found.verdict
     ours: dict[str, float] = {
         "checked_tokens": verdict.checked,

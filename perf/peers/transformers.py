@@ -1,9 +1,9 @@
 """transformers' `generate` on the CPU, in the asking process.
 
-bfloat16, `sdpa`, inference mode, greedy. The cache of the last prompt of its own is kept, cut back
-to what the next prompt of the same salt has in common with it, and passed on, as the library's
-guide on caches describes. A batch runs as one `generate` of prompts of equal length, which needs no
-padding.
+bfloat16, `sdpa`, inference mode, greedy. Answers are decoded with a static cache, a batch as one
+`generate` of prompts of equal length, which needs no padding. Where only the first token is asked
+for, the cache of the last prompt is kept, cut back to what the next prompt of the same salt has in
+common with it, and passed on, as the library's guide on caches describes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Generator:
 
     def _answer(self, prompts: Sequence[Ids], max_tokens: int, salt: str) -> Sequence[Answer]:
         clock, asked = _Clock(), perf_counter()
-        reused = self._cut_back(prompts, salt)
+        cache, reused = self._choose_cache(prompts, max_tokens, salt)
         rows = torch.tensor(prompts)
         with torch.inference_mode():
             found = self._model.generate(
@@ -68,8 +68,8 @@ class Generator:
                 do_sample=False,
                 eos_token_id=None,
                 pad_token_id=0,
-                past_key_values=self._cache,
                 streamer=clock,
+                **cache,
             )
         answer = Answer(
             asked=asked,
@@ -78,19 +78,25 @@ class Generator:
             tokens=found.shape[1] - rows.shape[1],
             reused=reused,
         )
-        if len(prompts) == 1:
-            self._cached, self._salt = tuple(found[0, :-1].tolist()), salt
-        else:
-            self._salt = ""
         return [answer] * len(prompts)
 
-    def _cut_back(self, prompts: Sequence[Ids], salt: str) -> int:
+    def _choose_cache(
+        self, prompts: Sequence[Ids], max_tokens: int, salt: str
+    ) -> tuple[dict[str, object], int]:
+        """Return the arguments that name the cache, and how many tokens it holds of the prompt."""
+        if len(prompts) > 1 or max_tokens > 1:
+            return {"cache_implementation": "static"}, 0
+        kept = self._cut_back(prompts[0], salt)
+        self._cached, self._salt = prompts[0], salt
+        return {"past_key_values": self._cache}, kept
+
+    def _cut_back(self, prompt: Ids, salt: str) -> int:
         """Keep of the cache what the prompt has in common with it, but for its last token."""
         kept = 0
-        if len(prompts) == 1 and salt == self._salt:
-            pairs = zip(prompts[0][:-1], self._cached, strict=False)
-            kept = next((n for n, (a, b) in enumerate(pairs) if a != b), -1)
-            kept = min(len(prompts[0]) - 1, len(self._cached)) if kept < 0 else kept
+        if salt == self._salt:
+            pairs = enumerate(zip(prompt[:-1], self._cached, strict=False))
+            most = min(len(prompt) - 1, len(self._cached))
+            kept = next((place for place, (a, b) in pairs if a != b), most)
         if not kept:
             self._cache = DynamicCache(config=self._model.config)
         elif kept < len(self._cached):

@@ -25,7 +25,7 @@ from perf.macro.engine_asks import (
     read_order,
 )
 from perf.macro.engine_side import InProcess
-from perf.peers import Peer
+from perf.peers import Peer, transformers
 from perf.peers.vllm_cpu import read_metrics
 from perf.small_model import small_model, tokens_of
 from perf.suite import select
@@ -170,3 +170,30 @@ def test_the_servers_metrics_are_read() -> None:
         "request_prefill_time_seconds_sum": 1.75,
         "request_prefill_time_seconds_count": 3.0,
     }
+
+
+@pytest.mark.anyio
+async def test_transformers_reuses_what_prompts_of_a_salt_share(tmp_path: Path) -> None:
+    folder = TinyModel().write(tmp_path / "tiny")
+    first, longer = tuple(range(10, 40)), tuple(range(10, 60))
+    other = (*first[:20], 5, 6, 7)
+    async with transformers.contend(folder, 1) as contender:
+
+        async def reused(ids: tuple[int, ...], salt: str) -> int:
+            (answer,) = await contender.answer([Asked("", "", ids)], 1, salt)
+            assert answer.tokens == 1 and answer.asked < answer.first == answer.last
+            return answer.reused
+
+        taken = [
+            await reused(ids, salt)
+            for ids, salt in (
+                (first, "a"),
+                (longer, "a"),
+                (longer, "a"),
+                (other, "a"),
+                (other, "b"),
+            )
+        ]
+        batch = await contender.answer([Asked("", "", first), Asked("", "", longer[5:35])], 4, "a")
+    assert taken == [0, 30, 49, 20, 0]
+    assert [(answer.tokens, answer.reused) for answer in batch] == [(4, 0), (4, 0)]
