@@ -77,7 +77,7 @@ class Reference:
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self._never = torch.tensor(sorted(never), dtype=torch.int64)
 

@@ -134,13 +134,14 @@ class Writer:
         """Return a prompt of that many tokens, all in its document."""
         return self._sized(seed, tokens, self.read)
 
-    def shared(self, seed: str, tokens: int) -> Asked:
-        """Return a prompt that has that many tokens in common with each that follows it."""
-        return self._sized(seed, tokens, self.read, lambda read: _in_common(read, self._next(read)))
+    def document(self, seed: str, tokens: int) -> str:
+        """Return a document such that the prompts that follow it share that many tokens."""
+        made = self._sized(seed, tokens, self.read, lambda read: self._shared(read.document))
+        return made.document
 
-    def following(self, before: Asked, seed: str, tokens: int) -> Asked:
-        """Return a prompt of that many tokens: the document of `before`, then an ask."""
-        return self._sized(seed, tokens, lambda words: self.read(before.document, words))
+    def following(self, document: str, seed: str, tokens: int) -> Asked:
+        """Return a prompt of that many tokens: the document, then an ask."""
+        return self._sized(seed, tokens, lambda words: self.read(document, words))
 
     def read(self, document: str, ask: str = "") -> Asked:
         """Return the prompt of a document and, if it is not empty, an ask."""
@@ -149,8 +150,10 @@ class Writer:
             context = context.ask(ask)
         return Asked(document, ask, self._encoder.encode(role_first(context, READER)))
 
-    def _next(self, before: Asked) -> Asked:
-        return self.read(before.document, self._words[0])
+    def _shared(self, document: str) -> int:
+        one, other = (self.read(document, word).ids for word in self._words[:2])
+        pairs = enumerate(zip(one, other, strict=False))
+        return next(place for place, (a, b) in pairs if a != b)
 
     def _sized(
         self,
@@ -180,12 +183,6 @@ class Writer:
             if len(found) == _VOCABULARY_WORDS:
                 break
         return found
-
-
-def _in_common(one: Asked, other: Asked) -> int:
-    """Return the length of the prefix that two prompts share."""
-    pairs = enumerate(zip(one.ids, other.ids, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one.ids), len(other.ids)))
 
 
 class _Case(Protocol):
@@ -241,8 +238,11 @@ async def _cold_hop(
 async def _hop(
     contender: Contender, writer: Writer, lengths: Lengths, number: int
 ) -> dict[str, float]:
-    before = writer.shared("hop", CACHED_TOKENS)
-    asked = writer.following(before, f"hop-{number}", CACHED_TOKENS + NEW_TOKENS)
+    document = writer.document("hop", CACHED_TOKENS)
+    before, asked = (
+        writer.following(document, seed, CACHED_TOKENS + NEW_TOKENS)
+        for seed in ("hop-before", f"hop-{number}")
+    )
     await _checked(contender, [before], 1, "hop")
     (answer,) = await _checked(contender, [asked], 1, "hop")
     if answer.reused < CACHED_TOKENS - NEW_TOKENS:

@@ -108,7 +108,7 @@ class Generator:
 async def contend(folder: Path, threads: int) -> AsyncGenerator[Generator, None]:
     """Load the model in this process."""
     torch.set_num_threads(threads)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     # Newer versions call the argument `cache`, which older ones do not know.
     warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
     yield await asyncio.to_thread(Generator, folder)

@@ -74,11 +74,10 @@ class TestWithTheSmallModel:
     async def test_prompts_have_the_lengths_asked_for(self) -> None:
         writer = await self.writer()
         assert len(writer.prompt("a", 64).ids) == 64
-        before = writer.shared("a", 1700)
-        for seed in ("b", "c"):
-            after = writer.following(before, seed, 1764)
-            assert before.ids[:1700] == after.ids[:1700] and before.ids[1700] != after.ids[1700]
-            assert len(after.ids) == 1764
+        document = writer.document("a", 1700)
+        one, other = (writer.following(document, seed, 1764) for seed in ("b", "c"))
+        assert one.ids[:1700] == other.ids[:1700] and one.ids[1700] != other.ids[1700]
+        assert len(one.ids) == len(other.ids) == 1764
         assert writer.prompt("a", 64) == writer.prompt("a", 64) != writer.prompt("b", 64)
 
     async def test_each_case_gives_its_metrics(self) -> None:
