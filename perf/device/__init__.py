@@ -1,0 +1,1 @@
+"""What `perf/gpu.py` is made of: figures of the torch engine on one accelerator."""

@@ -1,0 +1,71 @@
+"""The GPU's command on a CPU and a tiny shape: every figure comes, with its floor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from perf.device.figures import Device, shared_figure
+from perf.device.shapes import LLAMA_8B, TINY, write_folder
+from perf.device.work import FULL, SMALL, prompts, shared_prompts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_figure_comes_as_a_line_of_json() -> None:
+    argv = [sys.executable, str(ROOT / "perf" / "gpu.py"), "--device", "cpu", "--tiny", "--no-peer"]
+    done = subprocess.run(argv, capture_output=True, check=True, text=True, timeout=300)
+    lines = {line["figure"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert set(lines) == {
+        "read_bandwidth",
+        "matmul_bfloat16",
+        "decode_batch_1",
+        "decode_batch_2",
+        "ttft_16_on_128",
+        "prefill_64",
+        "prefill_256",
+        "shared_4x8_on_128",
+    }
+    assert all(line["value"] > 0 and line["unit"] and "floor" in line for line in lines.values())
+    bytes_s = 1e9 * lines["read_bandwidth"]["value"]
+    floor = lines["decode_batch_1"]["floor"]
+    assert floor == pytest.approx(1e3 * TINY.read_bytes / bytes_s, rel=1e-2)
+    hop = lines["ttft_16_on_128"]
+    assert hop["times_floor"] == pytest.approx(hop["value"] / hop["floor"], rel=1e-2)
+
+
+def test_the_shape_is_llamas() -> None:
+    embedding = LLAMA_8B.hidden * LLAMA_8B.vocabulary
+    weights = LLAMA_8B.read_bytes / 2 + embedding
+    assert weights == pytest.approx(8.03e9, rel=1e-3)
+    assert LLAMA_8B.kv_bytes == 131072
+    assert LLAMA_8B.prefill_flops(2048) == pytest.approx(2.97e13, rel=1e-2)
+
+
+def test_a_written_folder_holds_the_weights_that_are_counted(tmp_path: Path) -> None:
+    write_folder(tmp_path, TINY, torch.device("cpu"))
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    norms = 2 * TINY.hidden * (2 * TINY.layers + 1)
+    expected = TINY.read_bytes + 2 * TINY.hidden * TINY.vocabulary + norms
+    assert expected < size < expected + 8192  # the files' headers
+
+
+def test_siblings_share_what_is_cached_and_nothing_else() -> None:
+    asked = shared_prompts("seed", SMALL, TINY.vocabulary)
+    assert len(asked) == SMALL.requests and len({ids[SMALL.cached :] for ids in asked}) == 4
+    assert len({ids[: SMALL.cached] for ids in asked}) == 1
+    assert prompts("a", 1, 8, 1024) != prompts("b", 1, 8, 1024)
+
+
+def test_the_shared_floor_reads_the_prefix_once_a_step() -> None:
+    device = Device("x", bytes_s=3e12, matmul_ops_s=8e14, peak_ops_s=1e15)
+    figure = shared_figure(LLAMA_8B, FULL, device, ours=3200.0, theirs=160.0)
+    assert figure["ratio"] == 20.0
+    floor = figure["floor"]
+    assert isinstance(floor, float) and 5800 < floor < 6000
+    assert shared_figure(LLAMA_8B, FULL, device, 1.0, None)["ratio"] is None
