@@ -1,7 +1,8 @@
 """The one thread that computes, and the queue before it.
 
-Jobs run one at a time in the order in which they came. What a job yields goes to its reader's
-event loop as it comes; a slow reader holds up nobody. What a job does is `engine`'s business.
+What comes in between two steps is taken up before the next one. What a job yields goes to its
+reader's event loop as it comes; a slow reader holds up nobody. What a job is made into, and what a
+step does, is the `Worker`'s business.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 
 from agentbus.engine.base import Finished, GenerateRequest, Piece
 from agentbus.errors import AgentbusError, Closed, MailboxFull
 
-__all__ = ["Driver", "Job", "Result"]
+__all__ = ["Driver", "Job", "Result", "Worker"]
 
 Result = Piece | Finished | AgentbusError
 
@@ -29,14 +30,12 @@ _STEP_LIMIT_S = 60.0
 class Job:
     """A submitted request. Made on the reader's event loop; `post` and `end` are for the thread."""
 
-    __slots__ = ("_ended", "_loop", "_results", "cancelled", "request", "submitted", "with_cue")
+    __slots__ = ("_ended", "_loop", "_results", "request", "submitted", "with_cue")
 
     def __init__(self, request: GenerateRequest, *, with_cue: bool = True) -> None:
         self.request = request
         self.with_cue = with_cue
         self.submitted = time.perf_counter()
-        self.cancelled = False
-        """Set to stop at the next step."""
         self._loop = asyncio.get_running_loop()
         self._results: asyncio.Queue[Result] = asyncio.Queue()  # bounded by the answer's length
         self._ended = asyncio.Event()
@@ -62,24 +61,47 @@ class Job:
             self._loop.call_soon_threadsafe(function)
 
 
-class Driver:
-    """Runs `work(job)` for each submitted job in a thread of its own, until closed."""
+class Worker(Protocol):
+    """What the thread does. It raises nothing: what breaks ends the jobs that it belongs to."""
 
-    def __init__(
-        self, work: Callable[[Job], None], *, prepare: Callable[[], None], name: str, limit: int
-    ) -> None:
-        """Start the thread, which first calls `prepare`.
+    @property
+    def running(self) -> int:
+        """Jobs that are being computed."""
+        ...
+
+    def prepare(self) -> None:
+        """Set the thread up."""
+        ...
+
+    def begin(self, job: Job) -> bool:
+        """Take a job up; False if it ended at once."""
+        ...
+
+    def step(self) -> list[Job]:
+        """Compute one step of the jobs that were taken up; return those that ended."""
+        ...
+
+    def cancel(self, job: Job) -> None:
+        """Free all that a job holds."""
+        ...
+
+
+class Driver:
+    """Runs a worker in a thread of its own, until closed."""
+
+    def __init__(self, worker: Worker, *, name: str, limit: int) -> None:
+        """Start the thread.
 
         Args:
             limit: most jobs that wait; more are refused.
             name: of the model, for errors.
         """
-        self._work = work
-        self._prepare = prepare
+        self._worker = worker
         self._name = name
         self._limit = limit
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._new: list[Job] = []
+        self._jobs: set[Job] = set()
+        self._cancelled: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="agentbus-torch", daemon=True)
@@ -92,13 +114,8 @@ class Driver:
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait."""
-        return len(self._waiting)
-
-    @property
-    def running(self) -> int:
-        """Jobs that run: 0 or 1."""
-        return int(self._running is not None)
+        """Jobs that wait for their turn."""
+        return max(0, len(self._jobs) - self._worker.running)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -110,18 +127,22 @@ class Driver:
         with self._changed:
             if self._closed:
                 raise Closed("engine")
-            if len(self._waiting) >= self._limit:
+            if self.waiting >= self._limit:
                 raise MailboxFull(self._name, self._limit)
-            self._waiting.append(job)
+            self._jobs.add(job)
+            self._new.append(job)
             self._changed.notify()
 
     async def withdraw(self, job: Job) -> None:
         """Cancel a job if it has not ended; return when the engine holds nothing of it."""
         with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if job in self._new:
+                self._new.remove(job)
+                self._jobs.discard(job)
                 return
-            job.cancelled = True
+            if job in self._jobs:
+                self._cancelled.append(job)
+                self._changed.notify()
         with anyio.move_on_after(_STEP_LIMIT_S, shield=True):
             await job.ended()
 
@@ -129,31 +150,39 @@ class Driver:
         """Cancel all jobs and end the thread."""
         with self._changed:
             self._closed = True
-            left = [*self._waiting]
-            self._waiting.clear()
-            if self._running is not None:
-                self._running.cancelled = True
             self._changed.notify()
-        for job in left:
-            job.post(Closed("engine"))
-            job.end()
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._thread.join, _STEP_LIMIT_S)
 
     def _serve(self) -> None:
-        self._prepare()
-        while (job := self._next()) is not None:
-            try:
-                self._work(job)
-            finally:
-                self._running = None
-                job.end()
+        self._worker.prepare()
+        while self._take_up():
+            for job in self._worker.step():
+                self._end(job)
+        for job in list(self._jobs):
+            if job not in self._new:
+                self._worker.cancel(job)
+            job.post(Closed("engine"))
+            self._end(job)
 
-    def _next(self) -> Job | None:
+    def _take_up(self) -> bool:
+        """Wait until there is something to do, and take it up; False when the driver is closed."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not (self._jobs or self._closed):
                 self._changed.wait()
             if self._closed:
-                return None
-            self._running = self._waiting.popleft()
-            return self._running
+                return False
+            new, self._new = self._new, []
+            cancelled, self._cancelled = self._cancelled, []
+        for job in new:
+            if not self._worker.begin(job):
+                self._end(job)
+        for job in cancelled:
+            if job in self._jobs:
+                self._worker.cancel(job)
+                self._end(job)
+        return True
+
+    def _end(self, job: Job) -> None:
+        self._jobs.discard(job)
+        job.end()

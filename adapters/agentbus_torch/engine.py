@@ -1,7 +1,7 @@
 """The engine contract over one local model: requests in, streams of text out.
 
-Compute runs in `driver`'s thread, one request at a time; everything of a request that takes time
-(tokenizing, the forward passes, writing KV back) happens there.
+Compute runs in `driver`'s thread, a step of all running requests at a time; everything of a request
+that takes time (tokenizing, the forward passes, writing KV back) happens there.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from agentbus.engine.base import (
     within_budget,
 )
 from agentbus.engine.token_log import TokenLog, TokenRecord
-from agentbus.errors import AgentbusError, Closed, EngineFailed
+from agentbus.errors import AgentbusError, EngineFailed
 from agentbus.kv import KeyChain
 
+from .answer import Answer
 from .driver import Driver, Job
 from .load import Loaded, load
-from .runner import Call, Sequence
+from .sequence import Call, Sequence
 from .tokens import Detokenizer
 
 __all__ = ["TorchEngine", "load_engine"]
@@ -40,62 +41,129 @@ __all__ = ["TorchEngine", "load_engine"]
 logger = logging.getLogger(__name__)
 
 
-class _Answer:
-    """One job's running call: its text, its times, and what it cost."""
+class _Computation:
+    """What the driver's thread does: jobs to sequences, sequences' tokens to jobs."""
 
-    def __init__(self, job: Job, sequence: Sequence, started: float, text: Detokenizer) -> None:
-        self._job = job
-        self._sequence = sequence
-        self._started = started
-        self._first = 0.0
-        self._detokenizer = text
-        self._parts: list[str] = []
+    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings) -> None:
+        self._name = name
+        self._loaded = loaded
+        self._runner = loaded.runner
+        self._threads = settings.threads or os.cpu_count() or 1
+        self._prices = settings.prices
+        self._log = TokenLog(settings.token_log)
+        self._answers: dict[Sequence, Answer] = {}
+        self._by_job: dict[Job, Answer] = {}
+        self.finished = 0
 
     @property
-    def text(self) -> str:
-        return "".join(self._parts)
+    def running(self) -> int:
+        return self._runner.running
 
-    def add(self, token: int) -> None:
-        self._first = self._first or time.perf_counter()
-        self._post(self._detokenizer.add(token), (token,))
+    def prepare(self) -> None:
+        torch.set_num_threads(self._threads)
 
-    def end(self) -> Finished:
-        if rest := self._detokenizer.rest():
-            self._post(rest, ())
+    def begin(self, job: Job) -> bool:
+        try:
+            tiers = self._runner.tiers
+            chain = None if tiers is None else tiers.chain(job.request.tenant)
+            sequence = self._runner.add(self._call(job, chain), chain)
+            answer = Answer(job, sequence, Detokenizer(self._loaded.vocabulary))
+        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
+            job.post(self._as_typed(error))
+            return False
+        self._answers[sequence] = self._by_job[job] = answer
+        return True
+
+    def step(self) -> list[Job]:
         now = time.perf_counter()
-        first = self._first or now
-        usage = Usage(
-            prompt_tokens=len(self._sequence.call.prompt),
-            reused_tokens=self._sequence.reused,
-            prefilled_tokens=self._sequence.prefilled,
-            decoded_tokens=len(self._sequence.generated),
-            queue_s=self._started - self._job.submitted,
-            prefill_s=first - self._started,
-            decode_s=now - first,
-            ttft_s=first - self._job.submitted,
-        )
-        return Finished(self._sequence.reason, usage)
+        outcomes = self._compute(now)
+        for answer in self._answers.values():
+            if answer.sequence.lease is not None:
+                answer.start(now)
+        ended = []
+        for sequence, token in outcomes:
+            answer = self._answers[sequence]
+            if token is not None:
+                answer.add(token)
+            if sequence.ended:
+                self._end(answer)
+                ended.append(answer.job)
+        return ended
 
-    def _post(self, text: str, ids: tuple[int, ...]) -> None:
-        self._parts.append(text)
-        self._job.post(Piece(text, ids))
+    def _compute(self, now: float) -> list[tuple[Sequence, int | None]]:
+        """Run a step. The one place that catches what nobody expected."""
+        try:
+            outcomes = self._runner.step()
+        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
+            for sequence in self._answers:
+                sequence.error = sequence.error or error
+            return [(sequence, None) for sequence in self._answers]
+        if self._runner.tiers is not None and self._runner.prompt_rows:
+            self._runner.tiers.prefilled(self._runner.prompt_rows, time.perf_counter() - now)
+        return outcomes
+
+    def cancel(self, job: Job) -> None:
+        answer = self._by_job.pop(job)
+        del self._answers[answer.sequence]
+        self._runner.finish(answer.sequence)
+
+    def _end(self, answer: Answer) -> None:
+        """Free what a sequence holds, then tell its reader how it ended."""
+        sequence, job = answer.sequence, answer.job
+        self.cancel(job)
+        if sequence.error is not None:
+            job.post(self._as_typed(sequence.error))
+            return
+        finished = answer.end()
+        request = job.request
+        if isinstance(request.prompt, Prompt) and sequence.generated and request.reuse:
+            ids = tuple(sequence.generated)
+            self._loaded.encoder.remember(
+                request.prompt.cue, answer.text, ids, tenant=request.tenant
+            )
+        self.finished += 1
+        self._log.write(
+            TokenRecord(
+                label=request.label,
+                tenant=request.tenant,
+                prompt_ids=sequence.call.prompt,
+                generated_ids=tuple(sequence.generated),
+                reused=sequence.reused,
+                prefilled=sequence.prefilled,
+            )
+        )
+        job.post(finished)
+
+    def _call(self, job: Job, chain: KeyChain | None) -> Call:
+        request, prompt = job.request, job.request.prompt
+        if isinstance(prompt, Prompt):
+            prompt = self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=job.with_cue)
+        request = within_budget(request, len(prompt), self._prices)
+        key = blake3(self._runner.fingerprint.digest + request.tenant.encode()).digest()
+        return Call(
+            prompt=prompt,
+            max_tokens=request.max_tokens,
+            forced=request.forced,
+            ignore_end=request.ignore_end,
+            reuse=request.reuse,
+            namespace=key if chain is None else chain.namespace,
+        )
+
+    def _as_typed(self, error: Exception) -> AgentbusError:
+        if isinstance(error, AgentbusError):
+            return error
+        logger.error("the engine of %r failed on a request", self._name, exc_info=error)
+        return EngineFailed(self._name, f"{type(error).__name__}: {error}")
 
 
 class TorchEngine:
     """One model in this process."""
 
     def __init__(self, name: str, loaded: Loaded, settings: EngineSettings) -> None:
-        self._name = name
         self._loaded = loaded
         self._runner = loaded.runner
-        self._log = TokenLog(settings.token_log)
-        self._finished = 0
-        self._driver = Driver(
-            self._work,
-            prepare=lambda: torch.set_num_threads(settings.threads or os.cpu_count() or 1),
-            name=name,
-            limit=settings.queue,
-        )
+        self._computation = _Computation(name, loaded, settings)
+        self._driver = Driver(self._computation, name=name, limit=settings.queue)
         self._capabilities = Capabilities(
             model=name,
             window=loaded.runner.window,
@@ -153,8 +221,8 @@ class TorchEngine:
             cached_blocks=pool.cached,
             locked_blocks=pool.locked,
             waiting=self._driver.waiting,
-            running=self._driver.running,
-            finished=self._finished,
+            running=self._runner.running,
+            finished=self._computation.finished,
         )
 
     async def aclose(self) -> None:
@@ -175,76 +243,6 @@ class TorchEngine:
                     return
         finally:
             await self._driver.withdraw(job)
-
-    def _work(self, job: Job) -> None:
-        """Do a job, in the driver's thread. The one place that catches what nobody expected."""
-        try:
-            job.post(self._compute(job))
-        except AgentbusError as error:
-            job.post(error)
-        except Exception as error:
-            logger.exception("the engine of %r failed on a request", self._name)
-            job.post(EngineFailed(self._name, f"{type(error).__name__}: {error}"))
-
-    def _compute(self, job: Job) -> Finished:
-        started = time.perf_counter()
-        request = job.request
-        tiers = self._runner.tiers
-        chain = None if tiers is None else tiers.chain(request.tenant)
-        sequence = self._runner.begin(self._call(job, chain), chain)
-        try:
-            answer = _Answer(job, sequence, started, Detokenizer(self._loaded.vocabulary))
-            while not sequence.reason and not job.cancelled:
-                token = self._step(sequence)
-                if token is not None:
-                    answer.add(token)
-            finished = answer.end()
-        except BaseException:
-            self._runner.abandon(sequence)
-            raise
-        self._runner.finish(sequence)
-        if not sequence.reason:
-            raise Closed("call")
-        if isinstance(request.prompt, Prompt) and sequence.generated and request.reuse:
-            ids = tuple(sequence.generated)
-            self._loaded.encoder.remember(
-                request.prompt.cue, answer.text, ids, tenant=request.tenant
-            )
-        self._finished += 1
-        self._log.write(
-            TokenRecord(
-                label=request.label,
-                tenant=request.tenant,
-                prompt_ids=sequence.call.prompt,
-                generated_ids=sequence.generated,
-                reused=sequence.reused,
-                prefilled=sequence.prefilled,
-            )
-        )
-        return finished
-
-    def _step(self, sequence: Sequence) -> int | None:
-        before, started = sequence.prefilled, time.perf_counter()
-        token = self._runner.step(sequence)
-        tiers = self._runner.tiers
-        if tiers is not None and sequence.prefilled > before:
-            tiers.prefilled(sequence.prefilled - before, time.perf_counter() - started)
-        return token
-
-    def _call(self, job: Job, chain: KeyChain | None) -> Call:
-        request, prompt = job.request, job.request.prompt
-        if isinstance(prompt, Prompt):
-            prompt = self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=job.with_cue)
-        request = within_budget(request, len(prompt), self._capabilities.prices)
-        key = blake3(self._runner.fingerprint.digest + request.tenant.encode()).digest()
-        return Call(
-            prompt=prompt,
-            max_tokens=request.max_tokens,
-            forced=request.forced,
-            ignore_end=request.ignore_end,
-            reuse=request.reuse,
-            namespace=key if chain is None else chain.namespace,
-        )
 
 
 def load_engine(model: str, settings: EngineSettings) -> TorchEngine:

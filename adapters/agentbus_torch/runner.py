@@ -1,14 +1,15 @@
 """Sequences, advanced step by step: the synchronous heart of the engine.
 
-A step computes one chunk of a prompt or decodes one token. One sequence has the KV window at a
-time; who goes next, threads, streams and clocks are `driver`'s and `engine`'s business.
+`scheduler` decides what a step computes; here it is done: KV moved, the model run, tokens chosen.
+Threads, streams and clocks are `driver`'s and `engine`'s business.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,50 +18,20 @@ from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
 from agentbus.kv import BlockPool, KeyChain, KVFingerprint, Lease, PoolStats, RadixIndex
 from agentbus.storage import TieredBlocks
 
-from .kv import KVPool, KVShape, KVWindow
+from .attention import Attention
+from .attention_cpu import WindowAttention
+from .batch import Part, make_batch
+from .kv import KVPool, KVShape
 from .model import Model
+from .scheduler import MAX_SEQUENCES, Parked, Scheduler, Step
+from .sequence import Call, Sequence
 
-__all__ = ["CHUNK_TOKENS", "Call", "Runner", "Sequence"]
+__all__ = ["Runner"]
 
-CHUNK_TOKENS = 256
-"""Most prompt tokens computed in one step, so that a cancellation is not kept waiting."""
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What is to be computed, in token ids."""
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    """0 computes the prompt's KV only."""
-    forced: tuple[int, ...] = ()
-    ignore_end: bool = False
-    reuse: bool = True
-    namespace: bytes = b""
-
-    @property
-    def answer_length(self) -> int:
-        """Most tokens that are decoded."""
-        return len(self.forced) or self.max_tokens
-
-
-@dataclass(slots=True)
-class Sequence:
-    """A running call."""
-
-    call: Call
-    lease: Lease
-    reused: int
-    """Prompt tokens whose KV was there, or was brought there from a lower tier."""
-    computed: int
-    """Positions whose KV is in the window."""
-    prefilled: int = 0
-    """Prompt tokens that went through the model."""
-    generated: list[int] = field(default_factory=list)
-    logits: Tensor | None = None
-    """Scores [vocabulary] from which the last token was chosen."""
-    reason: str = ""
-    """Why it is finished; empty while it is not."""
+Rows = list[tuple[Sequence, int]]
+Outcomes = list[tuple[Sequence, int | None]]
 
 
 class Runner:
@@ -94,18 +65,38 @@ class Runner:
         self._model = model
         self._block_size = block_size
         self._pool = KVPool(shape, blocks, dtype=model.dtype, device=model.device)
-        self._view = KVWindow(self._pool, model.positions)
-        self._blocks = BlockPool(blocks)
+        self._attention: Attention = WindowAttention(
+            self._pool, slots=MAX_SEQUENCES, positions=model.positions
+        )
         self.tiers = open_tiers(self._pool.layers)
         """The tiers below the pool; None if there are none."""
+        self.prompt_rows = 0
+        """Prompt tokens of the last step, if it computed nothing else; else 0."""
         changes = None if self.tiers is None else self.tiers.changes
-        self._index = RadixIndex(self._blocks, block_size, changes=changes)
+        self._index = RadixIndex(BlockPool(blocks), block_size, changes=changes)
+        self._scheduler = Scheduler(self._index, block_size)
+        self._numbers = itertools.count()
+        self._to_publish: list[Sequence] = []
         self._end_ids = frozenset(end_ids)
         self._end_index = torch.tensor(sorted(self._end_ids), dtype=torch.int64).to(model.device)
-        self._running: Sequence | None = None
 
-    def begin(self, call: Call, chain: KeyChain | None = None) -> Sequence:
-        """Start a sequence.
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for their turn."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences that are being computed."""
+        return len(self._scheduler.running)
+
+    @property
+    def preempted(self) -> int:
+        """How often a sequence was put back to wait, for want of memory."""
+        return self._scheduler.preempted
+
+    def add(self, call: Call, chain: KeyChain | None = None) -> Sequence:
+        """Queue a call.
 
         Args:
             call: what is to be computed.
@@ -114,69 +105,57 @@ class Runner:
         Raises:
             ContextTooLong: prompt and answer do not fit the window.
             KVExhausted: they do not fit the pool.
-            MisuseError: the prompt is empty or holds an unknown id, or another sequence runs.
+            MisuseError: the prompt is empty or holds an unknown id.
         """
-        if self._running is not None:
-            raise MisuseError("another sequence is running")
-        self._check(call)
-        lease = self._index.begin(call.namespace, call.prompt, reuse=call.reuse)
-        whole = lease.reused // self._block_size
-        self._pool.own(lease.blocks[whole:])
-        try:
-            reused = self._admit(call, chain, lease)
-        except BaseException:
-            self._index.release(lease)
-            raise
-        if reused:
-            sources = lease.blocks[: reused // self._block_size]
-        else:
-            reused = lease.reused
-            sources = lease.blocks[:whole] + [copy.source for copy in lease.copies]
-        self._view.load(sources)
-        self._running = Sequence(call, lease, reused, reused)
-        return self._running
+        length = len(call.prompt) + call.answer_length
+        if length > self.window:
+            raise ContextTooLong(length, self.window)
+        size = self._model.config.vocabulary
+        ids = (*call.prompt, *call.forced)
+        if not call.prompt or min(ids) < 0 or max(ids) >= size:
+            raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
+        needed, total = -(-length // self._block_size), self._index.stats().total
+        if needed > total:
+            raise KVExhausted(needed, total)
+        sequence = Sequence(call, next(self._numbers), list(call.prompt), chain=chain)
+        self._scheduler.add(sequence)
+        return sequence
 
-    def step(self, sequence: Sequence) -> int | None:
-        """Compute one chunk of the prompt, or one token; return the token chosen, if one was.
+    def step(self) -> Outcomes:
+        """Compute one step: a token of each sequence that decodes, and a part of some prompts.
 
-        A finished sequence has a `reason`; an end token that was chosen is not returned.
+        Returns the sequences that got a token, with it, and those that ended, perhaps without.
+        Those that ended are to be handed to `finish`.
         """
-        call = sequence.call
-        prompt = call.prompt
         with torch.inference_mode():
-            if sequence.computed < len(prompt):
-                chunk = prompt[sequence.computed : sequence.computed + CHUNK_TOKENS]
-                hidden = self._forward(sequence, chunk)
-                sequence.prefilled += len(chunk)
-                if sequence.computed < len(prompt):
-                    return None
-                if call.answer_length == 0:
-                    sequence.reason = "length"
-                    return None
-            else:
-                self._grow(sequence)
-                hidden = self._forward(sequence, sequence.generated[-1:])
-            sequence.logits = self._model.logits(hidden)
-            return self._choose(sequence, sequence.logits)
+            self._publish()
+            step = self._scheduler.plan()
+            self._move(step)
+            outcomes: Outcomes = [(failed, None) for failed in step.failed]
+            outcomes += [(started, None) for started in step.started if started.error]
+            rows = [(s, min(count, s.left)) for s, count in step.rows if s.error is None]
+            decodes = any(sequence.decodes for sequence, _ in rows)
+            self.prompt_rows = 0 if decodes else sum(count for _, count in rows)
+            if rows:
+                outcomes += self._compute(rows)
+        return outcomes
 
     def finish(self, sequence: Sequence) -> None:
-        """End a sequence, finished or cancelled; what was computed stays reusable."""
-        self._running = None
-        if not sequence.call.reuse:
-            self._view.forget()
-            self._index.release(sequence.lease)
-            return
-        first = sequence.reused // self._block_size
-        self._view.store(sequence.lease.blocks, first, sequence.computed)
-        known = (*sequence.call.prompt, *sequence.generated)
-        self._index.commit(sequence.lease, known[: sequence.computed])
-        self._settle()
+        """End a sequence: finished, failed or cancelled.
 
-    def abandon(self, sequence: Sequence) -> None:
-        """End a sequence whose computation broke; nothing that it computed is kept."""
-        self._running = None
-        self._view.forget()
-        self._index.release(sequence.lease)
+        What was computed stays reusable, unless the computation broke.
+        """
+        if sequence in self._to_publish:
+            self._to_publish.remove(sequence)
+        keep = sequence.shares and sequence.error is None
+        with torch.inference_mode():
+            if sequence.lease is not None:
+                if keep:
+                    self._save(sequence)
+                if sequence.slot >= 0:
+                    self._attention.close(sequence.slot, keep=keep)
+        self._scheduler.release(sequence, keep=keep)
+        self._settle()
 
     def stats(self) -> PoolStats:
         """Return the state of the pool."""
@@ -186,55 +165,138 @@ class Runner:
         """Check the index's invariants; `AssertionError` names one that is broken."""
         self._index.check_integrity()
 
-    def _check(self, call: Call) -> None:
-        length = len(call.prompt) + call.answer_length
-        if length > self.window:
-            raise ContextTooLong(length, self.window)
-        size = self._model.config.vocabulary
-        ids = (*call.prompt, *call.forced)
-        if not call.prompt or min(ids) < 0 or max(ids) >= size:
-            raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
-        needed = -(-length // self._block_size)
-        if needed > self._blocks.available:  # an answer that begins can then also end
-            raise KVExhausted(needed, self._blocks.available)
+    def _save(self, sequence: Sequence) -> None:
+        if sequence.lease is not None:
+            blocks, first = sequence.lease.blocks, sequence.saved_blocks
+            self._attention.save(sequence.slot, blocks, first, sequence.computed)
 
-    def _grow(self, sequence: Sequence) -> None:
-        blocks = sequence.lease.blocks
-        before = len(blocks)
-        self._index.extend(sequence.lease, sequence.computed + 1)
-        self._settle()
-        self._pool.own(blocks[before:])
-
-    def _admit(self, call: Call, chain: KeyChain | None, lease: Lease) -> int:
-        """Bring up what lies in lower tiers of a prompt; return how many tokens are there then."""
-        if self.tiers is None or chain is None or not call.reuse:
+    def _publish(self) -> None:
+        """Make prompts that were computed reusable while their answers are decoded."""
+        due, self._to_publish = self._to_publish, []
+        for sequence in due:
+            if not self._scheduler.may_publish(sequence):
+                continue
+            slot = sequence.slot
+            self._save(sequence)
+            goes_on = self._scheduler.publish(sequence)
             self._settle()
-            return 0
-        return self.tiers.admit(chain, call.prompt, lease)
+            if goes_on and sequence.lease is not None:
+                lease = sequence.lease
+                self._attention.reopen(slot, lease.blocks, lease.reused, lease.copies)
+                self._pool.own(lease.blocks[sequence.saved_blocks :])
+            else:
+                self._attention.close(slot, keep=True)
+
+    def _move(self, step: Step) -> None:
+        for parked in step.parked:
+            self._park(parked)
+        self._settle()
+        self._pool.own(step.grown)
+        for sequence in step.started:
+            if (lease := sequence.lease) is not None:
+                self._pool.own(lease.blocks[sequence.saved_blocks :])
+                try:
+                    self._open(sequence, lease)
+                except Exception as error:  # noqa: BLE001 - it is told to whose fault it is
+                    sequence.error = error
+
+    def _open(self, sequence: Sequence, lease: Lease) -> None:
+        """Bring up what lies in lower tiers of a sequence, and what it reuses to its slot."""
+        copies = lease.copies
+        if self.tiers is not None and sequence.chain is not None and sequence.shares:
+            came = self.tiers.admit(sequence.chain, sequence.tokens, lease)
+            if came:
+                copies = ()
+                sequence.resume(came, self._block_size)
+        sequence.slot = self._attention.open(lease.blocks, sequence.computed, copies)
 
     def _settle(self) -> None:
-        """Copy down what the index has just evicted, before anything is written over it."""
+        """Copy down what the index has evicted, before anything is written over it."""
         if self.tiers is not None:
             self.tiers.settle()
 
-    def _forward(self, sequence: Sequence, tokens: Tokens[int]) -> Tensor:
-        rows = torch.tensor(tokens, dtype=torch.int64, device=self._model.device)
-        hidden = self._model.forward(rows, sequence.computed, self._view)
-        sequence.computed += len(tokens)
-        return hidden
+    def _park(self, parked: Parked | None) -> None:
+        if parked is None:
+            return
+        if parked.keep:
+            self._attention.save(parked.slot, parked.blocks, parked.saved_blocks, parked.computed)
+        self._attention.close(parked.slot, keep=parked.keep)
 
-    def _choose(self, sequence: Sequence, logits: Tensor) -> int | None:
-        call = sequence.call
+    def _compute(self, rows: Rows) -> Outcomes:
+        """Run a batch. Should it break, run its sequences apart, to find whose fault it is."""
+        try:
+            return self._forward(rows)
+        except Exception as error:  # noqa: BLE001 - it is told to whose fault it is
+            if len(rows) == 1:
+                ((sequence, _),) = rows
+                sequence.error = error
+                return [(sequence, None)]
+            logger.warning("a step of %d sequences broke (%s); going on apart", len(rows), error)
+            if _is_out_of_memory(error):
+                latest = max(rows, key=lambda row: row[0].number)
+                self._park(self._scheduler.preempt(latest[0]))
+                return self._compute([row for row in rows if row is not latest])
+        return [outcome for row in rows for outcome in self._compute([row])]
+
+    def _forward(self, rows: Rows) -> Outcomes:
+        by_slot = {sequence.slot: sequence for sequence, _ in rows}
+        batch = make_batch([_part(*row) for row in rows], self._model.device)
+        hidden = self._model.forward(batch, self._attention)
+        asking = [by_slot[part.slot] for part in batch.parts if part.wants_scores]
+        logits = self._model.logits(hidden) if asking else hidden
+        chosen = self.choose(logits, asking) if asking else []
+        for sequence, count in rows:
+            self._advance(sequence, count)
+        outcomes: Outcomes = [(sequence, None) for sequence, _ in rows if sequence.reason]
+        for sequence, token, scores in zip(asking, chosen, logits, strict=True):
+            sequence.logits = scores
+            outcomes.append((sequence, self._take(sequence, token)))
+        return outcomes
+
+    def choose(self, logits: Tensor, sequences: Tokens[Sequence]) -> list[int]:
+        """Return a token for each sequence, from its scores: a row of `logits`."""
+        endless = [row for row, sequence in enumerate(sequences) if sequence.call.ignore_end]
+        if endless:
+            logits = logits.clone()
+            logits[torch.tensor(endless)[:, None], self._end_index] = -torch.inf
+        best: list[int] = logits.max(-1).indices.tolist()  # argmax takes five times as long
+        return best
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        was_prompt = not sequence.decodes
+        sequence.computed += count
+        prompt = len(sequence.call.prompt)
+        sequence.reached = max(sequence.reached, min(sequence.computed, prompt))
+        if sequence.left == 0 and sequence.call.answer_length == 0:
+            sequence.reason = "length"
+        awaited = 0 < sequence.awaited <= sequence.computed
+        if sequence.shares and was_prompt and (sequence.left == 0 or awaited):
+            self._to_publish.append(sequence)
+
+    def _take(self, sequence: Sequence, token: int) -> int | None:
+        """Give a sequence its next token; an end token is not returned."""
+        call, count = sequence.call, len(sequence.generated)
         if call.forced:
-            token = call.forced[len(sequence.generated)]
-        else:
-            if call.ignore_end:
-                logits = logits.index_fill(0, self._end_index, -torch.inf)
-            token = int(logits.argmax())
-            if token in self._end_ids and not call.ignore_end:
-                sequence.reason = "end"
-                return None
-        sequence.generated.append(token)
-        if len(sequence.generated) == call.answer_length:
+            token = call.forced[count]
+        elif token in self._end_ids and not call.ignore_end:
+            sequence.reason = "end"
+            return None
+        sequence.tokens.append(token)
+        if count + 1 == call.answer_length:
             sequence.reason = "forced" if call.forced else "length"
         return token
+
+
+def _part(sequence: Sequence, count: int) -> Part:
+    start = sequence.computed
+    tokens = sequence.tokens[start : start + count]
+    wants_scores = count == sequence.left and sequence.call.answer_length > 0
+    blocks = sequence.lease.blocks if sequence.lease is not None else ()
+    return Part(sequence.slot, blocks, start, tokens, wants_scores)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory ran out; on a CPU torch says so in a `RuntimeError`'s text only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from agentbus_torch.load import Loaded, load
-from agentbus_torch.runner import Call, Runner
+from agentbus_torch.runner import Runner
+from agentbus_torch.sequence import Call
 
 from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
@@ -87,12 +88,12 @@ def decode(
     runner: Runner, prompt: tuple[int, ...], forced: tuple[int, ...] = (), *, reuse: bool
 ) -> tuple[tuple[int, ...], torch.Tensor, int]:
     """Return the tokens, the scores [TOKENS, vocabulary] they were chosen from, and the reuse."""
-    sequence = runner.begin(
+    sequence = runner.add(
         Call(prompt=prompt, max_tokens=TOKENS, forced=forced, ignore_end=True, reuse=reuse)
     )
     rows = []
-    while not sequence.reason:
-        runner.step(sequence)
+    while not sequence.ended:
+        runner.step()
         if sequence.logits is not None:
             rows.append(sequence.logits)
     runner.finish(sequence)

@@ -11,7 +11,9 @@ import pytest
 import torch
 from agentbus_torch.config import read_config
 from agentbus_torch.load import load, load_runner
-from agentbus_torch.runner import Call, Runner
+from agentbus_torch.model import Model
+from agentbus_torch.runner import Runner
+from agentbus_torch.sequence import Call
 
 from agentbus.config import EngineSettings
 from agentbus.errors import AgentbusError, ConfigError, ModelBroken, ModelNotFound
@@ -48,10 +50,10 @@ def make_runner(folder: Path, settings: EngineSettings = SETTINGS) -> Runner:
 def forced_logits(runner: Runner, ids: tuple[int, ...], first: int, **how: bool) -> torch.Tensor:
     """Return the scores [len(ids) - first, vocabulary] behind each of `ids[first - 1 : -1]`."""
     call = Call(prompt=ids[:first], max_tokens=0, forced=ids[first:], namespace=b"t", **how)
-    sequence = runner.begin(call)
+    sequence = runner.add(call)
     rows = []
-    while not sequence.reason:
-        runner.step(sequence)
+    while not sequence.ended:
+        runner.step()
         if sequence.logits is not None:
             rows.append(sequence.logits)
     runner.finish(sequence)
@@ -117,15 +119,28 @@ def test_a_call_without_reuse_leaves_no_trace_in_the_window(tmp_path: Path) -> N
     torch.testing.assert_close(forced_logits(runner, IDS, 50), first, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_broken_computation_leaves_no_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = make_runner(TinyModel().write(tmp_path))
-    sequence = runner.begin(Call(prompt=IDS, max_tokens=5))
-    runner.step(sequence)
-    runner.abandon(sequence)
-    assert runner.stats().free == runner.stats().total
+    folder = TinyModel().write(tmp_path)
+    runner = make_runner(folder)
+    sequence = runner.add(Call(prompt=IDS[:40], max_tokens=5, namespace=b"t"))
+    for _ in range(steps):
+        runner.step()
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "forward", fail)
+        assert runner.step() == [(sequence, None)]
+    assert str(sequence.error) == "out of luck"
+    runner.finish(sequence)
+    assert runner.stats().locked == 0 and (steps or runner.stats().cached == 0)
     runner.check_integrity()
+    found, alone = forced_logits(runner, IDS, 50), forced_logits(make_runner(folder), IDS, 50)
+    torch.testing.assert_close(found, alone, atol=2e-4, rtol=2e-4)
 
 
 def _edit(path: Path, **changes: object) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import anyio
 import pytest
+import torch
+from agentbus_torch.attention import Attention
+from agentbus_torch.batch import Batch
 from agentbus_torch.engine import TorchEngine, load_engine
-from agentbus_torch.runner import CHUNK_TOKENS, Runner, Sequence
+from agentbus_torch.model import Model
+from agentbus_torch.runner import Runner
+from agentbus_torch.scheduler import CHUNK_TOKENS
+from agentbus_torch.sequence import Sequence
 from anyio.lowlevel import checkpoint
 
 from agentbus.config import EngineSettings
@@ -115,19 +122,40 @@ async def test_the_log_tells_what_was_computed(engine: TorchEngine, tmp_path: Pa
     assert len(lines[1]["prompt_ids"]) == done.usage.prompt_tokens
 
 
+class Gate:
+    """Holds the engine's thread before a step, while `when` says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, when: Callable[[Runner], bool]) -> None:
+        self.reached = anyio.Event()
+        self._resume = threading.Event()
+        loop, original = asyncio.get_running_loop(), Runner.step
+
+        def step(runner: Runner) -> list[tuple[Sequence, int | None]]:
+            if when(runner):
+                loop.call_soon_threadsafe(self.reached.set)
+                self._resume.wait(10)
+            return original(runner)
+
+        patch.setattr(Runner, "step", step)
+
+    def open(self) -> None:
+        self._resume.set()
+
+
 @pytest.mark.anyio
 async def test_an_unexpected_failure_ends_one_request(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(runner: Runner, sequence: Sequence) -> int:
+    def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(Runner, "step", fail)
-        with pytest.raises(EngineFailed, match="out of luck"):
-            await ask(engine, GenerateRequest(prompt=SAID, max_tokens=3))
-    assert "failed on a request" in caplog.text
-    assert engine.stats().free_blocks == engine.stats().total_blocks
+    for owner, name in ((Model, "forward"), (Runner, "step")):
+        with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+            patch.setattr(owner, name, fail)
+            with pytest.raises(EngineFailed, match="out of luck"):
+                await ask(engine, GenerateRequest(prompt=SAID, max_tokens=3))
+        assert "failed on a request" in caplog.text
+        assert engine.stats().free_blocks == engine.stats().total_blocks
     _, ids, _ = await ask(engine, GenerateRequest(prompt=SAID, max_tokens=3, ignore_end=True))
     assert len(ids) == 3
 
@@ -137,32 +165,24 @@ async def test_cancelling_within_the_prompt_keeps_what_was_computed(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is held between two chunks while the reader is cancelled."""
-    loop = asyncio.get_running_loop()
-    stepped, resume = anyio.Event(), threading.Event()
-    original = Runner.step
-
-    def step(runner: Runner, sequence: Sequence) -> int | None:
-        token = original(runner, sequence)
-        if sequence.computed == 2 * CHUNK_TOKENS:
-            loop.call_soon_threadsafe(stepped.set)
-            resume.wait(10)
-        return token
-
-    monkeypatch.setattr(Runner, "step", step)
+    gate = Gate(
+        monkeypatch,
+        lambda runner: any(s.computed == 2 * CHUNK_TOKENS for s in runner._scheduler.running),
+    )
     prompt = (5,) * (4 * CHUNK_TOKENS)
     request = GenerateRequest(prompt=prompt, max_tokens=3, ignore_end=True)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(ask, engine, request)
-            await stepped.wait()
+            await gate.reached.wait()
             group.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                while not (job := engine._driver._running) or not job.cancelled:
+                while not engine._driver._cancelled:
                     await checkpoint()
-                resume.set()
+                gate.open()
     assert engine.stats().locked_blocks == engine.stats().running == 0
     _, _, done = await ask(engine, request)
-    assert done.usage.reused_tokens == 2 * CHUNK_TOKENS
+    assert done.usage.reused_tokens == 3 * CHUNK_TOKENS  # the step that was held was the third
     engine._runner.check_integrity()
 
 
@@ -170,28 +190,20 @@ async def test_cancelling_within_the_prompt_keeps_what_was_computed(
 async def test_more_calls_than_may_wait_are_refused(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-    stepped, resume = anyio.Event(), threading.Event()
-    original = Runner.step
-
-    def step(runner: Runner, sequence: Sequence) -> int | None:
-        loop.call_soon_threadsafe(stepped.set)
-        resume.wait(10)
-        return original(runner, sequence)
-
-    monkeypatch.setattr(Runner, "step", step)
+    monkeypatch.setattr("agentbus_torch.scheduler.MAX_SEQUENCES", 1)
+    gate = Gate(monkeypatch, lambda runner: runner.running == 1)
     request = GenerateRequest(prompt=SAID, max_tokens=2, ignore_end=True)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(ask, engine, request)
-            await stepped.wait()
+            await gate.reached.wait()
             for _ in range(3):
                 group.start_soon(ask, engine, request)
             while engine.stats().waiting < 3:
                 await checkpoint()
             with pytest.raises(MailboxFull):
                 await ask(engine, request)
-            resume.set()
+            gate.open()
     assert engine.stats().finished == 4
 
 
@@ -199,29 +211,152 @@ async def test_more_calls_than_may_wait_are_refused(
 async def test_a_waiting_call_can_be_cancelled(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = asyncio.get_running_loop()
-    stepped, resume = anyio.Event(), threading.Event()
-    original = Runner.step
-
-    def step(runner: Runner, sequence: Sequence) -> int | None:
-        loop.call_soon_threadsafe(stepped.set)
-        resume.wait(10)
-        return original(runner, sequence)
-
-    monkeypatch.setattr(Runner, "step", step)
+    monkeypatch.setattr("agentbus_torch.scheduler.MAX_SEQUENCES", 1)
+    gate = Gate(monkeypatch, lambda runner: runner.running == 1)
     request = GenerateRequest(prompt=SAID, max_tokens=2, ignore_end=True)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(ask, engine, request)
-            await stepped.wait()
+            await gate.reached.wait()
             async with anyio.create_task_group() as waiting:
                 waiting.start_soon(ask, engine, request)
                 while engine.stats().waiting < 1:
                     await checkpoint()
                 waiting.cancel_scope.cancel()
             assert engine.stats().waiting == 0
-            resume.set()
+            gate.open()
     assert engine.stats().finished == 1
+
+
+@pytest.mark.anyio
+async def test_a_call_of_a_full_batch_can_be_cancelled(engine: TorchEngine) -> None:
+    """It ends within a step, and those beside it do not notice."""
+    requests = [
+        GenerateRequest(prompt=tuple(range(3 + n, 60 + n)), max_tokens=30, ignore_end=True)
+        for n in range(3)
+    ]
+    alone = [(await ask(engine, request))[1] for request in requests]
+    found: dict[int, list[int]] = {}
+
+    async def one(number: int) -> None:
+        found[number] = (await ask(engine, requests[number]))[1]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(one, 0)
+        group.start_soon(one, 2)
+        async with aclosing(engine.generate(requests[1])) as items:
+            await anext(items)
+    assert found == {0: alone[0], 2: alone[2]}
+    assert engine.stats().locked_blocks == engine.stats().running == 0
+    engine._runner.check_integrity()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), MemoryError()], ids=repr)
+async def test_what_breaks_one_call_spares_the_others(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """One call's rows break every step that they are in; it fails alone."""
+    requests = [
+        GenerateRequest(prompt=tuple(range(3 + n, 60 + n)), max_tokens=20, ignore_end=True)
+        for n in range(3)
+    ]
+    alone = [(await ask(engine, request))[1] for request in requests]
+    original, cursed = Model.forward, 4  # the second one's first token
+
+    def forward(model: Model, batch: Batch, attention: Attention) -> torch.Tensor:
+        if any(part.start == 0 and part.tokens[0] == cursed for part in batch.parts):
+            raise error
+        return original(model, batch, attention)
+
+    found: dict[int, list[int]] = {}
+
+    async def one(number: int) -> None:
+        request = dataclasses.replace(requests[number], reuse=False)
+        try:
+            found[number] = (await ask(engine, request))[1]
+        except EngineFailed:
+            found[number] = []
+
+    monkeypatch.setattr(Model, "forward", forward)
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(one, number)
+    assert found == {0: alone[0], 1: [], 2: alone[2]}
+    assert engine.stats().locked_blocks == engine.stats().running == 0
+
+
+@pytest.mark.anyio
+async def test_memory_that_runs_out_for_a_while_costs_time_only(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of more than one sequence do not fit: they are computed one after another."""
+    requests = [
+        GenerateRequest(prompt=tuple(range(3 + n, 60 + n)), max_tokens=20, ignore_end=True)
+        for n in range(3)
+    ]
+    alone = [(await ask(engine, request))[1] for request in requests]
+    original = Model.forward
+
+    def forward(model: Model, batch: Batch, attention: Attention) -> torch.Tensor:
+        if len(batch.parts) > 1:
+            raise MemoryError
+        return original(model, batch, attention)
+
+    found: dict[int, list[int]] = {}
+
+    async def one(number: int) -> None:
+        found[number] = (await ask(engine, requests[number]))[1]
+
+    monkeypatch.setattr(Model, "forward", forward)
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(one, number)
+    assert found == dict(enumerate(alone))
+    assert engine._runner.preempted > 0
+    engine._runner.check_integrity()
+
+
+@pytest.mark.anyio
+async def test_a_pool_too_small_for_all_serves_them_in_turn(folder: Path) -> None:
+    small = load_engine(str(folder), EngineSettings(kv_tokens=160, threads=1))
+    ample = load_engine(str(folder), EngineSettings(kv_tokens=4096, threads=1))
+    requests = [
+        GenerateRequest(prompt=tuple(range(3 + n, 33 + n)), max_tokens=60, ignore_end=True)
+        for n in range(4)
+    ]
+    found: dict[int, list[int]] = {}
+
+    async def one(number: int) -> None:
+        found[number] = (await ask(small, requests[number]))[1]
+
+    async with anyio.create_task_group() as group:
+        for number in range(4):
+            group.start_soon(one, number)
+    assert small._runner.preempted > 0
+    for number, request in enumerate(requests):
+        assert found[number] == (await ask(ample, request))[1]
+    assert small.stats().locked_blocks == 0
+    small._runner.check_integrity()
+    await small.aclose()
+    await ample.aclose()
+
+
+@pytest.mark.anyio
+async def test_siblings_compute_a_new_prefix_once(engine: TorchEngine) -> None:
+    shared = tuple(3 + n * n % 250 for n in range(900))
+    usages = []
+
+    async def one(number: int) -> None:
+        prompt = (*shared, *range(3 + number, 13 + number))
+        request = GenerateRequest(prompt=prompt, max_tokens=3, ignore_end=True)
+        usages.append((await ask(engine, request))[2].usage)
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(one, number)
+    assert sum(usage.prefilled_tokens for usage in usages) <= 900 + 3 * (10 + 16)
+    assert all(u.prompt_tokens == u.reused_tokens + u.prefilled_tokens for u in usages)
 
 
 @pytest.mark.anyio

@@ -1,0 +1,293 @@
+"""Attention on a CPU, over windows that hold each running sequence's KV by position.
+
+There are two ways to compute it, chosen by what was measured on a CPU with AVX-512: torch's fused
+attention, and plain products around a softmax. In bfloat16 oneDNN's products are two to three times
+as fast as those within the fused attention; in float32 the two are equal, and the fused one needs
+no memory for scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from agentbus.kv import Copy
+
+from .batch import Batch, Part
+from .kv import KVPool
+from .linear import has_fast_bfloat16
+from .windows import Windows
+
+__all__ = ["WindowAttention", "group_lengths"]
+
+_CALL_POSITIONS = 64
+"""What one more call for a group of rows costs, in positions that it could have read instead."""
+
+_FEW_POSITIONS = 1024
+"""Positions, of all sequences of a group, under which one fused call beats three products."""
+
+_BLOCK_ROWS = 64
+"""Rows of a chunk whose scores are in memory at once: they should stay in the CPU's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Singles:
+    """Rows `row…row + count` of a batch, one of each of the slots from `slot` on."""
+
+    row: int
+    count: int
+    slot: int
+    longest: int
+    mask: Tensor | None
+    """What is added to scores, [count, 1, 1, longest]; None if all are as long as the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Rows `row…row + rows` of a batch, all of one slot, of which the last is at `end - 1`."""
+
+    row: int
+    rows: int
+    slot: int
+    end: int
+
+
+class _Kernel(Protocol):
+    """Grouped-query attention: `group` heads share the keys and values of one."""
+
+    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend with one row of each sequence.
+
+        Args:
+            query: [count, kv_heads, group, size]; so is the result.
+            keys, values: [count, kv_heads, longest, size]
+            mask: as in `_Singles`.
+        """
+        ...
+
+    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend with rows of one sequence, the last ones of those that the keys are of.
+
+        Args:
+            query: [rows, kv_heads, group, size]; so is the result.
+            keys, values: [kv_heads, end, size]
+        """
+        ...
+
+
+class _Fused:
+    """torch's fused attention."""
+
+    def __init__(self) -> None:
+        self._mask = torch.empty(0, 0)
+
+    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        rows, kv_heads, group, size = query.shape
+        end = keys.shape[1]
+        shared = (kv_heads, group, end, size)
+        found = functional.scaled_dot_product_attention(
+            query.permute(1, 2, 0, 3),
+            keys[:, None].expand(shared),
+            values[:, None].expand(shared),
+            attn_mask=self._causal(rows, end, query.dtype) if rows < end else None,
+            is_causal=rows == end,
+        )
+        return found.permute(2, 0, 1, 3)
+
+    def _causal(self, rows: int, end: int, dtype: torch.dtype) -> Tensor:
+        """Return a mask by which row i sees up to `end - rows + i`; the next layer's is the same."""
+        if self._mask.shape != (rows, end) or self._mask.dtype != dtype:
+            mask = torch.full((rows, end), -math.inf, dtype=dtype)
+            self._mask = mask.triu_(end - rows + 1)
+        return self._mask
+
+
+class _Products:
+    """Products around a softmax. Scores go to memory that is kept: fresh pages cost more."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._later = torch.full((_BLOCK_ROWS, _BLOCK_ROWS), -math.inf, dtype=dtype).triu_(1)
+        self._scratch = torch.empty(2, 0, dtype=dtype)
+        self._fused = _Fused()
+
+    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Keys times query, not the reverse: the matrix with many rows on the left is faster."""
+        if len(query) * keys.shape[2] < _FEW_POSITIONS:
+            return self._fused.singles(query, keys, values, mask)
+        scores = torch.matmul(keys, (query / math.sqrt(query.shape[-1])).transpose(2, 3))
+        scores = scores.transpose(2, 3)
+        if mask is not None:
+            scores = scores + mask
+        return torch.matmul(scores.softmax(-1), values)
+
+    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        rows, end = len(query), keys.shape[1]
+        found = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for first in range(0, rows, _BLOCK_ROWS):
+            last = min(first + _BLOCK_ROWS, rows)
+            seen = end - rows + last
+            found[first:last] = self._block(query[first:last], keys[:, :seen], values[:, :seen])
+        return found
+
+    def _block(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        rows, kv_heads, group, size = query.shape
+        seen = keys.shape[1]
+        shape = (kv_heads, group * rows, seen)
+        scores, weights = (
+            buffer[: math.prod(shape)].view(shape) for buffer in self._buffers(shape)
+        )
+        torch.baddbmm(
+            scores,
+            query.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, size),
+            keys.transpose(1, 2),
+            beta=0,
+            alpha=1 / math.sqrt(size),
+            out=scores,
+        )
+        scores.view(kv_heads, group, rows, seen)[..., seen - rows :] += self._later[:rows, :rows]
+        torch.softmax(scores, -1, out=weights)
+        return torch.bmm(weights, values).view(kv_heads, group, rows, size).permute(2, 0, 1, 3)
+
+    def _buffers(self, shape: tuple[int, ...]) -> Tensor:
+        if math.prod(shape) > self._scratch.shape[1]:
+            self._scratch = self._scratch.new_empty(2, math.prod(shape))
+        return self._scratch
+
+
+def group_lengths(slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Split sequences of one row, in order of their slots, into groups that are computed together.
+
+    A group's slots are neighbours and all its members are read to the longest one's length; that
+    is worth it while what is read in vain costs less than calls of their own. Returns group sizes.
+    """
+    sizes: list[int] = []
+    longest = total = 0
+    for number, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        joined = max(longest, length)
+        if sizes and slot == slots[number - 1] + 1:
+            in_vain = joined * (sizes[-1] + 1) - total - length
+            if in_vain <= _CALL_POSITIONS * sizes[-1]:
+                sizes[-1] += 1
+                longest, total = joined, total + length
+                continue
+        sizes.append(1)
+        longest = total = length
+    return sizes
+
+
+class WindowAttention:
+    """The `Attention` of CPUs."""
+
+    def __init__(self, pool: KVPool, *, slots: int, positions: int) -> None:
+        """Make room for `slots` sequences of up to `positions` tokens each."""
+        self._windows = Windows(pool, slots=slots, positions=positions)
+        self._kv_heads = pool.shape.kv_heads
+        self._dtype = pool.layers[0].dtype
+        self._kernel: _Kernel = (
+            _Products(self._dtype)
+            if self._dtype == torch.bfloat16 and has_fast_bfloat16()
+            else _Fused()
+        )
+        self._index = torch.empty(0, dtype=torch.int64)
+        self._singles: list[_Singles] = []
+        self._chunks: list[_Chunk] = []
+
+    def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
+        """See `Attention.open`."""
+        return self._windows.open(blocks, length, copies)
+
+    def reopen(self, slot: int, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> None:
+        """See `Attention.reopen`."""
+        self._windows.reopen(slot, blocks, length, copies)
+
+    def save(self, slot: int, blocks: Sequence[int], first: int, length: int) -> None:
+        """See `Attention.save`."""
+        self._windows.save(slot, blocks, first, length)
+
+    def close(self, slot: int, *, keep: bool) -> None:
+        """See `Attention.close`."""
+        self._windows.close(slot, keep=keep)
+
+    def prepare(self, batch: Batch) -> None:
+        """Lay out where the batch's rows go, and which calls read them."""
+        self._windows.reach(max(part.end for part in batch.parts))
+        for part in batch.parts:
+            self._windows.hold(part.slot, part.end)
+        singles = [part for part in batch.parts if part.rows == 1]
+        self._singles = self._group(singles, batch)
+        self._index = self._places(singles)
+        self._chunks = []
+        row = len(singles)
+        for part in batch.parts[row:]:
+            self._chunks.append(_Chunk(row, part.rows, part.slot, part.end))
+            row += part.rows
+
+    def attend(self, layer: int, query: Tensor, pairs: Tensor) -> Tensor:
+        """See `Attention.attend`."""
+        window = self._windows.layers[layer]
+        self._put(window, pairs)
+        rows, heads, size = query.shape
+        query = query.reshape(rows, self._kv_heads, heads // self._kv_heads, size)
+        found = [self._attend_singles(window, query, group) for group in self._singles]
+        found += [self._attend_chunk(window, query, chunk) for chunk in self._chunks]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _attend_singles(self, window: Tensor, query: Tensor, group: _Singles) -> Tensor:
+        seen = window[group.slot : group.slot + group.count, :, : group.longest]
+        rows = query[group.row : group.row + group.count]
+        keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
+        return self._kernel.singles(rows, keys, values, group.mask).reshape(group.count, -1)
+
+    def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk) -> Tensor:
+        seen = window[chunk.slot, :, : chunk.end]
+        rows = query[chunk.row : chunk.row + chunk.rows]
+        keys, values = seen[: self._kv_heads], seen[self._kv_heads :]
+        return self._kernel.chunk(rows, keys, values).reshape(chunk.rows, -1)
+
+    def _put(self, window: Tensor, pairs: Tensor) -> None:
+        """Write a layer's keys and values where `prepare` said."""
+        if singles := sum(group.count for group in self._singles):
+            flat = window.view(-1, window.shape[-1])
+            flat.index_copy_(0, self._index, pairs[:singles].reshape(-1, window.shape[-1]))
+        for chunk in self._chunks:
+            rows = pairs[chunk.row : chunk.row + chunk.rows]
+            window[chunk.slot, :, chunk.end - chunk.rows : chunk.end] = rows.transpose(0, 1)
+
+    def _places(self, singles: Sequence[Part]) -> Tensor:
+        """Return where in a layer, as rows of one head and position, single rows go."""
+        capacity, heads = self._windows.capacity, 2 * self._kv_heads
+        return torch.tensor(
+            [
+                (part.slot * heads + head) * capacity + part.start
+                for part in singles
+                for head in range(heads)
+            ],
+            dtype=torch.int64,
+        )
+
+    def _group(self, singles: Sequence[Part], batch: Batch) -> list[_Singles]:
+        lengths = [part.end for part in singles]
+        groups: list[_Singles] = []
+        row = 0
+        for count in group_lengths([part.slot for part in singles], lengths):
+            longest = max(lengths[row : row + count])
+            mask = None
+            if min(lengths[row : row + count]) < longest:
+                for part in singles[row : row + count]:
+                    self._windows.clear(part.slot, longest)
+                last = batch.positions[row : row + count, None, None, None]
+                hidden = torch.arange(longest) > last
+                mask = torch.zeros(hidden.shape, dtype=self._dtype)
+                mask.masked_fill_(hidden, -math.inf)
+            groups.append(_Singles(row, count, singles[row].slot, longest, mask))
+            row += count
+        return groups

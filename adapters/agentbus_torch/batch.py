@@ -1,0 +1,65 @@
+"""What one step computes: rows of tokens, of one sequence or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Part", "make_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one sequence in a batch: its positions `start…start + rows`."""
+
+    slot: int
+    """Where the attention backend keeps the sequence."""
+    blocks: Sequence[int]
+    """The sequence's block table: position p is in block `blocks[p // block_size]`."""
+    start: int
+    tokens: Sequence[int]
+    wants_scores: bool
+    """Whether the scores behind the last row are asked for."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the part has."""
+        return len(self.tokens)
+
+    @property
+    def end(self) -> int:
+        """The position behind the last row."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of tokens, part after part; parts of one row stand first, in the order of their slots."""
+
+    parts: tuple[Part, ...]
+    tokens: Tensor
+    """[rows]"""
+    positions: Tensor
+    """[rows]"""
+    wanted: Tensor
+    """[parts that want scores]: their last rows."""
+
+
+def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
+    """Lay parts out as a batch."""
+    ordered = sorted(parts, key=lambda part: (part.rows > 1, part.slot))
+    tokens: list[int] = []
+    positions: list[int] = []
+    wanted: list[int] = []
+    for part in ordered:
+        tokens += part.tokens
+        positions += range(part.start, part.end)
+        if part.wants_scores:
+            wanted.append(len(tokens) - 1)
+    rows = torch.tensor((tokens, positions), device=device)
+    return Batch(
+        tuple(ordered), rows[0], rows[1], torch.tensor(wanted, dtype=torch.int64, device=device)
+    )

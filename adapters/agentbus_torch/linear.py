@@ -1,0 +1,102 @@
+"""Matrix products with a model's weights, in the fastest form that this machine's torch has.
+
+On a CPU the weights are laid out once as oneDNN wants them, and what follows a product (a bias, the
+activation, a gate, the residual sum) is computed while its result is still in registers. These are
+the operations that torch's own compiler emits for a CPU; nothing is compiled here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Linear", "has_fast_bfloat16", "make_linear"]
+
+
+class Linear(Protocol):
+    """`x` [rows, in] times a weight [out, in], transposed; all results are [rows, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the product."""
+        ...
+
+    def silu(self, x: Tensor) -> Tensor:
+        """Return the SiLU of the product."""
+        ...
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the product times `other`, element by element."""
+        ...
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the product plus `other`; `other` may be overwritten."""
+        ...
+
+
+class _Plain:
+    """The weight as it lies in memory."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self._weight, self._bias)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return functional.silu(self(x), inplace=True)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self(x).mul_(other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return other.add_(self(x))
+
+
+class _Packed:
+    """The weight as oneDNN lays it out in blocks."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        operators = torch.ops.mkldnn
+        self._weight = operators._reorder_linear_weight(weight.contiguous())
+        self._bias = bias
+        self._unary = operators._linear_pointwise.default
+        self._binary = operators._linear_pointwise.binary
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._unary(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]
+
+    def silu(self, x: Tensor) -> Tensor:
+        return self._unary(x, self._weight, self._bias, "swish", [], "")  # type: ignore[no-any-return]
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._binary(x, other, self._weight, self._bias, "mul")  # type: ignore[no-any-return]
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        return self._binary(x, other, self._weight, self._bias, "add")  # type: ignore[no-any-return]
+
+
+def has_fast_bfloat16() -> bool:
+    """Say whether oneDNN multiplies bfloat16 on this CPU in instructions made for it."""
+    return _has_onednn() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _has_onednn() -> bool:
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available
+
+
+def _packs(weight: Tensor) -> bool:
+    if weight.device.type != "cpu":
+        return False
+    if weight.dtype == torch.bfloat16:
+        return has_fast_bfloat16()
+    return weight.dtype == torch.float32 and _has_onednn()
+
+
+def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """Prepare a weight [out, in] and its bias [out] for products."""
+    return _Packed(weight, bias) if _packs(weight) else _Plain(weight, bias)

@@ -1,0 +1,179 @@
+"""Attention over windows: against the plain formula, with several sequences in a batch."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from agentbus_torch.attention_cpu import WindowAttention, group_lengths
+from agentbus_torch.batch import Part, make_batch
+from agentbus_torch.kv import KVPool, KVShape
+
+from agentbus.errors import MisuseError
+from agentbus.kv import Copy
+
+SHAPE = KVShape(layers=2, kv_heads=2, head_size=8, block_size=4)
+GROUP = 3
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def make(dtype: torch.dtype = torch.float32, **how: int) -> tuple[KVPool, WindowAttention]:
+    pool = KVPool(SHAPE, 64, dtype=dtype, device=torch.device("cpu"))
+    for layer in pool.layers:
+        layer.normal_()
+    return pool, WindowAttention(pool, **({"slots": 4, "positions": 3000} | how))
+
+
+def pairs_of(rows: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(rows, 2 * SHAPE.kv_heads, SHAPE.head_size, dtype=dtype)
+
+
+def expected(query: torch.Tensor, seen: torch.Tensor, start: int) -> torch.Tensor:
+    """Attend with rows from position `start` on, to `seen`: [positions, 2 * kv_heads, size]."""
+    heads = SHAPE.kv_heads
+    keys = seen[:, :heads].repeat_interleave(GROUP, 1).double()
+    values = seen[:, heads:].repeat_interleave(GROUP, 1).double()
+    scores = torch.einsum("rhd,phd->hrp", query.double(), keys) / math.sqrt(SHAPE.head_size)
+    rows, positions = len(query), len(seen)
+    later = torch.arange(positions) > torch.arange(start, start + rows)[:, None]
+    weights = scores.masked_fill(later, -math.inf).softmax(-1)
+    return torch.einsum("hrp,phd->rhd", weights, values).reshape(rows, -1)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_a_batch_of_all_kinds(dtype: torch.dtype) -> None:
+    """Several steps: prompts from nothing and behind a prefix, beside single rows."""
+    torch.manual_seed(1)
+    _, attention = make(dtype)
+    said: dict[int, torch.Tensor] = {}
+    for steps in (
+        {0: 1, 1: 3, 2: 130},
+        {0: 1, 1: 1, 2: 1},
+        {0: 70, 1: 1, 2: 1, 3: 1},
+        {0: 1, 1: 100, 2: 65, 3: 1},
+        {0: 1, 1: 1, 2: 1, 3: 1},
+        {3: 1200},
+        {0: 1, 1: 1, 2: 1, 3: 1},
+    ):
+        for slot in steps:
+            if slot not in said:
+                assert attention.open((), 0, ()) == slot
+                said[slot] = torch.empty(0, 2 * SHAPE.kv_heads, SHAPE.head_size, dtype=dtype)
+        parts = [Part(s, (), len(said[s]), (1,) * rows, True) for s, rows in steps.items()]
+        batch = make_batch(parts, torch.device("cpu"))
+        attention.prepare(batch)
+        rows = len(batch.tokens)
+        query = torch.randn(rows, SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
+        pairs = pairs_of(rows, dtype)
+        attention.attend(1, query, pairs_of(rows, dtype))
+        found = attention.attend(0, query, pairs)
+        row = 0
+        for part in batch.parts:
+            mine = slice(row, row + part.rows)
+            said[part.slot] = torch.cat((said[part.slot], pairs[mine]))
+            right = expected(query[mine], said[part.slot], part.start)
+            error = (found[mine].double() - right).abs().max()
+            assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows)
+            row += part.rows
+
+
+def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor) -> None:
+    batch = make_batch([Part(slot, (), start, (1,) * len(pairs), False)], torch.device("cpu"))
+    attention.prepare(batch)
+    query = torch.zeros(len(pairs), SHAPE.kv_heads * GROUP, SHAPE.head_size)
+    for layer in range(SHAPE.layers):
+        attention.attend(layer, query, pairs)
+
+
+def test_what_is_saved_is_opened_elsewhere() -> None:
+    pool, attention = make()
+    pairs = pairs_of(11, torch.float32)
+    slot = attention.open((), 0, ())
+    write(attention, slot, 0, pairs)
+    attention.save(slot, [9, 3, 40], 0, 11)
+    other = attention.open([9, 3, 50], 11, [Copy(40, 50, 3)])
+    assert other != slot
+    window = attention._windows.layers[1][other]
+    assert torch.equal(window[:, :11], pairs.transpose(0, 1))
+    assert torch.equal(pool.layers[0][40, :3], pairs[8:11])
+
+
+def test_the_next_call_of_a_conversation_finds_its_window() -> None:
+    pool, attention = make()
+    slots = [attention.open((), 0, ()) for _ in range(3)]
+    for slot in slots:
+        write(attention, slot, 0, pairs_of(8, torch.float32))
+        attention.save(slot, [2 * slot, 2 * slot + 1], 0, 8)
+    for slot in slots:
+        attention.close(slot, keep=True)
+    pool.layers[0][2:4] = torch.nan  # what is mirrored is not read again
+    assert attention.open([2, 3], 8, ()) == 1
+    assert not attention._windows.layers[0][1, :, :8].isnan().any()
+
+
+def test_a_block_with_a_new_owner_is_read_again() -> None:
+    pool, attention = make(slots=1)
+    slot = attention.open((), 0, ())
+    write(attention, slot, 0, pairs_of(8, torch.float32))
+    attention.save(slot, [0, 1], 0, 8)
+    attention.close(slot, keep=True)
+    pool.own([1])
+    pool.layers[0][1] = 7.0
+    attention.open([0, 1], 8, ())
+    assert (attention._windows.layers[0][0, :, 4:8] == 7.0).all()
+
+
+def test_a_window_that_is_not_kept_is_forgotten() -> None:
+    pool, attention = make(slots=1)
+    attention.open([0, 1], 8, ())
+    attention.close(0, keep=False)
+    pool.layers[0][:2] = 7.0
+    attention.open([0, 1], 8, ())
+    assert (attention._windows.layers[0][0, :, :8] == 7.0).all()
+
+
+def test_longer_windows_keep_what_they_hold() -> None:
+    _, attention = make()
+    pairs = pairs_of(30, torch.float32)
+    slot = attention.open((), 0, ())
+    write(attention, slot, 0, pairs)
+    write(attention, attention.open((), 0, ()), 0, pairs_of(2500, torch.float32))
+    for layer in attention._windows.layers:
+        assert torch.equal(layer[slot, :, :30], pairs.transpose(0, 1))
+
+
+def test_more_sequences_than_slots_are_misuse() -> None:
+    _, attention = make(slots=1)
+    attention.open((), 0, ())
+    with pytest.raises(MisuseError):
+        attention.open((), 0, ())
+
+
+def test_what_others_left_in_a_window_harms_nobody() -> None:
+    """A shorter sequence is read as far as its neighbour, over what its slot held before."""
+    _, attention = make(slots=2)
+    left = torch.full((120, 2 * SHAPE.kv_heads, SHAPE.head_size), torch.nan)
+    for slot in (attention.open((), 0, ()), attention.open((), 0, ())):
+        write(attention, slot, 0, left)
+    for slot in (0, 1):
+        attention.close(slot, keep=False)
+        attention.open((), 0, ())
+        write(attention, slot, 0, pairs_of(70 + slot * 20, torch.float32))
+    parts = [Part(0, (), 70, (1,), True), Part(1, (), 90, (1,), True)]
+    attention.prepare(make_batch(parts, torch.device("cpu")))
+    assert len(attention._singles) == 1
+    query = torch.randn(2, SHAPE.kv_heads * GROUP, SHAPE.head_size)
+    assert not attention.attend(0, query, pairs_of(2, torch.float32)).isnan().any()
+
+
+def test_groups_are_neighbours_of_like_length() -> None:
+    assert group_lengths([0, 1, 2], [100, 101, 99]) == [3]
+    assert group_lengths([0, 2, 3], [100, 100, 100]) == [1, 2]
+    assert group_lengths([0, 1, 2, 3], [2000, 90, 95, 2100]) == [1, 2, 1]
+    assert group_lengths([], []) == []
+    generator = random.Random(3)
+    for _ in range(50):
+        lengths = [generator.randrange(1, 3000) for _ in range(generator.randrange(1, 20))]
+        assert sum(group_lengths(range(len(lengths)), lengths)) == len(lengths)

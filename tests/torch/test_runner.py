@@ -1,0 +1,115 @@
+"""Batches of sequences on a tiny model: each gets the scores that it would get alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from agentbus_torch.attention_cpu import WindowAttention
+from agentbus_torch.config import read_config
+from agentbus_torch.load import load_runner
+from agentbus_torch.runner import Runner
+from agentbus_torch.scheduler import MAX_SEQUENCES
+from agentbus_torch.sequence import Call
+
+from agentbus.config import EngineSettings
+from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
+from tests.torch.tiny import TinyModel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TinyModel().write(tmp_path_factory.mktemp("tiny"))
+
+
+def make(folder: Path, kv_tokens: int = 4096) -> Runner:
+    settings = EngineSettings(kv_tokens=kv_tokens, block_size=4, threads=1)
+    return load_runner(folder, read_config(folder), settings, (2,))
+
+
+def text(seed: int, length: int) -> tuple[int, ...]:
+    return tuple(3 + (seed * 31 + n * n * 7 + n * seed) % 250 for n in range(length))
+
+
+def run(runner: Runner, calls: list[Call]) -> list[torch.Tensor]:
+    """Return each call's scores [tokens, vocabulary], all of them computed together."""
+    sequences = [runner.add(call) for call in calls]
+    rows: list[list[torch.Tensor]] = [[] for _ in calls]
+    left = len(calls)
+    while left:
+        for sequence, token in runner.step():
+            if token is not None and sequence.logits is not None:
+                rows[sequences.index(sequence)].append(sequence.logits)
+            if sequence.ended:
+                runner.finish(sequence)
+                left -= 1
+        runner.check_integrity()
+    assert runner.stats().locked == 0
+    return [torch.stack(found) for found in rows]
+
+
+def forced(prompt: tuple[int, ...], answer: tuple[int, ...], *, reuse: bool = True) -> Call:
+    return Call(prompt=prompt, max_tokens=0, forced=answer, reuse=reuse, namespace=b"t")
+
+
+CASES = {
+    "apart": [forced(text(n, 20 + 9 * n), text(n + 20, 30)) for n in range(6)],
+    "siblings": [forced(text(1, 70) + text(n, 5 + n), text(n + 20, 30)) for n in range(6)],
+    "the_same": [forced(text(1, 70), text(n + 20, 30)) for n in range(4)],
+    "mixed": [
+        forced(text(1, 70) + text(n, 5), text(n + 20, 30), reuse=n % 2 == 0) for n in range(6)
+    ],
+    "long_and_short": [forced(text(n, 300 if n % 2 else 3), text(n + 20, 40)) for n in range(6)],
+}
+
+
+@pytest.mark.parametrize("pool", [4096, 400], ids=["ample", "small"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch_computes_what_each_would_alone(folder: Path, case: str, pool: int) -> None:
+    runner = make(folder, pool)
+    for found, call in zip(run(runner, CASES[case]), CASES[case], strict=True):
+        (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
+        torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
+    # what is reused now is read from the pool's blocks
+    runner._attention = WindowAttention(runner._pool, slots=MAX_SEQUENCES, positions=512)
+    again = run(runner, CASES[case])
+    for found, call in zip(again, CASES[case], strict=True):
+        (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
+        torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
+
+
+def test_a_sequence_that_was_put_back_goes_on_from_what_is_left(folder: Path) -> None:
+    runner = make(folder, 240)
+    calls = [forced(text(n, 40), text(n + 20, 60)) for n in range(4)]
+    found = run(runner, calls)
+    assert runner.preempted > 0
+    for scores, call in zip(found, calls, strict=True):
+        (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
+        torch.testing.assert_close(scores, alone, atol=3e-4, rtol=3e-4)
+
+
+def test_windows_notice_that_blocks_changed_hands(folder: Path) -> None:
+    """Forks of one conversation on a pool too small for them: blocks pass from one to another."""
+    runner, generator = make(folder, 44), random.Random(5)
+    expected: dict[tuple[int, ...], torch.Tensor] = {}
+    for _ in range(80):
+        prompt = text(9, 8) + text(generator.randrange(6), generator.randrange(1, 9))
+        if prompt not in expected:
+            (expected[prompt],) = run(make(folder), [forced(prompt, text(3, 3), reuse=False)])
+        calls = [forced(prompt, text(3, 3))] * generator.randrange(1, 4)
+        for found in run(runner, calls):
+            torch.testing.assert_close(found, expected[prompt], atol=3e-4, rtol=3e-4)
+
+
+def test_what_cannot_be_computed_is_refused(folder: Path) -> None:
+    runner = make(folder, 64)
+    with pytest.raises(ContextTooLong):
+        runner.add(Call(prompt=(3,) * 512, max_tokens=1))
+    with pytest.raises(KVExhausted):
+        runner.add(Call(prompt=(3,) * 60, max_tokens=5))
+    for prompt in ((), (-1,), (10_000,)):
+        with pytest.raises(MisuseError):
+            runner.add(Call(prompt=prompt, max_tokens=1))
+    assert runner.step() == []
