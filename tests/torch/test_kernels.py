@@ -1,0 +1,139 @@
+"""The GPU's kernels against plain torch: on a GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
+
+from agentbus_torch.kernels import (  # noqa: E402 - behind the switch that they read
+    DecodePlan,
+    attend_chunk,
+    attend_rows,
+    attend_shared,
+    merge_splits,
+    silu_times,
+    turn_and_store,
+)
+
+# What Triton's interpreter does with numbers, numpy is about to refuse (it needs numpy under 2.4).
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
+
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+BLOCK = 16
+
+
+def some(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def reference(query: Tensor, pool: Tensor, table: Tensor, length: int, first: int = 0) -> Tensor:
+    """Attention of [heads, size] over positions `first…length`, the slow way."""
+    kv_heads = pool.shape[2] // 2
+    flat = pool[table.long()].flatten(0, 1)[first:length]
+    group = query.shape[0] // kv_heads
+    keys = flat[:, :kv_heads].repeat_interleave(group, 1)
+    values = flat[:, kv_heads:].repeat_interleave(group, 1)
+    scores = torch.einsum("hd,phd->hp", query, keys) / math.sqrt(query.shape[-1])
+    return torch.einsum("hp,phd->hd", scores.softmax(-1), values)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 16), (9, 3, 32), (8, 8, 64)])
+def test_rows_attend_to_their_own_blocks_alone(heads: int, kv_heads: int, size: int) -> None:
+    pool = some(40, BLOCK, 2 * kv_heads, size)
+    lengths = [1, 16, 17, 75, 160]
+    tables = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:30].view(-1)
+    tables = torch.stack([tables.roll(-3 * n)[:10] for n in range(5)]).int().to(DEVICE)
+    query = some(5, heads, size, seed=2)
+    plan = DecodePlan(5, heads, size, shared=0, own=4, device=DEVICE)
+    counts = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+    attend_rows(query, pool, tables, torch.zeros_like(counts), counts, plan)
+    found = merge_splits(plan, query)
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(
+            found[row], reference(query[row], pool, tables[row], length), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_a_shared_prefix_is_read_once_and_gives_the_same() -> None:
+    heads, kv_heads, size, rows, prefix = 6, 3, 32, 7, 80
+    pool = some(60, BLOCK, 2 * kv_heads, size)
+    shared = list(range(5))
+    tables = torch.tensor(
+        [[*shared, *range(5 + 3 * row, 8 + 3 * row)] for row in range(rows)],
+        dtype=torch.int32,
+        device=DEVICE,
+    )
+    lengths = torch.tensor([prefix + 1 + 6 * row for row in range(rows)], dtype=torch.int32)
+    lengths = lengths.to(DEVICE)
+    query = some(rows, heads, size, seed=3)
+    plan = DecodePlan(rows, heads, size, shared=2, own=2, device=DEVICE)
+    first = torch.full_like(lengths, prefix)
+    attend_shared(query, pool, tables[0], first, plan)
+    attend_rows(query, pool, tables, first, lengths, plan)
+    found = merge_splits(plan, query)
+    for row in range(rows):
+        wanted = reference(query[row], pool, tables[row], int(lengths[row]))
+        torch.testing.assert_close(found[row], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_shared_prefix_may_be_empty() -> None:
+    pool, query = some(4, BLOCK, 4, 16), some(2, 4, 16, seed=5)
+    tables = torch.tensor([[0, 1], [2, 3]], dtype=torch.int32, device=DEVICE)
+    lengths = torch.tensor([20, 32], dtype=torch.int32, device=DEVICE)
+    plan = DecodePlan(2, 4, 16, shared=2, own=2, device=DEVICE)
+    nothing = torch.zeros_like(lengths)
+    attend_shared(query, pool, tables[0], nothing, plan)
+    attend_rows(query, pool, tables, nothing, lengths, plan)
+    found = merge_splits(plan, query)
+    for row, length in enumerate((20, 32)):
+        torch.testing.assert_close(
+            found[row], reference(query[row], pool, tables[row], length), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(("start", "rows"), [(0, 1), (0, 16), (0, 70), (37, 5), (64, 33)])
+def test_a_chunk_sees_what_stands_before_each_of_its_rows(start: int, rows: int) -> None:
+    heads, kv_heads, size = 4, 2, 32
+    pool = some(20, BLOCK, 2 * kv_heads, size)
+    table = torch.arange(19, 5, -1, dtype=torch.int32, device=DEVICE)
+    query = some(rows, heads, size, seed=4)
+    out = torch.empty_like(query)
+    attend_chunk(query, pool, table, start, out)
+    for row in range(rows):
+        wanted = reference(query[row], pool, table, start + row + 1)
+        torch.testing.assert_close(out[row], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_keys_are_turned_and_stored_and_queries_turned_in_place() -> None:
+    heads, kv_heads, size, rows = 4, 2, 16, 3
+    qkv = some(rows, heads + 2 * kv_heads, size)
+    angles = torch.outer(torch.arange(50.0), 1.0 / 10 ** torch.linspace(0, 1, size // 2))
+    cosine = torch.cat((angles.cos(), angles.cos()), -1).to(DEVICE)
+    sine = torch.cat((-angles.sin(), angles.sin()), -1).to(DEVICE)
+    positions = torch.tensor([7, 0, 49], device=DEVICE)
+    slots = torch.tensor([5, 33, 18], device=DEVICE)
+    pool = torch.zeros(3, BLOCK, 2 * kv_heads, size, device=DEVICE)
+    turned = qkv.clone()
+    part = turned[:, : heads + kv_heads]
+    c, s = cosine[positions][:, None], sine[positions][:, None]
+    part.copy_(part * c + part.roll(size // 2, -1) * s)
+    query = turn_and_store(qkv, cosine, sine, positions, slots, pool, kv_heads)
+    torch.testing.assert_close(query, turned[:, :heads])
+    stored = pool.view(-1, 2 * kv_heads, size)
+    torch.testing.assert_close(stored[slots], turned[:, heads:])
+    assert stored.count_nonzero() == stored[slots].count_nonzero()
+
+
+def test_swiglu() -> None:
+    both = some(3, 2 * 1500)
+    gate, up = both.chunk(2, -1)
+    torch.testing.assert_close(silu_times(both), torch.nn.functional.silu(gate) * up)
