@@ -47,12 +47,12 @@ class Attention(Protocol):
         """Work out, once for all layers, what a batch will read and write."""
         ...
 
-    def attend(self, layer: int, query: Tensor, pairs: Tensor) -> Tensor:
-        """Put the rows' keys and values in place, and attend to all up to each row's position.
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """Turn the rows' queries and keys to their positions, put keys and values in place, and
+        attend to all up to each row's position.
 
         Args:
-            query: [rows, heads, head_size]
-            pairs: keys, then values: [rows, 2 * kv_heads, head_size]
+            qkv: [rows, heads + 2 * kv_heads, head_size]: queries, keys, values; is overwritten.
 
         Returns:
             [rows, heads * head_size]

@@ -22,6 +22,7 @@ from agentbus.kv import Copy
 from .batch import Batch, Part
 from .kv import KVPool
 from .linear import has_fast_bfloat16
+from .rope import Rope, turned
 from .windows import Windows
 
 __all__ = ["WindowAttention", "group_lengths"]
@@ -187,8 +188,10 @@ def group_lengths(slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
 class WindowAttention:
     """The `Attention` of CPUs."""
 
-    def __init__(self, pool: KVPool, *, slots: int, positions: int) -> None:
+    def __init__(self, pool: KVPool, rope: Rope, *, slots: int, positions: int) -> None:
         """Make room for `slots` sequences of up to `positions` tokens each."""
+        self._rope = rope
+        self._factors = (torch.empty(0), torch.empty(0))
         self._windows = Windows(pool, slots=slots, positions=positions)
         self._kv_heads = pool.shape.kv_heads
         self._dtype = pool.layers[0].dtype
@@ -230,13 +233,18 @@ class WindowAttention:
         for part in batch.parts[row:]:
             self._chunks.append(_Chunk(row, part.rows, part.slot, part.end))
             row += part.rows
+        rope, positions = self._rope, batch.positions
+        self._factors = rope.cosine[positions][:, None], rope.sine[positions][:, None]
 
-    def attend(self, layer: int, query: Tensor, pairs: Tensor) -> Tensor:
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """See `Attention.attend`."""
         window = self._windows.layers[layer]
-        self._put(window, pairs)
-        rows, heads, size = query.shape
-        query = query.reshape(rows, self._kv_heads, heads // self._kv_heads, size)
+        rows, all_heads, size = qkv.shape
+        heads = all_heads - 2 * self._kv_heads
+        turning = qkv[:, : heads + self._kv_heads]
+        turning.copy_(turned(turning, *self._factors))
+        self._put(window, qkv[:, heads:])
+        query = qkv[:, :heads].reshape(rows, self._kv_heads, heads // self._kv_heads, size)
         found = [self._attend_singles(window, query, group) for group in self._singles]
         found += [self._attend_chunk(window, query, chunk) for chunk in self._chunks]
         return found[0] if len(found) == 1 else torch.cat(found)

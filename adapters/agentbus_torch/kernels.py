@@ -35,7 +35,7 @@ _NEVER: Final = -1.0e30
 
 
 @triton.jit
-def _turn_and_store(  # type: ignore[no-untyped-def]
+def _turn_and_store(
     qkv, cosine, sine, positions, slots, pool,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +57,8 @@ def _turn_and_store(  # type: ignore[no-untyped-def]
     else:
         slot = tl.load(slots + row).to(tl.int64)
         target = pool + (slot * 2 * KV_HEADS + head - HEADS) * SIZE
-        tl.store(target + column, x.to(pool.dtype.element_ty))
+        real = (slot >= 0) & (column >= 0)
+        tl.store(target + column, x.to(pool.dtype.element_ty), mask=real)
 
 
 def turn_and_store(
@@ -75,7 +76,7 @@ def turn_and_store(
         qkv: [rows, heads + 2 * kv_heads, head_size], contiguous; the queries are turned in place.
         cosine, sine: [positions, head_size]; the sines of the first half are negative.
         positions: [rows], of each row's token.
-        slots: [rows], where in the pool it goes.
+        slots: [rows], where in the pool it goes; below 0, nowhere.
         pool: one layer's.
 
     Returns:
@@ -91,7 +92,7 @@ def turn_and_store(
 
 
 @triton.jit
-def _silu_times(gate_up, out, inner, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _silu_times(gate_up, out, inner, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < inner
@@ -112,7 +113,7 @@ def silu_times(gate_up: Tensor) -> Tensor:
 
 
 @triton.jit
-def _fold(  # type: ignore[no-untyped-def]
+def _fold(
     q, pool, table, position, inside, seen, best, total, result, kv_head, scale,
     KV_HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     NEVER: tl.constexpr, PRECISION: tl.constexpr,
@@ -135,7 +136,9 @@ def _fold(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _keep_split(found, sums, index, best, total, result, real, SIZE: tl.constexpr, NEVER: tl.constexpr):  # type: ignore[no-untyped-def]
+def _keep_split(
+    found, sums, index, best, total, result, real, SIZE: tl.constexpr, NEVER: tl.constexpr
+):
     """Store a split's result and its log-sum-exp; one that saw nothing weighs nothing."""
     column = tl.arange(0, SIZE)
     some = total > 0.0
@@ -148,8 +151,8 @@ def _keep_split(found, sums, index, best, total, result, real, SIZE: tl.constexp
 
 
 @triton.jit
-def _attend_rows(  # type: ignore[no-untyped-def]
-    query, query_stride, pool, tables, table_stride, first, lengths, found, sums, scale,
+def _attend_rows(
+    query, query_stride, pool, tables, table_stride, which, first, lengths, found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, SPLITS: tl.constexpr, SPLITS_BEFORE: tl.constexpr,
     TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,
@@ -157,6 +160,7 @@ def _attend_rows(  # type: ignore[no-untyped-def]
     """One row, one head of keys, one split of its positions `first…length`."""
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length, begin = tl.load(lengths + row), tl.load(first + row)
+    table = tables + tl.load(which + row) * table_stride
     each = tl.cdiv(tl.cdiv(tl.maximum(length - begin, 0), SPLITS), TILE) * TILE
     start = begin + split * each
     end = tl.minimum(start + each, length)
@@ -174,7 +178,7 @@ def _attend_rows(  # type: ignore[no-untyped-def]
         position = at + tl.arange(0, TILE)
         inside = position < end
         best, total, result = _fold(
-            q, pool, tables + row * table_stride, position, inside, inside[None, :],
+            q, pool, table, position, inside, inside[None, :],
             best, total, result, kv_head, scale, KV_HEADS, SIZE, BLOCK_SIZE, NEVER, PRECISION,
         )  # fmt: skip
     index = (row * HEADS + head) * (SPLITS_BEFORE + SPLITS) + SPLITS_BEFORE + split
@@ -182,7 +186,7 @@ def _attend_rows(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _attend_shared(  # type: ignore[no-untyped-def]
+def _attend_shared(
     query, query_stride, pool, table, rows, lengths, found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, MEMBERS: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, SPLITS: tl.constexpr, ALL_SPLITS: tl.constexpr,
@@ -217,7 +221,7 @@ def _attend_shared(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _merge_splits(found, sums, out, SIZE: tl.constexpr, SPLITS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _merge_splits(found, sums, out, SIZE: tl.constexpr, SPLITS: tl.constexpr):
     place = tl.program_id(0).to(tl.int64)
     split, column = tl.arange(0, SPLITS), tl.arange(0, SIZE)
     total = tl.load(sums + place * SPLITS + split)
@@ -246,20 +250,27 @@ class DecodePlan:
 
 
 def attend_rows(
-    query: Tensor, pool: Tensor, tables: Tensor, first: Tensor, lengths: Tensor, plan: DecodePlan
+    query: Tensor,
+    pool: Tensor,
+    tables: Tensor,
+    which: Tensor,
+    first: Tensor,
+    lengths: Tensor,
+    plan: DecodePlan,
 ) -> None:
     """Attend from one row each of several sequences; the splits' results go into `plan`.
 
     Args:
         query: [rows, heads, head_size]; rows may be apart, heads are not.
         pool: one layer's.
-        tables: [rows, blocks], int32: each sequence's blocks.
+        tables: [sequences, blocks], int32.
+        which: [rows], int32: the sequence, a row of `tables`.
         first, lengths: [rows], int32: positions from `first` to before `lengths` are seen.
     """
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
     _attend_rows[(rows, kv_heads, plan.own)](
-        query, query.stride(0), pool, tables, tables.stride(0), first, lengths,
+        query, query.stride(0), pool, tables, tables.stride(0), which, first, lengths,
         plan.found, plan.sums, size**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_SIZE=pool.shape[1],
         GROUP=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
@@ -287,16 +298,15 @@ def attend_shared(
     )  # fmt: skip
 
 
-def merge_splits(plan: DecodePlan, like: Tensor) -> Tensor:
-    """Return [rows, heads, head_size] of all splits together, as `like` in type."""
-    rows, heads, splits, size = plan.found.shape
-    out = torch.empty((rows, heads, size), dtype=like.dtype, device=like.device)
+def merge_splits(plan: DecodePlan, out: Tensor) -> None:
+    """Write all splits together to `out`, [rows, heads, head_size], contiguous."""
+    rows, heads, size = out.shape
+    splits = plan.shared + plan.own
     _merge_splits[(rows * heads,)](plan.found, plan.sums, out, SIZE=size, SPLITS=splits)
-    return out
 
 
 @triton.jit
-def _attend_chunk(  # type: ignore[no-untyped-def]
+def _attend_chunk(
     query, query_stride, pool, table, out, rows, start, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,

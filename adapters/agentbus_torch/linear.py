@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Linear", "has_fast_bfloat16", "make_linear"]
+__all__ = ["Linear", "SwiGLU", "has_fast_bfloat16", "make_linear", "make_swiglu"]
 
 
 class Linear(Protocol):
@@ -53,6 +53,8 @@ class _Plain:
         return self(x).mul_(other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        if self._bias is None and x.is_cuda:
+            return torch.addmm(other, x, self._weight.t())  # one kernel
         return other.add_(self(x))
 
 
@@ -100,3 +102,42 @@ def _packs(weight: Tensor) -> bool:
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
     """Prepare a weight [out, in] and its bias [out] for products."""
     return _Packed(weight, bias) if _packs(weight) else _Plain(weight, bias)
+
+
+class SwiGLU(Protocol):
+    """silu(x * gate) * (x * up), from [rows, in] to [rows, inner]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return it."""
+        ...
+
+
+class _Apart:
+    """Two products, the second of which multiplies on its way out."""
+
+    def __init__(self, gate: Linear, up: Linear) -> None:
+        self._gate = gate
+        self._up = up
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._up.times(x, self._gate.silu(x))
+
+
+class _Together:
+    """One product with both weights, and a kernel for the rest."""
+
+    def __init__(self, gate: Tensor, up: Tensor) -> None:
+        from .kernels import silu_times  # needs Triton, which is for CUDA
+
+        self._weight = torch.cat((gate, up))
+        self._act = silu_times
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._act(functional.linear(x, self._weight))
+
+
+def make_swiglu(gate: Tensor, up: Tensor) -> SwiGLU:
+    """Prepare the weights [inner, in] of a SwiGLU."""
+    if gate.is_cuda:
+        return _Together(gate, up)
+    return _Apart(make_linear(gate), make_linear(up))

@@ -7,7 +7,6 @@ product; residual sums and SwiGLU's gate are computed with the products before t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .attention import Attention
-from .batch import Batch
-from .config import ModelConfig, RopeScaling
-from .linear import Linear, make_linear
+from .config import ModelConfig
+from .linear import Linear, SwiGLU, make_linear, make_swiglu
+from .rope import Rope
 from .weights import Weights
 
 __all__ = ["Model"]
@@ -29,32 +28,8 @@ class _Layer:
     qkv: Linear
     output: Linear
     mlp_norm: Tensor
-    gate: Linear
-    up: Linear
+    act: SwiGLU
     down: Linear
-
-
-def _frequencies(config: ModelConfig) -> Tensor:
-    size = config.head_size
-    exponents = torch.arange(0, size, 2, dtype=torch.int64).float() / size
-    frequencies = 1.0 / (config.rope_theta**exponents)
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    return _llama3_frequencies(frequencies, scaling)
-
-
-def _llama3_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    wavelengths = 2 * math.pi / frequencies
-    low, high = scaling.low_freq, scaling.high_freq
-    share = (scaling.original_window / wavelengths - low) / (high - low)
-    blended = (1 - share) * frequencies / scaling.factor + share * frequencies
-    scaled = torch.where(
-        wavelengths > scaling.original_window / low, frequencies / scaling.factor, blended
-    )
-    return torch.where(wavelengths < scaling.original_window / high, frequencies, scaled)
 
 
 class Model:
@@ -78,12 +53,7 @@ class Model:
         weights.refuse_rest(
             except_for=lambda name: name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
         )
-        angles = torch.outer(torch.arange(positions).float(), _frequencies(config))
-        cosine, sine = angles.cos(), angles.sin()
-        device, dtype = self._embedding.device, self._embedding.dtype
-        # [positions, 1, head_size]: one factor for all heads; the signs are those of the rotation
-        self._cosine = torch.cat((cosine, cosine), -1)[:, None].to(device, dtype)
-        self._sine = torch.cat((-sine, sine), -1)[:, None].to(device, dtype)
+        self.rope = Rope(config, positions, dtype=self.dtype, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -95,26 +65,26 @@ class Model:
         """What the weights are stored as."""
         return self._embedding.dtype
 
-    def forward(self, batch: Batch, attention: Attention) -> Tensor:
-        """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
+    def forward(self, tokens: Tensor, wanted: Tensor | None, attention: Attention) -> Tensor:
+        """Compute rows; return the hidden states [wanted, hidden] of those in `wanted`, None for all.
 
-        Keys and values of all rows are handed to `attention`, which holds those before them.
+        `attention` was told before what rows these are; it puts their keys and values in place.
         """
-        attention.prepare(batch)
-        x = functional.embedding(batch.tokens, self._embedding)
-        turn = self._cosine[batch.positions], self._sine[batch.positions]
-        eps, hidden = self.config.norm_eps, (self.config.hidden,)
-        last = self.config.layers - 1
+        config = self.config
+        x = functional.embedding(tokens, self._embedding)
+        eps, hidden = config.norm_eps, (config.hidden,)
+        heads = (len(tokens), config.heads + 2 * config.kv_heads, config.head_size)
+        last = config.layers - 1
         for number, layer in enumerate(self._layers):
             normed = functional.rms_norm(x, hidden, layer.input_norm, eps)
-            attended = attention.attend(number, *self._heads(layer, normed, turn))
-            if number == last:  # the other rows' hidden states serve nobody any more
-                x, attended = x[batch.wanted], attended[batch.wanted]
+            attended = attention.attend(number, layer.qkv(normed).view(heads))
+            if number == last and wanted is not None:  # the other rows serve nobody any more
+                x, attended = x[wanted], attended[wanted]
                 if not len(x):
                     break
             x = layer.output.plus(attended, x)
             normed = functional.rms_norm(x, hidden, layer.mlp_norm, eps)
-            x = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
+            x = layer.down.plus(layer.act(normed), x)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -123,17 +93,6 @@ class Model:
             hidden, (self.config.hidden,), self._norm, self.config.norm_eps
         )
         return self._head(normed)
-
-    def _heads(
-        self, layer: _Layer, normed: Tensor, turn: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Return queries [rows, heads, size], and keys and values [rows, 2 * kv_heads, size]."""
-        config, (cosine, sine) = self.config, turn
-        heads, kv_heads, size = config.heads, config.kv_heads, config.head_size
-        qkv = layer.qkv(normed).view(len(normed), heads + 2 * kv_heads, size)
-        turned = qkv[:, : heads + kv_heads]
-        turned.copy_(torch.addcmul(turned * cosine, turned.roll(size // 2, -1), sine))
-        return qkv[:, :heads], qkv[:, heads:]
 
 
 def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
@@ -156,7 +115,9 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
             weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
         ),
         mlp_norm=weights.take(f"{prefix}post_attention_layernorm.weight", (hidden,)),
-        gate=make_linear(weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden))),
-        up=make_linear(weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden))),
+        act=make_swiglu(
+            weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
+            weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
+        ),
         down=make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
     )

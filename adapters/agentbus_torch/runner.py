@@ -18,9 +18,8 @@ from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
 from agentbus.kv import BlockPool, KeyChain, KVFingerprint, Lease, PoolStats, RadixIndex
 from agentbus.storage import TieredBlocks
 
-from .attention import Attention
-from .attention_cpu import WindowAttention
 from .batch import Part, make_batch
+from .device import make_steps
 from .kv import KVPool, KVShape
 from .model import Model
 from .scheduler import MAX_SEQUENCES, Parked, Scheduler, Step
@@ -65,9 +64,8 @@ class Runner:
         self._model = model
         self._block_size = block_size
         self._pool = KVPool(shape, blocks, dtype=model.dtype, device=model.device)
-        self._attention: Attention = WindowAttention(
-            self._pool, slots=MAX_SEQUENCES, positions=model.positions
-        )
+        self._steps = make_steps(model, self._pool, slots=MAX_SEQUENCES)
+        self._attention = self._steps.attention
         self.tiers = open_tiers(self._pool.layers)
         """The tiers below the pool; None if there are none."""
         self.prompt_rows = 0
@@ -241,9 +239,8 @@ class Runner:
     def _forward(self, rows: Rows) -> Outcomes:
         by_slot = {sequence.slot: sequence for sequence, _ in rows}
         batch = make_batch([_part(*row) for row in rows], self._model.device)
-        hidden = self._model.forward(batch, self._attention)
+        logits = self._steps.scores(batch)
         asking = [by_slot[part.slot] for part in batch.parts if part.wants_scores]
-        logits = self._model.logits(hidden) if asking else hidden
         chosen = self.choose(logits, asking) if asking else []
         for sequence, count in rows:
             self._advance(sequence, count)

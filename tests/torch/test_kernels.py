@@ -14,7 +14,7 @@ if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
 
-from agentbus_torch.kernels import (  # noqa: E402 - behind the switch that they read
+from agentbus_torch.kernels import (
     DecodePlan,
     attend_chunk,
     attend_rows,
@@ -33,6 +33,10 @@ BLOCK = 16
 
 def some(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def each(rows: int) -> Tensor:
+    return torch.arange(rows, dtype=torch.int32, device=DEVICE)
 
 
 def reference(query: Tensor, pool: Tensor, table: Tensor, length: int, first: int = 0) -> Tensor:
@@ -55,8 +59,9 @@ def test_rows_attend_to_their_own_blocks_alone(heads: int, kv_heads: int, size: 
     query = some(5, heads, size, seed=2)
     plan = DecodePlan(5, heads, size, shared=0, own=4, device=DEVICE)
     counts = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
-    attend_rows(query, pool, tables, torch.zeros_like(counts), counts, plan)
-    found = merge_splits(plan, query)
+    attend_rows(query, pool, tables, each(5), torch.zeros_like(counts), counts, plan)
+    found = torch.empty_like(query)
+    merge_splits(plan, found)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(
             found[row], reference(query[row], pool, tables[row], length), atol=1e-4, rtol=1e-4
@@ -78,8 +83,9 @@ def test_a_shared_prefix_is_read_once_and_gives_the_same() -> None:
     plan = DecodePlan(rows, heads, size, shared=2, own=2, device=DEVICE)
     first = torch.full_like(lengths, prefix)
     attend_shared(query, pool, tables[0], first, plan)
-    attend_rows(query, pool, tables, first, lengths, plan)
-    found = merge_splits(plan, query)
+    attend_rows(query, pool, tables, each(rows), first, lengths, plan)
+    found = torch.empty_like(query)
+    merge_splits(plan, found)
     for row in range(rows):
         wanted = reference(query[row], pool, tables[row], int(lengths[row]))
         torch.testing.assert_close(found[row], wanted, atol=1e-4, rtol=1e-4)
@@ -92,8 +98,9 @@ def test_a_shared_prefix_may_be_empty() -> None:
     plan = DecodePlan(2, 4, 16, shared=2, own=2, device=DEVICE)
     nothing = torch.zeros_like(lengths)
     attend_shared(query, pool, tables[0], nothing, plan)
-    attend_rows(query, pool, tables, nothing, lengths, plan)
-    found = merge_splits(plan, query)
+    attend_rows(query, pool, tables, each(2), nothing, lengths, plan)
+    found = torch.empty_like(query)
+    merge_splits(plan, found)
     for row, length in enumerate((20, 32)):
         torch.testing.assert_close(
             found[row], reference(query[row], pool, tables[row], length), atol=1e-4, rtol=1e-4

@@ -1,0 +1,270 @@
+"""Attention on a GPU: keys and values are read where they lie, in the pool's blocks.
+
+Block tables stay on the device and grow by what is new, so that a step of decoding sends a few
+numbers a row. A prefix that all rows of a step share is read once for all of them, where it is long
+enough to win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from agentbus.errors import ConfigError, MisuseError
+from agentbus.kv import Copy
+
+from .batch import Batch, Part
+from .kernels import (
+    DecodePlan,
+    attend_chunk,
+    attend_rows,
+    attend_shared,
+    merge_splits,
+    turn_and_store,
+)
+from .kv import KVPool
+from .rope import Rope
+
+__all__ = ["PagedAttention", "Rows", "shared_blocks"]
+
+_PROGRAMS: Final = 264
+"""Programs of a decode kernel that keep an H100's 132 multiprocessors busy."""
+_MOST_SPLITS: Final = 32
+_SHARED_ROWS: Final = 4
+_SHARED_TOKENS: Final = 512
+"""From so many rows and positions on, a shared prefix is read once. Below, one more kernel costs
+more (vLLM #44397 loses at 512, TensorRT-LLM #14396 wins from 256 to 1,024)."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows of one token each, in numbers on the device; what a CUDA graph reads anew each time."""
+
+    numbers: Tensor
+    """[5, rows], int32: token, position, slot in the pool, sequence, length. A row of no sequence
+    has slot -1 and length 0."""
+    shared: Tensor
+    """[rows], int32: how many positions are read for all rows at once; the same for each."""
+    shared_table: Tensor
+    """[blocks], int32: their blocks."""
+    plan: DecodePlan
+
+    @property
+    def tokens(self) -> Tensor:
+        """[rows]"""
+        return self.numbers[0]
+
+    @property
+    def positions(self) -> Tensor:
+        """[rows]"""
+        return self.numbers[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    row: int
+    rows: int
+    slot: int
+    start: int
+
+
+class PagedAttention:
+    """The `Attention` of CUDA devices."""
+
+    def __init__(self, pool: KVPool, rope: Rope, *, heads: int, slots: int, positions: int) -> None:
+        """Make block tables for `slots` sequences of up to `positions` tokens each.
+
+        Raises:
+            ConfigError: the kernels have no tiles for this size of head or block.
+        """
+        size, head = pool.shape.block_size, pool.shape.head_size
+        if head & (head - 1) or head < 16:
+            raise ConfigError("device", f"heads of size {head} are not supported on a GPU")
+        self._pool = pool
+        self._rope = rope
+        self._heads = heads
+        self._device = pool.layers[0].device
+        self._tables = torch.zeros(
+            (slots, -(-positions // size)), dtype=torch.int32, device=self._device
+        )
+        self._known = [0] * slots
+        """Blocks of each sequence that its table on the device has."""
+        self._free = list(range(slots - 1, -1, -1))
+        self._plans: dict[tuple[int, bool], DecodePlan] = {}
+        self._together: tuple[tuple[int, ...], int] = ((), 0)
+        """Sequences of the last step, and how many blocks they share."""
+        self._rows: Rows | None = None
+        self._chunks: list[_Chunk] = []
+        self._positions = self._slots = torch.empty(0)
+
+    def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
+        """Give a sequence a table; what was cached of it is in its blocks already, but for copies."""
+        if not self._free:
+            raise MisuseError("all slots are taken")
+        slot = self._free.pop()
+        self.reopen(slot, blocks, length, copies)
+        return slot
+
+    def reopen(self, slot: int, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> None:
+        """Read the sequence's table anew at the next step, and copy heads of blocks."""
+        self._known[slot] = 0
+        self._together = ((), 0)
+        for source, target, tokens in copies:
+            for layer in self._pool.layers:
+                layer[target, :tokens] = layer[source, :tokens]
+
+    def save(self, slot: int, blocks: Sequence[int], first: int, length: int) -> None:
+        """Nothing to do: what is computed goes into the blocks at once."""
+
+    def close(self, slot: int, *, keep: bool) -> None:
+        """Free a sequence's table."""
+        self._free.append(slot)
+        self._together = ((), 0)
+
+    def prepare(self, batch: Batch) -> None:
+        """Lay out where the batch's rows go, and which kernels read them."""
+        singles = [part for part in batch.parts if part.rows == 1]
+        self._extend_tables(batch.parts)
+        self._rows = self.rows(singles, len(singles)) if singles else None
+        self._chunks = []
+        row = len(singles)
+        for part in batch.parts[row:]:
+            self._chunks.append(_Chunk(row, part.rows, part.slot, part.start))
+            row += part.rows
+        size = self._pool.shape.block_size
+        places = [
+            part.blocks[position // size] * size + position % size
+            for part in batch.parts
+            for position in range(part.start, part.end)
+        ]
+        self._positions = batch.positions
+        self._slots = torch.tensor(places, dtype=torch.int32, device=self._device)
+
+    def rows(self, parts: Sequence[Part], width: int) -> Rows:
+        """Return rows for sequences that decode, filled up with empty ones to `width`."""
+        shared = self._shared(parts)
+        plan = self._plan(width, shared > 0)
+        rows = Rows(
+            torch.empty((5, width), dtype=torch.int32, device=self._device),
+            torch.empty(width, dtype=torch.int32, device=self._device),
+            torch.empty(self._tables.shape[1], dtype=torch.int32, device=self._device),
+            plan,
+        )
+        self.fill(rows, parts)
+        return rows
+
+    def fill(self, rows: Rows, parts: Sequence[Part]) -> None:
+        """Write sequences that decode into rows of a step like theirs."""
+        size, width = self._pool.shape.block_size, rows.numbers.shape[1]
+        self._extend_tables(parts)
+        numbers = [
+            (
+                part.tokens[0],
+                part.start,
+                part.blocks[part.start // size] * size + part.start % size,
+                part.slot,
+                part.end,
+            )
+            for part in parts
+        ]
+        numbers += [(0, 0, -1, 0, 0)] * (width - len(parts))
+        rows.numbers.copy_(torch.tensor(numbers, dtype=torch.int32).t(), non_blocking=True)
+        rows.shared.fill_(self._shared(parts) * size if rows.plan.shared else 0)
+        if rows.plan.shared:
+            rows.shared_table.copy_(self._tables[parts[0].slot])
+
+    def bind(self, rows: Rows) -> None:
+        """Have `attend` compute these rows, as `prepare` does those of a batch."""
+        self._rows, self._chunks = rows, []
+        self._positions, self._slots = rows.numbers[1], rows.numbers[2]
+
+    def is_shared(self, parts: Sequence[Part]) -> bool:
+        """Say whether a prefix is to be read once for all of these rows."""
+        return self._shared(parts) > 0
+
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """See `Attention.attend`."""
+        pool, rope = self._pool.layers[layer], self._rope
+        query = turn_and_store(
+            qkv,
+            rope.cosine,
+            rope.sine,
+            self._positions,
+            self._slots,
+            pool,
+            self._pool.shape.kv_heads,
+        )
+        out = torch.empty(query.shape, dtype=qkv.dtype, device=qkv.device)
+        if self._rows is not None:
+            self._attend_rows(self._rows, query, pool, out)
+        for chunk in self._chunks:
+            part = slice(chunk.row, chunk.row + chunk.rows)
+            attend_chunk(query[part], pool, self._tables[chunk.slot], chunk.start, out[part])
+        return out.flatten(1)
+
+    def _attend_rows(self, rows: Rows, query: Tensor, pool: Tensor, out: Tensor) -> None:
+        width = rows.numbers.shape[1]
+        which, lengths = rows.numbers[3], rows.numbers[4]
+        own = query[:width]
+        if rows.plan.shared:
+            attend_shared(own, pool, rows.shared_table, rows.shared, rows.plan)
+        attend_rows(own, pool, self._tables, which, rows.shared, lengths, rows.plan)
+        merge_splits(rows.plan, out[:width])
+
+    def _plan(self, rows: int, shared: bool) -> DecodePlan:
+        """Return a plan of its own for each size of batch: graphs keep its addresses."""
+        key = rows, shared
+        if key not in self._plans:
+            shape = self._pool.shape
+            splits = 1
+            while splits < _MOST_SPLITS and splits * rows * shape.kv_heads < _PROGRAMS:
+                splits *= 2
+            self._plans[key] = DecodePlan(
+                rows,
+                self._heads,
+                shape.head_size,
+                shared=splits if shared else 0,
+                own=splits,
+                device=self._device,
+            )
+        return self._plans[key]
+
+    def _shared(self, parts: Sequence[Part]) -> int:
+        """Return how many whole blocks all parts share, if reading them once wins; else 0."""
+        slots = tuple(part.slot for part in parts)
+        if self._together[0] != slots:
+            blocks = shared_blocks(parts, self._pool.shape.block_size)
+            wins = (
+                len(parts) >= _SHARED_ROWS
+                and blocks * self._pool.shape.block_size >= _SHARED_TOKENS
+            )
+            self._together = slots, blocks if wins else 0
+        return self._together[1]
+
+    def _extend_tables(self, parts: Sequence[Part]) -> None:
+        """Tell the device which blocks the sequences got since the last step."""
+        places: list[tuple[int, int, int]] = []
+        for part in parts:
+            known = self._known[part.slot]
+            places += [(part.slot, n, part.blocks[n]) for n in range(known, len(part.blocks))]
+            self._known[part.slot] = max(known, len(part.blocks))
+        if places:
+            slots, numbers, blocks = torch.tensor(places, device=self._device).t()
+            self._tables[slots, numbers] = blocks.int()
+
+
+def shared_blocks(parts: Sequence[Part], block_size: int) -> int:
+    """Return how many whole blocks, from the first on, the sequences of all parts have in common."""
+    if not parts:
+        return 0
+    first = parts[0].blocks
+    count = min(min(len(part.blocks), part.start // block_size) for part in parts)
+    for part in parts[1:]:
+        blocks = part.blocks
+        while count and (blocks[count - 1] != first[count - 1] or blocks[:count] != first[:count]):
+            count -= 1
+    return count

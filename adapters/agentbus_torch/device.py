@@ -1,0 +1,64 @@
+"""What computes a batch on a device: attention over the pool, and the model's forward pass."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from .attention import Attention
+from .attention_cpu import WindowAttention
+from .batch import Batch
+from .kv import KVPool
+from .model import Model
+
+__all__ = ["Eager", "Steps", "make_steps"]
+
+
+class Steps(Protocol):
+    """Computes batches. `attention` is told of sequences that come and go."""
+
+    @property
+    def attention(self) -> Attention:
+        """Where the sequences' keys and values are."""
+        ...
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Compute a batch; return the scores [wanted, vocabulary] behind its wanted rows.
+
+        They stay until the next batch is computed.
+        """
+        ...
+
+
+class Eager:
+    """One operation after another."""
+
+    def __init__(self, model: Model, attention: Attention) -> None:
+        self._model = model
+        self.attention = attention
+
+    def scores(self, batch: Batch) -> Tensor:
+        """See `Steps.scores`."""
+        self.attention.prepare(batch)
+        hidden = self._model.forward(batch.tokens, batch.wanted, self.attention)
+        return self._model.logits(hidden) if len(hidden) else hidden
+
+
+def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
+    """Return what suits the model's device, for so many sequences at once.
+
+    Raises:
+        ConfigError: the device cannot compute a model of this shape.
+    """
+    if model.device.type != "cuda":
+        window = WindowAttention(pool, model.rope, slots=slots, positions=model.positions)
+        return Eager(model, window)
+    # Triton is needed from here on, and comes with torch for CUDA.
+    from .attention_cuda import PagedAttention
+    from .graphs import Graphed
+
+    paged = PagedAttention(
+        pool, model.rope, heads=model.config.heads, slots=slots, positions=model.positions
+    )
+    return Graphed(model, paged)

@@ -1,0 +1,76 @@
+"""Steps of decoding as CUDA graphs: one launch in the place of some three hundred.
+
+A graph is captured when a size of batch first comes, padded to one of a few sizes. What it reads
+anew each time are the numbers of `attention_cuda.Rows` and the block tables; all else about a step
+is fixed. Batches with rows of prompts are computed eagerly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from .attention_cuda import PagedAttention, Rows
+from .batch import Batch, Part
+from .device import Eager
+from .model import Model
+
+__all__ = ["SIZES", "Graphed"]
+
+SIZES: Final = (1, 2, 4, 8, 16, 24, 32)
+"""Rows of a captured step."""
+_WARM_UPS: Final = 2
+"""Steps before a capture, in which kernels are compiled and libraries take their work space."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    rows: Rows
+    scores: Tensor
+
+
+class Graphed:
+    """Computes batches in which every sequence decodes by graphs."""
+
+    def __init__(self, model: Model, attention: PagedAttention) -> None:
+        self._model = model
+        self._eager = Eager(model, attention)
+        self.attention = attention
+        self._captured: dict[tuple[int, bool], _Captured] = {}
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def scores(self, batch: Batch) -> Tensor:
+        """See `Steps.scores`."""
+        parts = batch.parts
+        decodes = all(part.rows == 1 and part.wants_scores for part in parts)
+        if not decodes or len(parts) > SIZES[-1]:
+            return self._eager.scores(batch)
+        width = next(size for size in SIZES if size >= len(parts))
+        key = width, self.attention.is_shared(parts)
+        step = self._captured.get(key)
+        if step is None:
+            step = self._captured[key] = self._capture(width, parts)
+        self.attention.fill(step.rows, parts)
+        step.graph.replay()
+        return step.scores[: len(parts)]
+
+    def _capture(self, width: int, parts: tuple[Part, ...]) -> _Captured:
+        rows = self.attention.rows(parts, width)
+        self.attention.bind(rows)
+        side = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):  # writes what the replay is going to write again
+                self._compute(rows)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._memory):
+            scores = self._compute(rows)
+        return _Captured(graph, rows, scores)
+
+    def _compute(self, rows: Rows) -> Tensor:
+        return self._model.logits(self._model.forward(rows.tokens, None, self.attention))

@@ -1,0 +1,122 @@
+"""Paged attention gives what windows give: on a GPU where there is one, else in the interpreter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
+
+from agentbus_torch import attention_cuda
+from agentbus_torch.attention_cuda import PagedAttention, shared_blocks
+from agentbus_torch.batch import Part
+from agentbus_torch.config import read_config
+from agentbus_torch.device import Eager
+from agentbus_torch.load import load_runner
+from agentbus_torch.runner import Runner
+from agentbus_torch.sequence import Call, Sequence
+
+from agentbus.config import EngineSettings
+from agentbus.errors import ConfigError
+from tests.torch.tiny import TinyModel
+
+# What Triton's interpreter does with numbers, numpy is about to refuse (it needs numpy under 2.4).
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
+
+MODEL = TinyModel(head_size=16, hidden=32)
+SETTINGS = EngineSettings(
+    kv_tokens=512, block_size=16, threads=1, device="cuda" if HAS_GPU else "cpu"
+)
+
+
+def ids(length: int, seed: int = 1) -> tuple[int, ...]:
+    return tuple(3 + (7 * n * n + seed * n) % 250 for n in range(length))
+
+
+def make_runner(folder: Path, *, paged: bool) -> Runner:
+    runner = load_runner(folder, read_config(folder), SETTINGS, (2,))
+    if paged and not HAS_GPU:
+        model = runner._model
+        attention = PagedAttention(
+            runner._pool, model.rope, heads=model.config.heads, slots=32, positions=512
+        )
+        runner._steps = Eager(model, attention)
+        runner._attention = attention
+    return runner
+
+
+def run(runner: Runner, prompts: list[tuple[int, ...]], answer: int) -> list[Sequence]:
+    found = [
+        runner.add(Call(prompt=p, max_tokens=answer, ignore_end=True, namespace=b"t"))
+        for p in prompts
+    ]
+    while not all(sequence.ended for sequence in found):
+        runner.step()
+    for sequence in found:
+        assert sequence.error is None
+        runner.finish(sequence)
+    runner.check_integrity()
+    return found
+
+
+def test_batches_prompts_forks_and_returns(tmp_path: Path) -> None:
+    folder = MODEL.write(tmp_path)
+    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    shared = ids(37)
+    rounds = [
+        [ids(20), ids(5, 2)],
+        [shared, (*shared[:25], 9, 9), (*shared, 4), ids(20)],
+        [(*shared, 4, 5, 6), (*shared[:33], 8)],
+    ]
+    for prompts in rounds:
+        ours, theirs = run(paged, prompts, 3), run(window, prompts, 3)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.generated == other.generated
+            assert one.reused == other.reused
+            assert one.logits is not None and other.logits is not None
+            torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
+
+
+def test_siblings_read_what_they_share_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_cuda, "_SHARED_ROWS", 2)
+    monkeypatch.setattr(attention_cuda, "_SHARED_TOKENS", 32)
+    together: list[int] = []
+
+    def noted(query: torch.Tensor, *rest: object) -> None:
+        together.append(len(query))
+        attend_shared(query, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attention_cuda, "attend_shared", noted)
+    folder = MODEL.write(tmp_path)
+    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    shared = ids(48)
+    for runner in (paged, window):
+        run(runner, [shared], 1)
+    prompts = [(*shared, 10 + n, 20 + n) for n in range(3)]
+    ours, theirs = run(paged, prompts, 3), run(window, prompts, 3)
+    assert [one.generated for one in ours] == [other.generated for other in theirs]
+    assert 3 in together
+
+
+def test_how_much_is_shared() -> None:
+    def part(*blocks: int, start: int) -> Part:
+        return Part(0, blocks, start, (1,), True)
+
+    assert shared_blocks([], 4) == 0
+    assert shared_blocks([part(1, 2, 3, start=11), part(1, 2, 4, start=9)], 4) == 2
+    assert shared_blocks([part(1, 2, 3, start=11), part(1, 2, 3, start=7)], 4) == 1
+    assert shared_blocks([part(1, 2, start=7), part(5, 2, start=7)], 4) == 0
+
+
+def test_a_head_that_has_no_tile_is_refused(tmp_path: Path) -> None:
+    runner = make_runner(TinyModel(head_size=8).write(tmp_path), paged=False)
+    with pytest.raises(ConfigError, match="heads of size 8"):
+        PagedAttention(runner._pool, runner._model.rope, heads=4, slots=2, positions=64)
