@@ -18,6 +18,7 @@ from agentbus_torch.attention_cuda import PagedAttention, shared_blocks
 from agentbus_torch.batch import Part
 from agentbus_torch.config import read_config
 from agentbus_torch.device import Eager
+from agentbus_torch.kernels import attend_shared
 from agentbus_torch.load import load_runner
 from agentbus_torch.runner import Runner
 from agentbus_torch.sequence import Call, Sequence
