@@ -40,8 +40,7 @@ class Eager:
 
     def scores(self, batch: Batch) -> Tensor:
         """See `Steps.scores`."""
-        self.attention.prepare(batch)
-        hidden = self._model.forward(batch.tokens, batch.wanted, self.attention)
+        hidden = self._model.forward(batch, self.attention)
         return self._model.logits(hidden) if len(hidden) else hidden
 
 

@@ -73,4 +73,4 @@ class Graphed:
         return _Captured(graph, rows, scores)
 
     def _compute(self, rows: Rows) -> Tensor:
-        return self._model.logits(self._model.forward(rows.tokens, None, self.attention))
+        return self._model.logits(self._model.compute(rows.tokens, None, self.attention))

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .attention import Attention
+from .batch import Batch
 from .config import ModelConfig
 from .linear import Linear, SwiGLU, make_linear, make_swiglu
-from .rope import Rope
+from .rope import make_rope
 from .weights import Weights
 
 __all__ = ["Model"]
@@ -53,7 +54,7 @@ class Model:
         weights.refuse_rest(
             except_for=lambda name: name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
         )
-        self.rope = Rope(config, positions, dtype=self.dtype, device=self.device)
+        self.rope = make_rope(config, positions, dtype=self.dtype, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -65,11 +66,16 @@ class Model:
         """What the weights are stored as."""
         return self._embedding.dtype
 
-    def forward(self, tokens: Tensor, wanted: Tensor | None, attention: Attention) -> Tensor:
-        """Compute rows; return the hidden states [wanted, hidden] of those in `wanted`, None for all.
+    def forward(self, batch: Batch, attention: Attention) -> Tensor:
+        """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
 
-        `attention` was told before what rows these are; it puts their keys and values in place.
+        Keys and values of all rows are handed to `attention`, which holds those before them.
         """
+        attention.prepare(batch)
+        return self.compute(batch.tokens, batch.wanted, attention)
+
+    def compute(self, tokens: Tensor, wanted: Tensor | None, attention: Attention) -> Tensor:
+        """As `forward`, of rows that `attention` was told of before; without `wanted`, of all."""
         config = self.config
         x = functional.embedding(tokens, self._embedding)
         eps, hidden = config.norm_eps, (config.hidden,)

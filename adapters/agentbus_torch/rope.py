@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .config import ModelConfig, RopeScaling
 
-__all__ = ["Rope", "turned"]
+__all__ = ["Rope", "make_rope", "turned"]
 
 
+@dataclass(frozen=True, slots=True)
 class Rope:
     """Factors for every position, [positions, head_size] each; the first half's sines are negative,
     so that turning is `x * cosine + roll(x) * sine`."""
 
-    def __init__(
-        self, config: ModelConfig, positions: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        """Lay the angles out for that many positions."""
-        angles = torch.outer(torch.arange(positions).float(), _frequencies(config))
-        cosine, sine = angles.cos(), angles.sin()
-        self.cosine = torch.cat((cosine, cosine), -1).to(device, dtype)
-        self.sine = torch.cat((-sine, sine), -1).to(device, dtype)
+    cosine: Tensor
+    sine: Tensor
+
+
+def make_rope(
+    config: ModelConfig, positions: int, *, dtype: torch.dtype, device: torch.device
+) -> Rope:
+    """Lay a model's angles out for that many positions."""
+    angles = torch.outer(torch.arange(positions).float(), _frequencies(config))
+    cosine, sine = angles.cos(), angles.sin()
+    return Rope(
+        torch.cat((cosine, cosine), -1).to(device, dtype),
+        torch.cat((-sine, sine), -1).to(device, dtype),
+    )
 
 
 def turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

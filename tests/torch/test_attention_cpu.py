@@ -10,6 +10,7 @@ import torch
 from agentbus_torch.attention_cpu import WindowAttention, group_lengths
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.kv import KVPool, KVShape
+from agentbus_torch.rope import Rope
 
 from agentbus.errors import MisuseError
 from agentbus.kv import Copy
@@ -23,7 +24,9 @@ def make(dtype: torch.dtype = torch.float32, **how: int) -> tuple[KVPool, Window
     pool = KVPool(SHAPE, 64, dtype=dtype, device=torch.device("cpu"))
     for layer in pool.layers:
         layer.normal_()
-    return pool, WindowAttention(pool, **({"slots": 4, "positions": 3000} | how))
+    ones = torch.ones(3000, SHAPE.head_size, dtype=dtype)
+    unturned = Rope(ones, torch.zeros_like(ones))
+    return pool, WindowAttention(pool, unturned, **({"slots": 4, "positions": 3000} | how))
 
 
 def pairs_of(rows: int, dtype: torch.dtype) -> torch.Tensor:
@@ -67,8 +70,8 @@ def test_a_batch_of_all_kinds(dtype: torch.dtype) -> None:
         rows = len(batch.tokens)
         query = torch.randn(rows, SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
         pairs = pairs_of(rows, dtype)
-        attention.attend(1, query, pairs_of(rows, dtype))
-        found = attention.attend(0, query, pairs)
+        attention.attend(1, torch.cat((query, pairs_of(rows, dtype)), 1))
+        found = attention.attend(0, torch.cat((query, pairs), 1))
         row = 0
         for part in batch.parts:
             mine = slice(row, row + part.rows)
@@ -84,7 +87,7 @@ def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor
     attention.prepare(batch)
     query = torch.zeros(len(pairs), SHAPE.kv_heads * GROUP, SHAPE.head_size)
     for layer in range(SHAPE.layers):
-        attention.attend(layer, query, pairs)
+        attention.attend(layer, torch.cat((query, pairs), 1))
 
 
 def test_what_is_saved_is_opened_elsewhere() -> None:
@@ -165,7 +168,8 @@ def test_what_others_left_in_a_window_harms_nobody() -> None:
     attention.prepare(make_batch(parts, torch.device("cpu")))
     assert len(attention._singles) == 1
     query = torch.randn(2, SHAPE.kv_heads * GROUP, SHAPE.head_size)
-    assert not attention.attend(0, query, pairs_of(2, torch.float32)).isnan().any()
+    found = attention.attend(0, torch.cat((query, pairs_of(2, torch.float32)), 1))
+    assert not found.isnan().any()
 
 
 def test_groups_are_neighbours_of_like_length() -> None:
@@ -177,3 +181,17 @@ def test_groups_are_neighbours_of_like_length() -> None:
     for _ in range(50):
         lengths = [generator.randrange(1, 3000) for _ in range(generator.randrange(1, 20))]
         assert sum(group_lengths(range(len(lengths)), lengths)) == len(lengths)
+
+
+def test_queries_and_keys_are_turned_and_values_are_not() -> None:
+    pool = KVPool(SHAPE, 4, dtype=torch.float32, device=torch.device("cpu"))
+    size = SHAPE.head_size
+    rope = Rope(torch.zeros(9, size), torch.ones(9, size))  # a quarter turn, signs left out
+    attention = WindowAttention(pool, rope, slots=1, positions=9)
+    attention.open((), 0, ())
+    pairs = pairs_of(3, torch.float32)
+    write(attention, 0, 0, pairs.clone())
+    window = attention._windows.layers[0][0].transpose(0, 1)
+    heads = SHAPE.kv_heads
+    assert torch.equal(window[:3, :heads], pairs[:, :heads].roll(size // 2, -1))
+    assert torch.equal(window[:3, heads:], pairs[:, heads:])
