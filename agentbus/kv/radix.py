@@ -100,6 +100,8 @@ class RadixIndex:
             return self._begin(namespace, packed, needed, len(tokens) - 1, who)
         except KVExhausted:
             # A prefix that was cut often stands in more blocks than it fills, all of them locked.
+            if needed > self._pool.available:
+                raise
             return self._begin(namespace, packed, needed, 0, who)
 
     def _begin(
