@@ -76,6 +76,7 @@ HEAVY = {
     "safetensors": {"agentbus_torch"},
     "tokenizers": {"agentbus_torch"},
     "gguf": {"agentbus_torch"},
+    "llguidance": {"agentbus_torch"},
     "typer": {"cli"},
     "prometheus_client": {"ops"},
     "zmq": {"transport"},

@@ -6,9 +6,10 @@ import time
 
 from agentbus.engine.base import Finished, Piece, Usage
 
+from .choose import Chosen
 from .driver import Job
 from .sequence import Sequence
-from .tokens import Detokenizer
+from .spoken import Spoken
 
 __all__ = ["Answer"]
 
@@ -16,32 +17,26 @@ __all__ = ["Answer"]
 class Answer:
     """Turns a sequence's tokens into what its reader gets."""
 
-    def __init__(self, job: Job, sequence: Sequence, text: Detokenizer) -> None:
+    def __init__(self, job: Job, sequence: Sequence, spoken: Spoken) -> None:
         self.job = job
         self.sequence = sequence
         self._started = 0.0
         self._first = 0.0
-        self._detokenizer = text
-        self._parts: list[str] = []
-
-    @property
-    def text(self) -> str:
-        """All of the answer so far."""
-        return "".join(self._parts)
+        self.spoken = spoken
 
     def start(self, now: float) -> None:
         """Note when computation began; later calls say nothing new."""
         self._started = self._started or now
 
-    def add(self, token: int) -> None:
-        """Hand a token on."""
+    def add(self, chosen: Chosen) -> None:
+        """Hand a token on; a stop text ends the sequence."""
         self._first = self._first or time.perf_counter()
-        self._post(self._detokenizer.add(token), (token,))
+        self.job.post(self.spoken.add(chosen))
+        if self.spoken.stopped:
+            self.sequence.reason = "stop"
 
     def end(self) -> Finished:
         """Hand the rest of the text on, and return what the call cost."""
-        if rest := self._detokenizer.rest():
-            self._post(rest, ())
         now = time.perf_counter()
         first = self._first or now
         started = self._started or now
@@ -55,8 +50,7 @@ class Answer:
             decode_s=now - first,
             ttft_s=first - self.job.submitted,
         )
-        return Finished(self.sequence.reason, usage)
-
-    def _post(self, text: str, ids: tuple[int, ...]) -> None:
-        self._parts.append(text)
-        self.job.post(Piece(text, ids))
+        rest, finished = self.spoken.end(self.sequence.reason, usage)
+        if rest:
+            self.job.post(Piece(rest, ()))
+        return finished

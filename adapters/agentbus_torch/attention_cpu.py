@@ -9,7 +9,7 @@ no memory for scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,8 +45,9 @@ class _Singles:
     count: int
     slot: int
     longest: int
-    mask: Tensor | None
-    """What is added to scores, [count, 1, 1, longest]; None if all are as long as the longest."""
+    masks: Mapping[int, Tensor | None]
+    """What is added to scores, [count, 1, 1, longest], by how many positions a layer's tokens see
+    (0 for all); None if all rows see all that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class _Chunk:
     rows: int
     slot: int
     end: int
+    bands: Mapping[int, Tensor]
+    """What is added to scores [rows, end] where a layer's tokens see fewer positions, by these."""
 
 
 class _Kernel(Protocol):
@@ -68,7 +71,7 @@ class _Kernel(Protocol):
         Args:
             query: [count, kv_heads, group, size]; so is the result.
             keys, values: [count, kv_heads, longest, size]
-            mask: as in `_Singles`.
+            mask: one of `_Singles.masks`.
         """
         ...
 
@@ -188,8 +191,20 @@ def group_lengths(slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
 class WindowAttention:
     """The `Attention` of CPUs."""
 
-    def __init__(self, pool: KVPool, rope: Rope, *, slots: int, positions: int) -> None:
-        """Make room for `slots` sequences of up to `positions` tokens each."""
+    def __init__(
+        self,
+        pool: KVPool,
+        rope: Rope,
+        *,
+        slots: int,
+        positions: int,
+        sliding: Sequence[int],
+    ) -> None:
+        """Make room for `slots` sequences of up to `positions` tokens each.
+
+        Args:
+            sliding: for each layer, how many positions a token sees, itself included; 0 for all.
+        """
         self._rope = rope
         self._factors = (torch.empty(0), torch.empty(0))
         self._windows = Windows(pool, slots=slots, positions=positions)
@@ -200,6 +215,7 @@ class WindowAttention:
             if self._dtype == torch.bfloat16 and has_fast_bfloat16()
             else _Fused()
         )
+        self._sliding = tuple(sliding)
         self._index = torch.empty(0, dtype=torch.int64)
         self._singles: list[_Singles] = []
         self._chunks: list[_Chunk] = []
@@ -231,34 +247,41 @@ class WindowAttention:
         self._chunks = []
         row = len(singles)
         for part in batch.parts[row:]:
-            self._chunks.append(_Chunk(row, part.rows, part.slot, part.end))
+            bands = {
+                seen: _band(part, seen, self._dtype)
+                for seen in set(self._sliding)
+                if 0 < seen < part.end
+            }
+            self._chunks.append(_Chunk(row, part.rows, part.slot, part.end, bands))
             row += part.rows
         rope, positions = self._rope, batch.positions
         self._factors = rope.cosine[positions][:, None], rope.sine[positions][:, None]
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """See `Attention.attend`."""
-        window = self._windows.layers[layer]
+        window, sees = self._windows.layers[layer], self._sliding[layer]
         rows, all_heads, size = qkv.shape
         heads = all_heads - 2 * self._kv_heads
         turning = qkv[:, : heads + self._kv_heads]
         turning.copy_(turned(turning, *self._factors))
         self._put(window, qkv[:, heads:])
         query = qkv[:, :heads].reshape(rows, self._kv_heads, heads // self._kv_heads, size)
-        found = [self._attend_singles(window, query, group) for group in self._singles]
-        found += [self._attend_chunk(window, query, chunk) for chunk in self._chunks]
+        found = [self._attend_singles(window, query, group, sees) for group in self._singles]
+        found += [self._attend_chunk(window, query, chunk, sees) for chunk in self._chunks]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _attend_singles(self, window: Tensor, query: Tensor, group: _Singles) -> Tensor:
+    def _attend_singles(self, window: Tensor, query: Tensor, group: _Singles, sees: int) -> Tensor:
         seen = window[group.slot : group.slot + group.count, :, : group.longest]
         rows = query[group.row : group.row + group.count]
         keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
-        return self._kernel.singles(rows, keys, values, group.mask).reshape(group.count, -1)
+        return self._kernel.singles(rows, keys, values, group.masks[sees]).reshape(group.count, -1)
 
-    def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk) -> Tensor:
+    def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk, sees: int) -> Tensor:
         seen = window[chunk.slot, :, : chunk.end]
         rows = query[chunk.row : chunk.row + chunk.rows]
         keys, values = seen[: self._kv_heads], seen[self._kv_heads :]
+        if sees in chunk.bands:
+            return _banded(rows, keys, values, chunk.bands[sees]).reshape(chunk.rows, -1)
         return self._kernel.chunk(rows, keys, values).reshape(chunk.rows, -1)
 
     def _put(self, window: Tensor, pairs: Tensor) -> None:
@@ -288,14 +311,42 @@ class WindowAttention:
         row = 0
         for count in group_lengths([part.slot for part in singles], lengths):
             longest = max(lengths[row : row + count])
-            mask = None
-            if min(lengths[row : row + count]) < longest:
+            last = batch.positions[row : row + count, None, None, None]
+            ragged = min(lengths[row : row + count]) < longest
+            if ragged:
                 for part in singles[row : row + count]:
                     self._windows.clear(part.slot, longest)
-                last = batch.positions[row : row + count, None, None, None]
-                hidden = torch.arange(longest) > last
-                mask = torch.zeros(hidden.shape, dtype=self._dtype)
-                mask.masked_fill_(hidden, -math.inf)
-            groups.append(_Singles(row, count, singles[row].slot, longest, mask))
+            masks = {
+                sees: self._single_mask(last, longest, sees)
+                if ragged or 0 < sees < longest
+                else None
+                for sees in set(self._sliding)
+            }
+            groups.append(_Singles(row, count, singles[row].slot, longest, masks))
             row += count
         return groups
+
+    def _single_mask(self, last: Tensor, longest: int, sees: int) -> Tensor:
+        """Hide what is behind each row's position, and what it does not see any more."""
+        hidden = torch.arange(longest) > last
+        if sees:
+            hidden |= torch.arange(longest) <= last - sees
+        return torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, -math.inf)
+
+
+def _band(part: Part, sees: int, dtype: torch.dtype) -> Tensor:
+    """Let row i of a part see the `sees` positions up to `start + i`."""
+    mask = torch.full((part.rows, part.end), -math.inf, dtype=dtype)
+    return mask.triu(part.start + 1) + mask.tril(part.start - sees)
+
+
+def _banded(query: Tensor, keys: Tensor, values: Tensor, band: Tensor) -> Tensor:
+    """Attend as `_Kernel.chunk` does, to what a band lets through (sliding-window attention)."""
+    shared = (keys.shape[0], query.shape[2], *keys.shape[1:])
+    found = functional.scaled_dot_product_attention(
+        query.permute(1, 2, 0, 3),
+        keys[:, None].expand(shared),
+        values[:, None].expand(shared),
+        attn_mask=band,
+    )
+    return found.permute(2, 0, 1, 3)

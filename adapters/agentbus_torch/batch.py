@@ -21,8 +21,8 @@ class Part:
     """The sequence's block table: position p is in block `blocks[p // block_size]`."""
     start: int
     tokens: Sequence[int]
-    wants_scores: bool
-    """Whether the scores behind the last row are asked for."""
+    wanted: int
+    """How many of the last rows' hidden states are asked for."""
 
     @property
     def rows(self) -> int:
@@ -45,7 +45,7 @@ class Batch:
     positions: Tensor
     """[rows]"""
     wanted: Tensor
-    """[parts that want scores]: their last rows."""
+    """[rows whose hidden states are wanted]"""
 
 
 def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
@@ -57,8 +57,7 @@ def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
     for part in ordered:
         tokens += part.tokens
         positions += range(part.start, part.end)
-        if part.wants_scores:
-            wanted.append(len(tokens) - 1)
+        wanted += range(len(tokens) - part.wanted, len(tokens))
     rows = torch.tensor((tokens, positions), device=device)
     return Batch(
         tuple(ordered), rows[0], rows[1], torch.tensor(wanted, dtype=torch.int64, device=device)

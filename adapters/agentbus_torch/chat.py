@@ -15,7 +15,7 @@ from agentbus.errors import ModelBroken
 
 from .config import read_json
 
-__all__ = ["read_chat_template"]
+__all__ = ["read_chat_template", "read_template_source"]
 
 MAX_TEMPLATE_BYTES = 1024 * 1024
 
@@ -26,6 +26,16 @@ def _refuse(message: str) -> str:
 
 def _to_json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def read_template_source(folder: Path) -> str:
+    """Read the text of a model folder's chat template.
+
+    Raises:
+        ModelBroken: there is none.
+    """
+    path = folder / "tokenizer_config.json"
+    return _source(folder, read_json(path) if path.is_file() else {})
 
 
 def _source(folder: Path, config: Mapping[str, object]) -> str:

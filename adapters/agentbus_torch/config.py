@@ -17,7 +17,8 @@ __all__ = ["MAX_JSON_BYTES", "ModelConfig", "RopeScaling", "read_config", "read_
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """Longest JSON file of a model that is read (tokenizers of 250,000 tokens have about 30 MB)."""
 
-_MODEL_TYPES = ("llama", "mistral", "qwen2")
+_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_MAX_LAYERS = 1024
 _MISSING = object()
 
 
@@ -27,7 +28,7 @@ class RopeScaling:
 
     `linear` divides all by `factor`. `llama3` divides those of wavelengths over
     `original_window / low_freq`, keeps those under `original_window / high_freq`, and blends
-    between (Llama 3.1's model card).
+    between (Llama 3.1's model card). `factors` divides each by its own, as GGUF files have them.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class RopeScaling:
     low_freq: float = 1.0
     high_freq: float = 4.0
     original_window: int = 8192
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class ModelConfig:
     """The output matrix is the embedding."""
     end_ids: tuple[int, ...]
     """Tokens that end a text."""
+    qk_norm: bool
+    """Queries and keys are normed, head by head, before rope."""
+    windows: tuple[int, ...]
+    """For each layer, how many positions a token sees, itself included; 0 for all."""
 
 
 def read_json(path: Path) -> Mapping[str, object]:
@@ -100,8 +106,8 @@ class _Reader:
             raise self.broken(f"its {name!r} is not a whole number")
         return int(value)
 
-    def get(self, name: str) -> object:
-        return self._values.get(name)
+    def get(self, name: str, default: object = None) -> object:
+        return self._values.get(name, default)
 
 
 def _rope(reader: _Reader) -> tuple[float, RopeScaling | None]:
@@ -124,7 +130,40 @@ def _rope(reader: _Reader) -> tuple[float, RopeScaling | None]:
             inner.number("high_freq_factor"),
             inner.count("original_max_position_embeddings"),
         )
+    if kind == "factors":  # written by our own converter alone
+        return theta, RopeScaling("factors", 1.0, factors=_factors(reader, given))
     raise reader.broken(f"its rope scaling {kind!r} is not supported (default, linear, llama3)")
+
+
+def _factors(reader: _Reader, given: Mapping[str, object]) -> tuple[float, ...]:
+    factors = given.get("factors")
+    if not isinstance(factors, list) or not all(isinstance(f, float) and f > 0 for f in factors):
+        raise reader.broken("its rope factors are not numbers greater than 0")
+    if len(factors) * 2 != reader.get("head_dim"):
+        raise reader.broken("its rope factors are not one for each pair of a head")
+    return tuple(factors)
+
+
+def _windows(reader: _Reader, layers: int) -> tuple[int, ...]:
+    """Return each layer's sliding window, 0 for none, as the families' configs say it."""
+    kind = reader.get("model_type")
+    slides = kind == "mistral" or (kind != "llama" and bool(reader.get("use_sliding_window")))
+    if not slides or reader.get("sliding_window", _MISSING) is None:
+        return (0,) * layers
+    window = reader.count("sliding_window", 4096)  # transformers' own default
+    if kind == "mistral":
+        return (window,) * layers
+    types = reader.get("layer_types")
+    if types is None:
+        full = reader.get("max_window_layers")
+        full = 28 if full is None else full  # transformers' own default
+        if not isinstance(full, int) or full < 0:
+            raise reader.broken("its 'max_window_layers' is not a whole number")
+        return tuple(window if layer >= full else 0 for layer in range(layers))
+    known = {"full_attention": 0, "sliding_attention": window}
+    if not isinstance(types, list) or len(types) != layers or not known.keys() >= set(types):
+        raise reader.broken("its 'layer_types' do not name full or sliding attention a layer")
+    return tuple(known[kind] for kind in types)
 
 
 def _refuse_unsupported(reader: _Reader) -> None:
@@ -136,9 +175,6 @@ def _refuse_unsupported(reader: _Reader) -> None:
         raise reader.broken(f"its activation {reader.get('hidden_act')!r} is not supported (silu)")
     if reader.get("quantization_config"):
         raise reader.broken("quantized safetensors are not supported; use full ones, or GGUF")
-    slides = reader.get("use_sliding_window") if kind == "qwen2" else kind == "mistral"
-    if slides and reader.get("sliding_window"):
-        raise reader.broken("sliding-window attention is not supported")
 
 
 def _end_ids(folder: Path, reader: _Reader) -> tuple[int, ...]:
@@ -163,8 +199,11 @@ def read_config(folder: Path) -> ModelConfig:
     _refuse_unsupported(reader)
     hidden, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
     theta, scaling = _rope(reader)
+    layers = reader.count("num_hidden_layers")
+    if layers > _MAX_LAYERS:
+        raise reader.broken(f"it has {layers} layers, over the limit of {_MAX_LAYERS}")
     config = ModelConfig(
-        layers=reader.count("num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         intermediate=reader.count("intermediate_size"),
         heads=heads,
@@ -177,6 +216,8 @@ def read_config(folder: Path) -> ModelConfig:
         rope_scaling=scaling,
         tied=bool(reader.get("tie_word_embeddings")),
         end_ids=_end_ids(folder, reader),
+        qk_norm=reader.get("model_type") == "qwen3",
+        windows=_windows(reader, layers),
     )
     if config.heads % config.kv_heads or config.head_size % 2:
         raise reader.broken("its heads do not fit together")

@@ -27,10 +27,15 @@ from .weights import TensorPlan, write_safetensors
 
 __all__ = ["converted"]
 
-_CONVERTER_VERSION = 1
+_CONVERTER_VERSION = 2
 _MANIFEST = "agentbus.json"
 _STALE_AFTER_S = 3600.0
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_ROPE_FACTORS = "rope_freqs.weight"
 _BLOCK_TENSORS = (
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
@@ -39,6 +44,8 @@ _BLOCK_TENSORS = (
     ("attn_q.bias", "self_attn.q_proj.bias"),
     ("attn_k.bias", "self_attn.k_proj.bias"),
     ("attn_v.bias", "self_attn.v_proj.bias"),
+    ("attn_q_norm.weight", "self_attn.q_norm.weight"),
+    ("attn_k_norm.weight", "self_attn.k_norm.weight"),
     ("attn_output.weight", "self_attn.o_proj.weight"),
     ("ffn_norm.weight", "post_attention_layernorm.weight"),
     ("ffn_gate.weight", "mlp.gate_proj.weight"),
@@ -142,11 +149,6 @@ def _number(source: Path, metadata: Mapping[str, object], name: str) -> int | fl
 def _config(source: Path, file: GGUFFile, architecture: str) -> dict[str, object]:
     metadata = file.metadata
     number = partial(_number, source, metadata)
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise ModelBroken(
-            str(source), "its rope scaling is not supported; use the model's safetensors"
-        )
     heads = int(number(f"{architecture}.attention.head_count"))
     hidden = int(number(f"{architecture}.embedding_length"))
     head_size = metadata.get(f"{architecture}.attention.key_length", hidden // heads)
@@ -158,6 +160,7 @@ def _config(source: Path, file: GGUFFile, architecture: str) -> dict[str, object
     return {
         "architectures": [_ARCHITECTURES[architecture]],
         "model_type": architecture,
+        **_sliding(source, metadata, architecture),
         "hidden_act": "silu",
         "num_hidden_layers": int(number(f"{architecture}.block_count")),
         "hidden_size": hidden,
@@ -169,11 +172,43 @@ def _config(source: Path, file: GGUFFile, architecture: str) -> dict[str, object
         "max_position_embeddings": int(number(f"{architecture}.context_length")),
         "rms_norm_eps": number(f"{architecture}.attention.layer_norm_rms_epsilon"),
         "rope_theta": theta,
-        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": theta, **_rope(source, file, architecture)},
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
         "dtype": "float32",
+    }
+
+
+def _rope(source: Path, file: GGUFFile, architecture: str) -> dict[str, object]:
+    """Return how frequencies are stretched. Llama 3.1's files hold a factor for each of them."""
+    kind = file.metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if kind == "none" and _ROPE_FACTORS in file.tensors:
+        factors = [float(value) for value in file.values(_ROPE_FACTORS).ravel()]
+        return {"rope_type": "factors", "factors": factors}
+    if kind == "none":
+        return {"rope_type": "default"}
+    if kind == "linear":
+        factor = _number(source, file.metadata, f"{architecture}.rope.scaling.factor")
+        return {"rope_type": "linear", "factor": factor}
+    raise ModelBroken(
+        str(source), f"its rope scaling {kind!r} is not supported; use the model's safetensors"
+    )
+
+
+def _sliding(source: Path, metadata: Mapping[str, object], architecture: str) -> dict[str, object]:
+    """Return the sliding window; a `llama` that has one is a Mistral."""
+    name = f"{architecture}.attention.sliding_window"
+    if not metadata.get(name):
+        return {}
+    if architecture != "llama":
+        raise ModelBroken(
+            str(source), "its sliding window is not supported; use the model's safetensors"
+        )
+    return {
+        "architectures": ["MistralForCausalLM"],
+        "model_type": "mistral",
+        "sliding_window": int(_number(source, metadata, name)),
     }
 
 
@@ -183,10 +218,10 @@ def _plans(source: Path, file: GGUFFile, config: Mapping[str, object]) -> Iterat
         for ours, theirs in _BLOCK_TENSORS:
             names[f"blk.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
     names |= {"output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
-    unknown = sorted(file.tensors.keys() - names.keys())
+    unknown = sorted(file.tensors.keys() - names.keys() - {_ROPE_FACTORS})
     if unknown:
         raise ModelBroken(str(source), f"it holds {unknown[0]!r}, which this engine does not know")
-    llama = config["model_type"] == "llama"
+    llama = config["model_type"] in ("llama", "mistral")
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, target in names.items():
         if name not in file.tensors:

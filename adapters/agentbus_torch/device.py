@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from agentbus.errors import ConfigError
+
 from .attention import Attention
 from .attention_cpu import WindowAttention
 from .batch import Batch
@@ -23,8 +25,8 @@ class Steps(Protocol):
         """Where the sequences' keys and values are."""
         ...
 
-    def scores(self, batch: Batch) -> Tensor:
-        """Compute a batch; return the scores [wanted, vocabulary] behind its wanted rows.
+    def hidden(self, batch: Batch) -> Tensor:
+        """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
 
         They stay until the next batch is computed.
         """
@@ -38,10 +40,9 @@ class Eager:
         self._model = model
         self.attention = attention
 
-    def scores(self, batch: Batch) -> Tensor:
-        """See `Steps.scores`."""
-        hidden = self._model.forward(batch, self.attention)
-        return self._model.logits(hidden) if len(hidden) else hidden
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Steps.hidden`."""
+        return self._model.forward(batch, self.attention)
 
 
 def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
@@ -51,8 +52,16 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
         ConfigError: the device cannot compute a model of this shape.
     """
     if model.device.type != "cuda":
-        window = WindowAttention(pool, model.rope, slots=slots, positions=model.positions)
+        window = WindowAttention(
+            pool,
+            model.rope,
+            slots=slots,
+            positions=model.positions,
+            sliding=model.config.windows,
+        )
         return Eager(model, window)
+    if any(model.config.windows):
+        raise ConfigError("device", "models with sliding windows are not supported on a GPU")
     # Triton is needed from here on, and comes with torch for CUDA.
     from .attention_cuda import PagedAttention
     from .graphs import Graphed

@@ -19,6 +19,8 @@ import anyio
 from agentbus.engine.base import Finished, GenerateRequest, Piece
 from agentbus.errors import AgentbusError, Closed, MailboxFull
 
+from .sequence import Call
+
 __all__ = ["Driver", "Job", "Result", "Worker"]
 
 Result = Piece | Finished | AgentbusError
@@ -30,11 +32,16 @@ _STEP_LIMIT_S = 60.0
 class Job:
     """A submitted request. Made on the reader's event loop; `post` and `end` are for the thread."""
 
-    __slots__ = ("_ended", "_loop", "_results", "request", "submitted", "with_cue")
+    __slots__ = ("_ended", "_loop", "_results", "make_call", "request", "submitted")
 
-    def __init__(self, request: GenerateRequest, *, with_cue: bool = True) -> None:
+    def __init__(self, request: GenerateRequest, make_call: Callable[[], Call]) -> None:
+        """Take a request.
+
+        Args:
+            make_call: makes what is computed, in the thread.
+        """
         self.request = request
-        self.with_cue = with_cue
+        self.make_call = make_call
         self.submitted = time.perf_counter()
         self._loop = asyncio.get_running_loop()
         self._results: asyncio.Queue[Result] = asyncio.Queue()  # bounded by the answer's length

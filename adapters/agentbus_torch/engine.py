@@ -10,8 +10,11 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Continuations
 from contextlib import aclosing
+from functools import partial
 
+import anyio
 import torch
 from blake3 import blake3
 
@@ -26,15 +29,21 @@ from agentbus.engine.base import (
     Usage,
     within_budget,
 )
+from agentbus.engine.scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
 from agentbus.engine.token_log import TokenLog, TokenRecord
+from agentbus.engine.tools import tool_parameters
 from agentbus.errors import AgentbusError, EngineFailed
-from agentbus.kv import KeyChain
 
 from .answer import Answer
+from .choose import Chooser
 from .driver import Driver, Job
+from .embed import MeanPool
+from .grammar import Matcher, is_available
 from .load import Loaded, load
+from .runner import Outcomes
+from .score import ContinuationScore
 from .sequence import Call, Sequence
-from .tokens import Detokenizer
+from .spoken import Spoken
 
 __all__ = ["TorchEngine", "load_engine"]
 
@@ -49,7 +58,6 @@ class _Computation:
         self._loaded = loaded
         self._runner = loaded.runner
         self._threads = settings.threads or os.cpu_count() or 1
-        self._prices = settings.prices
         self._log = TokenLog(settings.token_log)
         self._answers: dict[Sequence, Answer] = {}
         self._by_job: dict[Job, Answer] = {}
@@ -66,8 +74,10 @@ class _Computation:
         try:
             tiers = self._runner.tiers
             chain = None if tiers is None else tiers.chain(job.request.tenant)
-            sequence = self._runner.add(self._call(job, chain), chain)
-            answer = Answer(job, sequence, Detokenizer(self._loaded.vocabulary))
+            sequence = self._runner.add(job.make_call(), chain)
+            loaded = self._loaded
+            spoken = Spoken(job.request, loaded.vocabulary, loaded.tool_format)
+            answer = Answer(job, sequence, spoken)
         except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
             job.post(self._as_typed(error))
             return False
@@ -81,16 +91,16 @@ class _Computation:
             if answer.sequence.lease is not None:
                 answer.start(now)
         ended = []
-        for sequence, token in outcomes:
+        for sequence, chosen in outcomes:
             answer = self._answers[sequence]
-            if token is not None:
-                answer.add(token)
+            if chosen is not None:
+                answer.add(chosen)
             if sequence.ended:
                 self._end(answer)
                 ended.append(answer.job)
         return ended
 
-    def _compute(self, now: float) -> list[tuple[Sequence, int | None]]:
+    def _compute(self, now: float) -> Outcomes:
         """Run a step. The one place that catches what nobody expected."""
         try:
             outcomes = self._runner.step()
@@ -117,10 +127,8 @@ class _Computation:
         finished = answer.end()
         request = job.request
         if isinstance(request.prompt, Prompt) and sequence.generated and request.reuse:
-            ids = tuple(sequence.generated)
-            self._loaded.encoder.remember(
-                request.prompt.cue, answer.text, ids, tenant=request.tenant
-            )
+            text, ids = answer.spoken.spoken()
+            self._loaded.encoder.remember(request.prompt.cue, text, ids, tenant=request.tenant)
         self.finished += 1
         self._log.write(
             TokenRecord(
@@ -133,21 +141,6 @@ class _Computation:
             )
         )
         job.post(finished)
-
-    def _call(self, job: Job, chain: KeyChain | None) -> Call:
-        request, prompt = job.request, job.request.prompt
-        if isinstance(prompt, Prompt):
-            prompt = self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=job.with_cue)
-        request = within_budget(request, len(prompt), self._prices)
-        key = blake3(self._runner.fingerprint.digest + request.tenant.encode()).digest()
-        return Call(
-            prompt=prompt,
-            max_tokens=request.max_tokens,
-            forced=request.forced,
-            ignore_end=request.ignore_end,
-            reuse=request.reuse,
-            namespace=key if chain is None else chain.namespace,
-        )
 
     def _as_typed(self, error: Exception) -> AgentbusError:
         if isinstance(error, AgentbusError):
@@ -169,6 +162,8 @@ class TorchEngine:
             window=loaded.runner.window,
             prefix_reuse=True,
             append_only_template=loaded.template.append_only,
+            sampling=True,
+            schema=is_available(),
             prices=settings.prices,
         )
 
@@ -188,9 +183,16 @@ class TorchEngine:
             KVExhausted: the pool has no room left that may be evicted.
             LayoutError: the model's template cannot render the prompt.
             MailboxFull: too many requests wait.
+            InvalidSchema: the schema, or a tool's, cannot constrain an answer.
+            ConfigError: constraining needs a package that is not installed.
             EngineFailed: the computation broke; other requests go on.
         """
-        async with aclosing(self._stream(Job(request))) as results:
+        matcher = None
+        if request.schema is not None or request.must_call:
+            # compiling may take a while, in which others' tokens shall go on
+            matcher = await anyio.to_thread.run_sync(self._matcher, request)
+        job = Job(request, partial(self._answer_call, request, matcher))
+        async with aclosing(self._stream(job)) as results:
             async for result in results:
                 yield result
 
@@ -204,13 +206,39 @@ class TorchEngine:
         Raises as `generate` does.
         """
         request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant)
-        usage = Usage()
-        job = Job(request, with_cue=bool(prompt.cue.text))
-        async with aclosing(self._stream(job)) as results:
-            async for result in results:
-                if isinstance(result, Finished):
-                    usage = result.usage
-        return usage
+        return await self._run(Job(request, partial(self._prefill_call, request)))
+
+    async def score(
+        self,
+        prompt: Prompt | tuple[int, ...],
+        continuations: Continuations[str | tuple[int, ...]],
+        *,
+        tenant: str = "",
+    ) -> tuple[Score, ...]:
+        """Return continuations' log-probabilities; see `agentbus.engine.Scorer`.
+
+        All tokens of a continuation are scored in one pass, behind the prompt's reused KV.
+        """
+        check_batch("continuations", continuations, MAX_CONTINUATIONS)
+        request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant)
+        scores = []
+        for continuation in continuations:
+            sinks: list[ContinuationScore] = []
+            make_call = partial(self._score_call, request, continuation, sinks)
+            await self._run(Job(request, make_call))
+            scores.append(sinks[0].score())
+        return tuple(scores)
+
+    async def embed(self, texts: Continuations[str]) -> tuple[Vector, ...]:
+        """Return texts' vectors; see `agentbus.engine.Embedder`. No KV is reused or kept."""
+        check_batch("texts", texts, MAX_TEXTS)
+        request = GenerateRequest(prompt=(), max_tokens=0)
+        vectors = []
+        for text in texts:
+            pool = MeanPool(self._runner.model.normed)
+            await self._run(Job(request, partial(self._embed_call, text, pool)))
+            vectors.append(pool.vector())
+        return tuple(vectors)
 
     def stats(self) -> EngineStats:
         """Return the state of pool and queue."""
@@ -231,6 +259,15 @@ class TorchEngine:
         if self._runner.tiers is not None:
             self._runner.tiers.close()
 
+    async def _run(self, job: Job) -> Usage:
+        """Do a job that answers nothing."""
+        usage = Usage()
+        async with aclosing(self._stream(job)) as results:
+            async for result in results:
+                if isinstance(result, Finished):
+                    usage = result.usage
+        return usage
+
     async def _stream(self, job: Job) -> AsyncGenerator[Piece | Finished, None]:
         self._driver.submit(job)
         try:
@@ -243,6 +280,79 @@ class TorchEngine:
                     return
         finally:
             await self._driver.withdraw(job)
+
+    def _answer_call(self, request: GenerateRequest, matcher: Matcher | None) -> Call:
+        prompt = self._prompt_ids(request)
+        request = within_budget(request, len(prompt), self._capabilities.prices)
+        return Call(
+            prompt=prompt,
+            max_tokens=request.max_tokens,
+            forced=request.forced,
+            reuse=request.reuse,
+            namespace=self._namespace(request.tenant),
+            chooser=Chooser(
+                request.sampling,
+                end_ids=self._runner.end_ids,
+                ignore_end=request.ignore_end,
+                forced=request.forced,
+                logprobs=request.logprobs,
+                matcher=matcher,
+            ),
+        )
+
+    def _prefill_call(self, request: GenerateRequest) -> Call:
+        prompt = request.prompt
+        has_text = isinstance(prompt, Prompt) and bool(prompt.cue.text)
+        prompt = self._prompt_ids(request, cue=has_text)
+        return Call(prompt=prompt, max_tokens=0, namespace=self._namespace(request.tenant))
+
+    def _score_call(
+        self,
+        request: GenerateRequest,
+        continuation: str | tuple[int, ...],
+        sinks: list[ContinuationScore],
+    ) -> Call:
+        prompt, ids = self._prompt_ids(request), continuation
+        if isinstance(ids, str):
+            ids = self._loaded.vocabulary.plain(ids)
+        self._runner.check_ids(ids)
+        sinks.append(ContinuationScore(len(prompt), ids, self._runner.model.logits))
+        return Call(
+            prompt=prompt + ids[:-1],
+            max_tokens=0,
+            namespace=self._namespace(request.tenant),
+            rows=sinks[0],
+            reuse_limit=len(prompt) - 1,
+        )
+
+    def _embed_call(self, text: str, pool: MeanPool) -> Call:
+        ids = self._loaded.vocabulary.plain(text)
+        return Call(prompt=ids, max_tokens=0, reuse=False, rows=pool)
+
+    def _prompt_ids(self, request: GenerateRequest, *, cue: bool = True) -> tuple[int, ...]:
+        if isinstance(request.prompt, Prompt):
+            return self._loaded.encoder.encode(request.prompt, tenant=request.tenant, cue=cue)
+        return request.prompt
+
+    def _namespace(self, tenant: str) -> bytes:
+        tiers = self._runner.tiers
+        if tiers is not None:
+            return tiers.chain(tenant).namespace
+        return blake3(self._runner.fingerprint.digest + tenant.encode()).digest()
+
+    def _matcher(self, request: GenerateRequest) -> Matcher | None:
+        """Compile what the answer is kept to."""
+        if request.schema is not None:
+            return self._loaded.grammars.of_schema(request.schema)
+        if not request.must_call:
+            return None
+        tools = tool_parameters(request.tools)
+        once = request.tool_choice in tools
+        if once:
+            tools = {request.tool_choice: tools[request.tool_choice]}
+        special_id = self._loaded.vocabulary.special_id
+        grammar = self._loaded.tool_format.grammar(tools, special_id, once=once)
+        return self._loaded.grammars.of_text(grammar)
 
 
 def load_engine(model: str, settings: EngineSettings) -> TorchEngine:

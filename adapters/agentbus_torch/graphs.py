@@ -30,7 +30,7 @@ _WARM_UPS: Final = 2
 class _Captured:
     graph: torch.cuda.CUDAGraph
     rows: Rows
-    scores: Tensor
+    hidden: Tensor
 
 
 class Graphed:
@@ -43,12 +43,12 @@ class Graphed:
         self._captured: dict[tuple[int, bool], _Captured] = {}
         self._memory = torch.cuda.graph_pool_handle()
 
-    def scores(self, batch: Batch) -> Tensor:
-        """See `Steps.scores`."""
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Steps.hidden`."""
         parts = batch.parts
-        decodes = all(part.rows == 1 and part.wants_scores for part in parts)
+        decodes = all(part.rows == 1 and part.wanted for part in parts)
         if not decodes or len(parts) > SIZES[-1]:
-            return self._eager.scores(batch)
+            return self._eager.hidden(batch)
         width = next(size for size in SIZES if size >= len(parts))
         key = width, self.attention.is_shared(parts)
         step = self._captured.get(key)
@@ -56,7 +56,7 @@ class Graphed:
             step = self._captured[key] = self._capture(width, parts)
         self.attention.fill(step.rows, parts)
         step.graph.replay()
-        return step.scores[: len(parts)]
+        return step.hidden[: len(parts)]
 
     def _capture(self, width: int, parts: tuple[Part, ...]) -> _Captured:
         rows = self.attention.rows(parts, width)
@@ -69,8 +69,8 @@ class Graphed:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
-            scores = self._compute(rows)
-        return _Captured(graph, rows, scores)
+            hidden = self._compute(rows)
+        return _Captured(graph, rows, hidden)
 
     def _compute(self, rows: Rows) -> Tensor:
-        return self._model.logits(self._model.compute(rows.tokens, None, self.attention))
+        return self._model.compute(rows.tokens, None, self.attention)

@@ -11,15 +11,17 @@ from agentbus.config import EngineSettings
 from agentbus.context.template import Template, probe
 from agentbus.errors import ConfigError, ModelBroken
 
-from .chat import read_chat_template
+from .chat import read_chat_template, read_template_source
 from .config import ModelConfig, read_config
 from .convert import converted
 from .fingerprint import take_fingerprint
+from .grammar import Grammars
 from .locate import locate
 from .model import Model
 from .runner import Runner
 from .tiers import open_tiers
 from .tokens import PromptEncoder, Vocabulary
+from .tool_calls import ToolFormat, find_format
 from .weights import Weights
 
 __all__ = ["Loaded", "load", "load_runner"]
@@ -34,6 +36,8 @@ class Loaded:
     vocabulary: Vocabulary
     encoder: PromptEncoder
     template: Template
+    grammars: Grammars
+    tool_format: ToolFormat
 
 
 def _device(name: str) -> torch.device:
@@ -90,11 +94,14 @@ def load(model: str, settings: EngineSettings) -> Loaded:
     vocabulary = Vocabulary.load(folder)
     template = probe(read_chat_template(folder))
     encoder = PromptEncoder(vocabulary, template)
-    runner = load_runner(folder, config, settings, _end_ids(config, encoder))
+    end_ids = _end_ids(config, encoder)
+    runner = load_runner(folder, config, settings, end_ids)
     return Loaded(
         folder=folder,
         runner=runner,
         vocabulary=vocabulary,
         encoder=encoder,
         template=template,
+        grammars=Grammars(vocabulary.json, config.vocabulary, end_ids),
+        tool_format=find_format(read_template_source(folder)),
     )

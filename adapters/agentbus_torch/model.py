@@ -27,6 +27,8 @@ __all__ = ["Model"]
 class _Layer:
     input_norm: Tensor
     qkv: Linear
+    qk_norm: Tensor | None
+    """Weights [heads + kv_heads, head_size] of the norms of queries and keys (Qwen3)."""
     output: Linear
     mlp_norm: Tensor
     act: SwiGLU
@@ -83,7 +85,11 @@ class Model:
         last = config.layers - 1
         for number, layer in enumerate(self._layers):
             normed = functional.rms_norm(x, hidden, layer.input_norm, eps)
-            attended = attention.attend(number, layer.qkv(normed).view(heads))
+            qkv = layer.qkv(normed).view(heads)
+            if layer.qk_norm is not None:
+                both = qkv[:, : config.heads + config.kv_heads]
+                both.copy_(functional.rms_norm(both, heads[2:], None, eps) * layer.qk_norm)
+            attended = attention.attend(number, qkv)
             if number == last and wanted is not None:  # the other rows serve nobody any more
                 x, attended = x[wanted], attended[wanted]
                 if not len(x):
@@ -93,12 +99,13 @@ class Model:
             x = layer.down.plus(layer.act(normed), x)
         return x
 
+    def normed(self, hidden: Tensor) -> Tensor:
+        """Return hidden states [rows, hidden] behind the last norm."""
+        return functional.rms_norm(hidden, (self.config.hidden,), self._norm, self.config.norm_eps)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden]."""
-        normed = functional.rms_norm(
-            hidden, (self.config.hidden,), self._norm, self.config.norm_eps
-        )
-        return self._head(normed)
+        return self._head(self.normed(hidden))
 
 
 def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
@@ -116,6 +123,7 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
             weights.fuse([(f"{attention}{n}_proj.weight", (size, hidden)) for n, size in rows]),
             qkv_bias,
         ),
+        qk_norm=_qk_norm(config, weights, attention) if config.qk_norm else None,
         output=make_linear(
             weights.take(f"{attention}o_proj.weight", (hidden, q)),
             weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
@@ -127,3 +135,10 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
         ),
         down=make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
     )
+
+
+def _qk_norm(config: ModelConfig, weights: Weights, attention: str) -> Tensor:
+    query, key = (
+        weights.take(f"{attention}{name}_norm.weight", (config.head_size,)) for name in ("q", "k")
+    )
+    return torch.cat((query.expand(config.heads, -1), key.expand(config.kv_heads, -1))).contiguous()

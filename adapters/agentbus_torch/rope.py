@@ -49,6 +49,8 @@ def _frequencies(config: ModelConfig) -> Tensor:
         return frequencies
     if scaling.kind == "linear":
         return frequencies / scaling.factor
+    if scaling.kind == "factors":
+        return frequencies / torch.tensor(scaling.factors)
     return _llama3_frequencies(frequencies, scaling)
 
 

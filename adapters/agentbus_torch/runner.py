@@ -18,19 +18,20 @@ from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
 from agentbus.kv import BlockPool, KeyChain, KVFingerprint, Lease, PoolStats, RadixIndex
 from agentbus.storage import TieredBlocks
 
-from .batch import Part, make_batch
+from .batch import Batch, Part, make_batch
+from .choose import Chooser, Chosen, choose
 from .device import make_steps
 from .kv import KVPool, KVShape
 from .model import Model
 from .scheduler import MAX_SEQUENCES, Parked, Scheduler, Step
 from .sequence import Call, Sequence
 
-__all__ = ["Runner"]
+__all__ = ["Outcomes", "Runner"]
 
 logger = logging.getLogger(__name__)
 
 Rows = list[tuple[Sequence, int]]
-Outcomes = list[tuple[Sequence, int | None]]
+Outcomes = list[tuple[Sequence, Chosen | None]]
 
 
 class Runner:
@@ -76,7 +77,16 @@ class Runner:
         self._numbers = itertools.count()
         self._to_publish: list[Sequence] = []
         self._end_ids = frozenset(end_ids)
-        self._end_index = torch.tensor(sorted(self._end_ids), dtype=torch.int64).to(model.device)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self._model
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self._end_ids
 
     @property
     def waiting(self) -> int:
@@ -108,16 +118,27 @@ class Runner:
         length = len(call.prompt) + call.answer_length
         if length > self.window:
             raise ContextTooLong(length, self.window)
-        size = self._model.config.vocabulary
-        ids = (*call.prompt, *call.forced)
-        if not call.prompt or min(ids) < 0 or max(ids) >= size:
-            raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
+        self.check_ids(call.prompt and (*call.prompt, *call.forced))
         needed, total = -(-length // self._block_size), self._index.stats().total
         if needed > total:
             raise KVExhausted(needed, total)
-        sequence = Sequence(call, next(self._numbers), list(call.prompt), chain=chain)
+        chooser = call.chooser or Chooser(
+            end_ids=self._end_ids, ignore_end=call.ignore_end, forced=call.forced
+        )
+        chooser.begin(call.prompt, self._model.device)
+        sequence = Sequence(call, next(self._numbers), list(call.prompt), chooser, chain=chain)
         self._scheduler.add(sequence)
         return sequence
+
+    def check_ids(self, ids: Tokens[int]) -> None:
+        """Check token ids.
+
+        Raises:
+            MisuseError: there are none, or one is not of this model's.
+        """
+        size = self._model.config.vocabulary
+        if not ids or min(ids) < 0 or max(ids) >= size:
+            raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
 
     def step(self) -> Outcomes:
         """Compute one step: a token of each sequence that decodes, and a part of some prompts.
@@ -202,7 +223,7 @@ class Runner:
         """Bring up what lies in lower tiers of a sequence, and what it reuses to its slot."""
         copies = lease.copies
         if self.tiers is not None and sequence.chain is not None and sequence.shares:
-            came = self.tiers.admit(sequence.chain, sequence.tokens, lease)
+            came = self.tiers.admit(sequence.chain, sequence.reusable, lease)
             if came:
                 copies = ()
                 sequence.resume(came, self._block_size)
@@ -239,25 +260,35 @@ class Runner:
     def _forward(self, rows: Rows) -> Outcomes:
         by_slot = {sequence.slot: sequence for sequence, _ in rows}
         batch = make_batch([_part(*row) for row in rows], self._model.device)
-        logits = self._steps.scores(batch)
-        asking = [by_slot[part.slot] for part in batch.parts if part.wants_scores]
-        chosen = self.choose(logits, asking) if asking else []
+        hidden = self._steps.hidden(batch)
+        asking, last = self._hand_out(batch, by_slot, hidden)
+        logits = self._model.logits(hidden[last]) if asking else hidden
+        chosen = choose(logits, [sequence.chooser for sequence in asking]) if asking else []
         for sequence, count in rows:
             self._advance(sequence, count)
         outcomes: Outcomes = [(sequence, None) for sequence, _ in rows if sequence.reason]
-        for sequence, token, scores in zip(asking, chosen, logits, strict=True):
+        for sequence, one, scores in zip(asking, chosen, logits, strict=False):
             sequence.logits = scores
-            outcomes.append((sequence, self._take(sequence, token)))
+            outcomes.append((sequence, self._take(sequence, one)))
         return outcomes
 
-    def choose(self, logits: Tensor, sequences: Tokens[Sequence]) -> list[int]:
-        """Return a token for each sequence, from its scores: a row of `logits`."""
-        endless = [row for row, sequence in enumerate(sequences) if sequence.call.ignore_end]
-        if endless:
-            logits = logits.clone()
-            logits[torch.tensor(endless)[:, None], self._end_index] = -torch.inf
-        best: list[int] = logits.max(-1).indices.tolist()  # argmax takes five times as long
-        return best
+    def _hand_out(
+        self, batch: Batch, by_slot: dict[int, Sequence], hidden: Tensor
+    ) -> tuple[list[Sequence], list[int]]:
+        """Give hidden states to who takes them; return who gets a token, by which of the rows."""
+        asking: list[Sequence] = []
+        last: list[int] = []
+        row = 0
+        for part in batch.parts:
+            sequence = by_slot[part.slot]
+            rows = hidden[row : row + part.wanted]
+            row += part.wanted
+            if sequence.call.rows is not None:
+                sequence.call.rows.take(part.start, rows)
+            elif part.wanted:
+                asking.append(sequence)
+                last.append(row - 1)
+        return asking, last
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         was_prompt = not sequence.decodes
@@ -270,26 +301,30 @@ class Runner:
         if sequence.shares and was_prompt and (sequence.left == 0 or awaited):
             self._to_publish.append(sequence)
 
-    def _take(self, sequence: Sequence, token: int) -> int | None:
+    def _take(self, sequence: Sequence, chosen: Chosen) -> Chosen | None:
         """Give a sequence its next token; an end token is not returned."""
-        call, count = sequence.call, len(sequence.generated)
-        if call.forced:
-            token = call.forced[count]
-        elif token in self._end_ids and not call.ignore_end:
+        if chosen.error is not None:
+            sequence.error = chosen.error
+            return None
+        if chosen.ends:
             sequence.reason = "end"
             return None
-        sequence.tokens.append(token)
-        if count + 1 == call.answer_length:
-            sequence.reason = "forced" if call.forced else "length"
-        return token
+        sequence.tokens.append(chosen.token)
+        if chosen.complete:
+            sequence.reason = "end"
+        elif len(sequence.generated) == sequence.call.answer_length:
+            sequence.reason = "forced" if sequence.call.forced else "length"
+        return chosen
 
 
 def _part(sequence: Sequence, count: int) -> Part:
     start = sequence.computed
     tokens = sequence.tokens[start : start + count]
-    wants_scores = count == sequence.left and sequence.call.answer_length > 0
+    wanted = int(count == sequence.left and sequence.call.answer_length > 0)
+    if sequence.call.rows is not None:
+        wanted = count
     blocks = sequence.lease.blocks if sequence.lease is not None else ()
-    return Part(sequence.slot, blocks, start, tokens, wants_scores)
+    return Part(sequence.slot, blocks, start, tokens, wanted)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

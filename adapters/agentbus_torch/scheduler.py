@@ -237,8 +237,14 @@ class Scheduler:
 
     def _lease(self, sequence: Sequence) -> None:
         call = sequence.call
-        sequence.lease = self._index.begin(call.namespace, sequence.tokens, reuse=sequence.shares)
-        sequence.resume(sequence.lease.reused, self._block_size)
+        lease = self._index.begin(call.namespace, sequence.reusable, reuse=sequence.shares)
+        try:
+            self._index.extend(lease, len(sequence.tokens))
+        except KVExhausted:
+            self._index.release(lease)
+            raise
+        sequence.lease = lease
+        sequence.resume(lease.reused, self._block_size)
 
     def _computing(self, sequence: Sequence) -> bool:
         """Return whether another sequence is computing a prefix that this one can reuse."""
@@ -263,7 +269,7 @@ class Scheduler:
         if shared is None:
             shared = common_length(sequence.tokens, other.tokens)
             self._shared[pair] = shared
-        return min(shared, len(sequence.tokens) - 1)
+        return min(shared, len(sequence.reusable) - 1)
 
     def _reusable(self, sequence: Sequence) -> int:
         """Return how many tokens of a waiting sequence are cached, as of the last change."""
@@ -271,8 +277,9 @@ class Scheduler:
             return 0
         version, length = self._cached.get(sequence, (-1, 0))
         if version != self._version:
-            length = self._index.match_length(sequence.call.namespace, sequence.tokens)
-            length = min(length, len(sequence.tokens) - 1)
+            tokens = sequence.reusable
+            length = self._index.match_length(sequence.call.namespace, tokens)
+            length = min(length, len(tokens) - 1)
             self._cached[sequence] = self._version, length
         return length
 

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agentbus.kv import KeyChain, Lease
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Call", "Sequence"]
+    from .choose import Chooser
+
+__all__ = ["Call", "RowSink", "Sequence"]
+
+
+class RowSink(Protocol):
+    """Takes hidden states as they are computed."""
+
+    def take(self, start: int, hidden: Tensor) -> None:
+        """Take hidden states [rows, hidden] of positions `start…`; again, where they are computed
+        again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +36,12 @@ class Call:
     ignore_end: bool = False
     reuse: bool = True
     namespace: bytes = b""
+    chooser: Chooser | None = None
+    """How tokens are chosen; None chooses the best, or the forced ones."""
+    rows: RowSink | None = None
+    """Takes the hidden states of the prompt's tokens."""
+    reuse_limit: int | None = None
+    """Most prompt tokens whose KV is reused, since `rows` wants the others'."""
 
     @property
     def answer_length(self) -> int:
@@ -41,6 +58,7 @@ class Sequence:
     """Its place in the order of arrival."""
     tokens: list[int]
     """The prompt, then what was decoded."""
+    chooser: Chooser
     shares: bool = True
     """Whether it uses and keeps KV of the index: as the call says, unless there is no room to."""
     chain: KeyChain | None = None
@@ -70,6 +88,12 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.shares = self.call.reuse
+
+    @property
+    def reusable(self) -> Tokens[int]:
+        """The tokens whose KV may be reused, and the first one that has to be computed."""
+        limit = self.call.reuse_limit
+        return self.tokens if limit is None else self.tokens[: limit + 1]
 
     @property
     def generated(self) -> Tokens[int]:

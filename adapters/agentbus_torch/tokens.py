@@ -43,6 +43,7 @@ class Vocabulary:
         tokenizer.encode_special_tokens = True  # that is: as the plain text that they look like
         added = tokenizer.get_added_tokens_decoder()
         self._special = {t.content: number for number, t in added.items() if t.special}
+        self._special_texts = {number: text for text, number in self._special.items()}
         parts = []
         for token in sorted(
             (t for t in added.values() if t.special), key=lambda t: -len(t.content)
@@ -89,6 +90,15 @@ class Vocabulary:
     def size(self) -> int:
         """Number of tokens, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def json(self) -> str:
+        """The tokenizer, as the JSON of a `tokenizer.json`."""
+        return str(self._tokenizer.to_str())
+
+    def special_text(self, token: int) -> str:
+        """Return a special token's text; empty for other tokens."""
+        return self._special_texts.get(token, "")
 
     def special_id(self, text: str) -> int | None:
         """Return the id of a special token."""

@@ -8,7 +8,7 @@ is `agentbus.workers`'.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,17 +16,31 @@ from ..config import Prices
 from ..context.layout import Prompt
 from ..errors import BudgetExceeded, ConfigError
 from ..telemetry import NANOS, Budget
+from .sampling import Sampling
+from .tools import ToolCall, check_choice, check_schema, tool_parameters
 
 __all__ = [
+    "MAX_LOGPROBS",
+    "MAX_STOPS",
+    "MAX_STOP_CHARACTERS",
+    "Alternative",
     "Capabilities",
     "Engine",
     "EngineStats",
     "Finished",
     "GenerateRequest",
     "Piece",
+    "TokenLogprob",
     "Usage",
     "within_budget",
 ]
+
+MAX_LOGPROBS = 20
+"""Alternatives whose log-probabilities may be asked for."""
+MAX_STOPS = 16
+"""Stop texts of one request."""
+MAX_STOP_CHARACTERS = 256
+"""Longest stop text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +51,16 @@ class Capabilities:
     window: int
     prefix_reuse: bool
     append_only_template: bool
+    sampling: bool = False
+    """Whether it chooses by `GenerateRequest.sampling`; a scripted engine says what it says."""
+    schema: bool = False
+    """Whether it can keep an answer to a JSON schema, or to a call of a tool."""
     prices: Prices = field(default_factory=Prices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One model call, decoded greedily."""
+    """One model call. What cannot go together, or is out of bounds, is a `ConfigError`."""
 
     prompt: Prompt | tuple[int, ...]
     """Turns and a cue, or token ids that were rendered elsewhere."""
@@ -50,7 +68,21 @@ class GenerateRequest:
     ignore_end: bool = False
     """Never choose an end-of-text token: decode exactly `max_tokens`."""
     forced: tuple[int, ...] = ()
-    """Teacher forcing: decode these token ids instead of the model's own choice."""
+    """Teacher forcing: decode these token ids instead of the model's own choice. They go with no
+    `stop`, `schema` or `tools`."""
+    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
+    """How tokens are chosen; greedily if nothing is said."""
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends. They are not shown, wherever tokens' borders are."""
+    logprobs: int = 0
+    """Report each token's log-probability, and those of this many most probable alternatives."""
+    schema: Mapping[str, object] | None = None
+    """A JSON schema: the answer is a JSON text that is valid by it, unless `max_tokens` cuts it."""
+    tools: tuple[Mapping[str, object], ...] = ()
+    """Functions that the answer may call, in OpenAI's form. The prompt has to describe them."""
+    tool_choice: str = "auto"
+    """`auto`; `none` takes all text as text; `required` has the answer be calls, and a tool's name
+    a call of this one."""
     reuse: bool = True
     """Use KV of earlier prompts. False computes everything, and keeps nothing."""
     tenant: str = ""
@@ -63,14 +95,74 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
             raise ConfigError("max_tokens", f"must be 0 or more, not {self.max_tokens}")
+        if not 0 <= self.logprobs <= MAX_LOGPROBS:
+            problem = f"must be between 0 and {MAX_LOGPROBS}, not {self.logprobs}"
+            raise ConfigError("logprobs", problem)
+        self._check_stops()
+        self._check_form()
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call of a tool."""
+        return self.tool_choice not in ("auto", "none")
+
+    def _check_stops(self) -> None:
+        if isinstance(self.stop, str) or len(self.stop) > MAX_STOPS:
+            raise ConfigError("stop", f"must be a tuple of up to {MAX_STOPS} texts")
+        for text in self.stop:
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_CHARACTERS:
+                problem = (
+                    f"must be texts of 1 to {MAX_STOP_CHARACTERS} characters, not {text!r:.40}"
+                )
+                raise ConfigError("stop", problem)
+
+    def _check_form(self) -> None:
+        """Check what the answer's form is to be: schema, tools, forced tokens."""
+        check_choice(self.tool_choice, tuple(tool_parameters(self.tools)))
+        if self.schema is not None:
+            check_schema(self.schema)
+            if self.must_call:
+                raise ConfigError("schema", f"cannot go with tool_choice {self.tool_choice!r}")
+        shaped = self.schema is not None or self.must_call
+        if self.forced and (shaped or self.stop or self.tools):
+            raise ConfigError("forced", "cannot go with stop, schema or tools")
+        if self.ignore_end and shaped:
+            raise ConfigError("ignore_end", "cannot go with a schema or a required call")
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have been chosen. `logprob` is a natural logarithm."""
+
+    token: int
+    text: str
+    """Empty for tokens that have none; U+FFFD for a part of a character."""
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How probable the model itself found a token, before penalties, temperature and cuts."""
+
+    token: int
+    text: str
+    logprob: float
+    top: tuple[Alternative, ...]
+    """The most probable tokens, the best first; as many as were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text as it streams. `text` is empty while a character is incomplete."""
+    """Text as it streams.
+
+    `text` is empty while a character is incomplete, or while it may be the beginning of a stop
+    text or of a call of a tool.
+    """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, if asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +181,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last item of a stream. `reason` is `end`, `length` or `forced`."""
+    """The last item of a stream."""
 
     reason: str
+    """`end` (the model ended its answer), `length`, `forced`, `stop` (a stop text was met) or
+    `tool_calls` (the answer ended and holds calls)."""
     usage: Usage
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls that were read, in order; their text was not shown."""
+    malformed_calls: int = 0
+    """What looked like a call and is none; it was shown as text."""
+    stop: str = ""
+    """The stop text that was met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +230,8 @@ class Engine(Protocol):
             ContextTooLong: prompt and `max_tokens` do not fit the window.
             KVExhausted: the pool has no room left that may be evicted.
             LayoutError: the model's template cannot render the prompt.
+            InvalidSchema: the request's schema, or a tool's, cannot constrain an answer.
+            Unsupported: this engine cannot constrain answers at all.
             BudgetExceeded: see `within_budget`, which an engine calls before it computes anything.
         """
         ...

@@ -2,25 +2,49 @@
 
 Its tokens are words. What it says comes from a script; what it reuses and prefills is counted by
 a real KV index, so that its usage is what a model's would be. It computes nothing, keeps no time,
-and runs any number of calls at once.
+and runs any number of calls at once. How tokens are sampled is the same to it; log-probabilities,
+scores and vectors are made up, the same each time.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from zlib import crc32
 
 import anyio
+import orjson
 from anyio.lowlevel import checkpoint
 
 from ..config import EngineSettings
 from ..context import Prompt, Turn
-from ..errors import AgentbusError, Closed, ContextTooLong, EngineFailed, MisuseError
+from ..errors import (
+    AgentbusError,
+    Closed,
+    ContextTooLong,
+    EngineFailed,
+    MisuseError,
+    Unsupported,
+)
 from ..kv import BlockPool, Lease, RadixIndex
-from .base import Capabilities, EngineStats, Finished, GenerateRequest, Piece, Usage, within_budget
+from .base import (
+    Alternative,
+    Capabilities,
+    EngineStats,
+    Finished,
+    GenerateRequest,
+    Piece,
+    TokenLogprob,
+    Usage,
+    within_budget,
+)
+from .scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
+from .stop import StopScanner
 from .token_log import TokenLog, TokenRecord
+from .tools import ToolCall
 
 __all__ = ["WINDOW", "FakeEngine", "Reply", "Script", "echo", "open_engine"]
 
@@ -29,6 +53,7 @@ WINDOW = 8192
 
 _WORD = re.compile(r"\s*\S+|\s+")
 _TURN_END = "<end>"
+_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +61,8 @@ class Reply:
     """What the script says to one prompt."""
 
     text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls of tools that the answer ends with."""
     gate: anyio.Event | None = None
     """Where the answer stops until the event is set."""
     gate_after: int = 0
@@ -116,7 +143,9 @@ class FakeEngine:
         reply = self._script(request)
         prompt = self._prompt_ids(request.prompt)
         request = within_budget(request, len(prompt), self._capabilities.prices)
+        self._require_shape(request, reply)
         answer = self._answer(request, reply)
+        stops = StopScanner(request.stop)
         lease = self._begin(request, prompt, len(request.forced) or request.max_tokens)
         reused = lease.reused
         said: list[int] = []
@@ -128,7 +157,10 @@ class FakeEngine:
                     lease = self._share_prompt(request, prompt, lease)
                 self._index.extend(lease, len(prompt) + len(said) + 1)
                 said.append(token)
-                yield Piece(self._words.decode(token), (token,))
+                text = stops.add(self._words.decode(token))
+                yield Piece(text, (token,), self._logprobs(token, request.logprobs))
+                if stops.found:
+                    break
             await self._pause(reply, len(said))
             if reply.error is not None:
                 raise self._failure(reply.error)
@@ -136,7 +168,14 @@ class FakeEngine:
             self._running -= 1
             # as in a model: the last token's KV has not been computed yet
             self._index.commit(lease, [*prompt, *said[:-1]])
-        yield self._finish(request, prompt, said, reused)
+        if rest := stops.rest():
+            yield Piece(rest, ())
+        finished = self._finish(request, prompt, said, reused)
+        if stops.found:
+            finished = replace(finished, reason="stop", stop=stops.found)
+        elif reply.calls and finished.reason == "end":
+            finished = replace(finished, reason="tool_calls", tool_calls=reply.calls)
+        yield finished
 
     def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
         """Return a prompt's words as ids."""
@@ -152,6 +191,32 @@ class FakeEngine:
         self._index.commit(lease, tokens)
         request = GenerateRequest(prompt=prompt, tenant=tenant)
         return self._finish(request, tokens, [], lease.reused).usage
+
+    async def score(
+        self,
+        prompt: Prompt | tuple[int, ...],
+        continuations: Sequence[str | tuple[int, ...]],
+        *,
+        tenant: str = "",
+    ) -> tuple[Score, ...]:
+        """Return made-up log-probabilities: a longer word is a less probable one."""
+        self._require_open()
+        check_batch("continuations", continuations, MAX_CONTINUATIONS)
+        ids = self._prompt_ids(prompt)
+        scores = []
+        for said in continuations:
+            tokens = tuple(self._words.encode(said)) if isinstance(said, str) else said
+            request = GenerateRequest(prompt=prompt, tenant=tenant)
+            lease = self._begin(request, [*ids, *tokens[:-1]], 1)
+            self._index.commit(lease, [*ids, *tokens[:-1]])
+            scores.append(Score(tokens, tuple(map(self._logprob, tokens))))
+        return tuple(scores)
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vector, ...]:
+        """Return made-up vectors: texts of the same words have the same."""
+        self._require_open()
+        check_batch("texts", texts, MAX_TEXTS)
+        return tuple(map(_vector, texts))
 
     def stats(self) -> EngineStats:
         """Return the state of the pool. Nothing ever waits."""
@@ -174,6 +239,23 @@ class FakeEngine:
     def _require_open(self) -> None:
         if self._closing.is_set():
             raise Closed("engine")
+
+    def _logprob(self, token: int) -> float:
+        return -0.1 * len(self._words.decode(token))
+
+    def _logprobs(self, token: int, count: int) -> tuple[TokenLogprob, ...]:
+        """Return the token's own log-probability; nothing else could have been said."""
+        if not count:
+            return ()
+        text, logprob = self._words.decode(token), self._logprob(token)
+        return (TokenLogprob(token, text, logprob, (Alternative(token, text, logprob),)),)
+
+    def _require_shape(self, request: GenerateRequest, reply: Reply) -> None:
+        """Refuse what the script does not answer itself: JSON where a schema is given, and calls."""
+        if request.schema is not None and not _is_json(reply.text):
+            raise Unsupported(self._capabilities.model, "keep a script's answer to a schema")
+        if request.must_call and not reply.calls:
+            raise Unsupported(self._capabilities.model, "make calls that its script does not name")
 
     def _turn(self, turn: Turn) -> list[int]:
         return [*self._open_turn(turn), *self._words.encode(turn.text), self._words.id(_TURN_END)]
@@ -262,6 +344,22 @@ class FakeEngine:
             prefilled_tokens=prompt - reused,
             decoded_tokens=decoded,
         )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _vector(text: str) -> Vector:
+    counts = [0.0] * _DIMENSIONS
+    for word in text.split():
+        counts[crc32(word.encode()) % _DIMENSIONS] += 1
+    length = math.hypot(*counts) or 1.0
+    return tuple(count / length for count in counts)
 
 
 async def open_engine(model: str, settings: EngineSettings) -> FakeEngine:

@@ -7,7 +7,7 @@ prefetched comes last, and gives way to a call within one step of the engine.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from time import perf_counter
@@ -15,8 +15,10 @@ from time import perf_counter
 import anyio
 
 from ..context.layout import Prompt
+from . import scoring
 from .base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
 from .flights import Chain, Flight, SingleFlight, chain_of
+from .scoring import Score, Vector
 
 __all__ = ["EngineService"]
 
@@ -89,7 +91,7 @@ class EngineService:
                         self._leave(flight, computed=True)
                     if isinstance(item, Finished):
                         self._count_used(chain, item.usage.reused_tokens)
-                        item = Finished(item.reason, _later(item.usage, waited))
+                        item = replace(item, usage=_later(item.usage, waited))
                     yield item
         finally:
             if entered:
@@ -106,6 +108,20 @@ class EngineService:
         finally:
             self._leave(flight, computed=computed)
         return usage
+
+    async def score(
+        self,
+        prompt: Prompt | tuple[int, ...],
+        continuations: Sequence[str | tuple[int, ...]],
+        *,
+        tenant: str = "",
+    ) -> tuple[Score, ...]:
+        """As the engine's. Raises `Unsupported` where it cannot."""
+        return await scoring.score(self._engine, prompt, continuations, tenant=tenant)
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vector, ...]:
+        """As the engine's. Raises `Unsupported` where it cannot."""
+        return await scoring.embed(self._engine, texts)
 
     async def prefetch(self, prompt: Prompt, *, tenant: str = "") -> Usage:
         """Compute a prompt's KV while the engine has no other prompt to read.

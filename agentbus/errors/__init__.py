@@ -14,6 +14,7 @@ AgentbusError
 │   ├── UnknownContext (ForgottenContext), LayoutError, ToolSchemaError, TranscriptError
 └── EngineError              a model that cannot do what was asked
     ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
+    ├── InvalidSchema, Unsupported
 
 An error's fields are its data: they travel on the wire beside its code, so that the caller of a
 remote agent catches the class that the callee raised. `describe` and `restore` convert.
@@ -53,10 +54,12 @@ from .engine import (
     ContextTooLong,
     EngineError,
     EngineFailed,
+    InvalidSchema,
     KVExhausted,
     ModelBroken,
     ModelNotFound,
     UnknownEngine,
+    Unsupported,
 )
 from .misuse import (
     Closed,
@@ -92,6 +95,7 @@ __all__ = [
     "HopsExhausted",
     "InvalidMessage",
     "InvalidName",
+    "InvalidSchema",
     "KVExhausted",
     "LayoutError",
     "LinkFull",
@@ -117,6 +121,7 @@ __all__ = [
     "UnknownContext",
     "UnknownEngine",
     "UnreadableFile",
+    "Unsupported",
     "VersionMismatch",
     "describe",
     "restore",

@@ -36,10 +36,12 @@ from .delivery import (
 from .engine import (
     ContextTooLong,
     EngineFailed,
+    InvalidSchema,
     KVExhausted,
     ModelBroken,
     ModelNotFound,
     UnknownEngine,
+    Unsupported,
 )
 from .misuse import (
     Closed,
@@ -98,6 +100,8 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     ContextTooLong,
     KVExhausted,
     EngineFailed,
+    InvalidSchema,
+    Unsupported,
 )
 _MAX_INT = 2**63 - 1
 _MAX_TEXT = 2048

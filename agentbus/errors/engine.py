@@ -11,10 +11,12 @@ __all__ = [
     "ContextTooLong",
     "EngineError",
     "EngineFailed",
+    "InvalidSchema",
     "KVExhausted",
     "ModelBroken",
     "ModelNotFound",
     "UnknownEngine",
+    "Unsupported",
 ]
 
 
@@ -95,3 +97,26 @@ class EngineFailed(EngineError):
 
     def __str__(self) -> str:
         return f"the engine of {self.model!r} failed: {self.problem}"
+
+
+@dataclass(eq=False)
+class InvalidSchema(EngineError):
+    """A JSON schema cannot be made to constrain an answer."""
+
+    code: ClassVar[str] = "invalid_schema"
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the JSON schema cannot be used: {self.problem}"
+
+
+@dataclass(eq=False)
+class Unsupported(EngineError):
+    """The engine lacks an optional part of the contract."""
+
+    code: ClassVar[str] = "unsupported"
+    model: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"the engine of {self.model!r} cannot {self.what}; choose another engine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -11,9 +12,9 @@ import pytest
 
 from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
-from agentbus.engine import Finished, GenerateRequest, Piece
+from agentbus.engine import Finished, GenerateRequest, Piece, ToolCall
 from agentbus.engine.fake import FakeEngine, Reply
-from agentbus.errors import EngineFailed, KVExhausted
+from agentbus.errors import EngineFailed, KVExhausted, Unsupported
 
 PROMPT = Prompt((Turn("user", "one two three"),), Turn("assistant", "", "ann"))
 
@@ -99,3 +100,37 @@ async def test_the_token_log_can_be_recounted(tmp_path: Path) -> None:
     assert line["label"] == "x" and line["tenant"] == "t"
     assert line["prefilled"] == len(line["prompt_ids"]) == finished.usage.prefilled_tokens
     assert len(line["generated_ids"]) == finished.usage.decoded_tokens
+
+
+@pytest.mark.anyio
+async def test_a_script_can_call_tools() -> None:
+    call = ToolCall("tide", {"port": "Brest"})
+    engine = FakeEngine(lambda request: Reply(text=" wait", calls=(call,)))
+    for choice in ("auto", "tide"):
+        request = GenerateRequest(prompt=PROMPT, tools=({"name": "tide"},), tool_choice=choice)
+        text, finished = await read(engine, request)
+        assert text == " wait" and finished.reason == "tool_calls"
+        assert finished.tool_calls == (call,)
+    with pytest.raises(Unsupported):
+        await read(FakeEngine(), replace(request, tool_choice="required"))
+
+
+@pytest.mark.anyio
+async def test_a_script_answers_with_json_itself() -> None:
+    request = GenerateRequest(prompt=PROMPT, schema={"type": "object"})
+    engine = FakeEngine(lambda request: Reply(text='{"a": 1}'))
+    assert (await read(engine, request))[0] == '{"a": 1}'
+    with pytest.raises(Unsupported):
+        await read(FakeEngine(), request)
+    assert engine.stats().locked_blocks == 0
+
+
+@pytest.mark.anyio
+async def test_scores_and_vectors_are_made_up_the_same_each_time() -> None:
+    first, second = FakeEngine(), FakeEngine()
+    assert await first.score(PROMPT, [" a", " abc d"]) == await second.score(
+        PROMPT, [" a", " abc d"]
+    )
+    short, long = await first.score(PROMPT, [" a", " abc"])
+    assert short.logprob > long.logprob
+    assert await first.embed(["a b"]) == await second.embed(["b a"])

@@ -20,36 +20,45 @@ GROUP = 3
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def make(dtype: torch.dtype = torch.float32, **how: int) -> tuple[KVPool, WindowAttention]:
+def make(
+    dtype: torch.dtype = torch.float32, sees: int = 0, **how: int
+) -> tuple[KVPool, WindowAttention]:
     pool = KVPool(SHAPE, 64, dtype=dtype, device=torch.device("cpu"))
     for layer in pool.layers:
         layer.normal_()
+    sizes = {"slots": 4, "positions": 3000} | how
+    sliding = [0, sees]  # the second layer's tokens see that many positions
     ones = torch.ones(3000, SHAPE.head_size, dtype=dtype)
     unturned = Rope(ones, torch.zeros_like(ones))
-    return pool, WindowAttention(pool, unturned, **({"slots": 4, "positions": 3000} | how))
+    return pool, WindowAttention(
+        pool, unturned, slots=sizes["slots"], positions=sizes["positions"], sliding=sliding
+    )
 
 
 def pairs_of(rows: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(rows, 2 * SHAPE.kv_heads, SHAPE.head_size, dtype=dtype)
 
 
-def expected(query: torch.Tensor, seen: torch.Tensor, start: int) -> torch.Tensor:
+def expected(query: torch.Tensor, seen: torch.Tensor, start: int, sees: int = 0) -> torch.Tensor:
     """Attend with rows from position `start` on, to `seen`: [positions, 2 * kv_heads, size]."""
     heads = SHAPE.kv_heads
     keys = seen[:, :heads].repeat_interleave(GROUP, 1).double()
     values = seen[:, heads:].repeat_interleave(GROUP, 1).double()
     scores = torch.einsum("rhd,phd->hrp", query.double(), keys) / math.sqrt(SHAPE.head_size)
     rows, positions = len(query), len(seen)
-    later = torch.arange(positions) > torch.arange(start, start + rows)[:, None]
-    weights = scores.masked_fill(later, -math.inf).softmax(-1)
+    own, others = torch.arange(start, start + rows)[:, None], torch.arange(positions)
+    hidden = (others > own) | (others <= own - (sees or positions))
+    weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
     return torch.einsum("hrp,phd->rhd", weights, values).reshape(rows, -1)
 
 
+@pytest.mark.parametrize("sees", [0, 1, 50, 1000, 5000])
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_a_batch_of_all_kinds(dtype: torch.dtype) -> None:
-    """Several steps: prompts from nothing and behind a prefix, beside single rows."""
+def test_a_batch_of_all_kinds(dtype: torch.dtype, sees: int) -> None:
+    """Several steps: prompts from nothing and behind a prefix, beside single rows; a layer that
+    sees all, and one that slides."""
     torch.manual_seed(1)
-    _, attention = make(dtype)
+    _, attention = make(dtype, sees)
     said: dict[int, torch.Tensor] = {}
     for steps in (
         {0: 1, 1: 3, 2: 130},
@@ -70,7 +79,7 @@ def test_a_batch_of_all_kinds(dtype: torch.dtype) -> None:
         rows = len(batch.tokens)
         query = torch.randn(rows, SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
         pairs = pairs_of(rows, dtype)
-        attention.attend(1, torch.cat((query, pairs_of(rows, dtype)), 1))
+        slid = attention.attend(1, torch.cat((query, pairs), 1))
         found = attention.attend(0, torch.cat((query, pairs), 1))
         row = 0
         for part in batch.parts:
@@ -79,6 +88,9 @@ def test_a_batch_of_all_kinds(dtype: torch.dtype) -> None:
             right = expected(query[mine], said[part.slot], part.start)
             error = (found[mine].double() - right).abs().max()
             assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows)
+            right = expected(query[mine], said[part.slot], part.start, sees)
+            error = (slid[mine].double() - right).abs().max()
+            assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows, sees)
             row += part.rows
 
 
@@ -187,7 +199,7 @@ def test_queries_and_keys_are_turned_and_values_are_not() -> None:
     pool = KVPool(SHAPE, 4, dtype=torch.float32, device=torch.device("cpu"))
     size = SHAPE.head_size
     rope = Rope(torch.zeros(9, size), torch.ones(9, size))  # a quarter turn, signs left out
-    attention = WindowAttention(pool, rope, slots=1, positions=9)
+    attention = WindowAttention(pool, rope, slots=1, positions=9, sliding=[0, 0])
     attention.open((), 0, ())
     pairs = pairs_of(3, torch.float32)
     write(attention, 0, 0, pairs.clone())

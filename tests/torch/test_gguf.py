@@ -8,14 +8,16 @@ import gguf
 import numpy
 import pytest
 import torch
+from agentbus_torch.config import read_config
 from agentbus_torch.convert import converted
 from agentbus_torch.load import load
+from agentbus_torch.rope import _frequencies
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, pre_tokenizers
 
 from agentbus.config import EngineSettings
 from agentbus.errors import AgentbusError, ModelBroken
-from tests.torch.test_model import IDS, forced_logits, make_runner
+from tests.torch.test_model import IDS, forced_logits, make_runner, reference_logits
 from tests.torch.tiny import CHATML, SPECIAL, TinyModel, vocabulary
 
 NAMES = {
@@ -28,6 +30,8 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
 }
 
 
@@ -47,7 +51,13 @@ def pair_rows(rows: numpy.ndarray, heads: int) -> numpy.ndarray:
     return numpy.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows.shape))
 
 
-def write_gguf(path: Path, model: TinyModel, *, architecture: str = "llama") -> Path:
+def write_gguf(
+    path: Path,
+    model: TinyModel,
+    *,
+    architecture: str = "llama",
+    factors: numpy.ndarray | None = None,
+) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(model.layers)
     writer.add_context_length(model.window)
@@ -65,11 +75,16 @@ def write_gguf(path: Path, model: TinyModel, *, architecture: str = "llama") -> 
     writer.add_token_merges(["t h"])
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHATML)
+    window = model.more.get("sliding_window")
+    if isinstance(window, int):
+        writer.add_sliding_window(window)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
     for name, tensor in model.weights().items():
         values = tensor.numpy()
-        if "q_proj" in name:
+        if "q_proj" in name and architecture == "llama":
             values = pair_rows(values, model.heads)
-        if "k_proj" in name:
+        if "k_proj" in name and architecture == "llama":
             values = pair_rows(values, model.kv_heads)
         writer.add_tensor(gguf_name(name), values)
     writer.write_header_to_file()
@@ -97,6 +112,43 @@ def test_it_computes_what_the_folder_computes(source: Path, tmp_path: Path) -> N
     ours = forced_logits(make_runner(converted(source, str(tmp_path / "cache"))), IDS, 40)
     folder = TinyModel().write(tmp_path / "folder")
     torch.testing.assert_close(ours, forced_logits(make_runner(folder), IDS, 40))
+
+
+FAMILIES = {
+    "qwen2": TinyModel(model_type="qwen2", bias=True),
+    "qwen3": TinyModel(model_type="qwen3", head_size=16),
+    "mistral": TinyModel(model_type="mistral", more={"sliding_window": 20}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_compute_what_transformers_computes(family: str, tmp_path: Path) -> None:
+    model = FAMILIES[family]
+    architecture = "llama" if family == "mistral" else family
+    source = write_gguf(tmp_path / "m.gguf", model, architecture=architecture)
+    folder = converted(source, str(tmp_path / "cache"))
+    found = forced_logits(make_runner(folder), IDS, 40)
+    expected = reference_logits(model.write(tmp_path / "folder"), IDS)[39:-1]
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_rope_factors_are_those_of_llama_3(tmp_path: Path) -> None:
+    """Llama 3.1's files hold what its config's scaling comes to, a factor for each frequency."""
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    folder = TinyModel(rope=scaling).write(tmp_path / "folder")
+    plain, scaled = (
+        _frequencies(read_config(model)) for model in (TinyModel().write(tmp_path / "p"), folder)
+    )
+    factors = (plain / scaled).numpy()
+    source = write_gguf(tmp_path / "m.gguf", TinyModel(), factors=factors)
+    found = forced_logits(make_runner(converted(source, str(tmp_path / "cache"))), IDS, 40)
+    torch.testing.assert_close(found, reference_logits(folder, IDS)[39:-1], atol=2e-4, rtol=2e-4)
 
 
 def test_text_is_split_as_the_model_was_trained(source: Path, tmp_path: Path) -> None:

@@ -30,6 +30,26 @@ SHAPES = {
     "bias": TinyModel(bias=True),
     "untied": TinyModel(tied=False),
     "qwen2": TinyModel(model_type="qwen2", bias=True),
+    "qwen2_sliding": TinyModel(
+        model_type="qwen2",
+        bias=True,
+        layers=3,
+        more={"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    ),
+    "qwen3": TinyModel(model_type="qwen3", head_size=16),
+    "qwen3_sliding": TinyModel(
+        model_type="qwen3",
+        layers=3,
+        more={
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "qwen_not_sliding": TinyModel(model_type="qwen3", more={"sliding_window": 9}),
+    "mistral": TinyModel(model_type="mistral", more={"sliding_window": None}),
+    "mistral_sliding": TinyModel(model_type="mistral", more={"sliding_window": 33}),
+    "mistral_short_sliding": TinyModel(model_type="mistral", more={"sliding_window": 1}),
     "linear_rope": TinyModel(rope={"rope_type": "linear", "factor": 4.0}),
     "llama3_rope": TinyModel(
         rope={
@@ -47,9 +67,11 @@ def make_runner(folder: Path, settings: EngineSettings = SETTINGS) -> Runner:
     return load_runner(folder, read_config(folder), settings, (2,))
 
 
-def forced_logits(runner: Runner, ids: tuple[int, ...], first: int, **how: bool) -> torch.Tensor:
+def forced_logits(
+    runner: Runner, ids: tuple[int, ...], first: int, *, reuse: bool = True
+) -> torch.Tensor:
     """Return the scores [len(ids) - first, vocabulary] behind each of `ids[first - 1 : -1]`."""
-    call = Call(prompt=ids[:first], max_tokens=0, forced=ids[first:], namespace=b"t", **how)
+    call = Call(prompt=ids[:first], max_tokens=0, forced=ids[first:], namespace=b"t", reuse=reuse)
     sequence = runner.add(call)
     rows = []
     while not sequence.ended:
@@ -90,8 +112,9 @@ def test_prompts_of_all_lengths_and_chunks(rows: int, tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
 
-def test_bfloat16_stays_close(tmp_path: Path) -> None:
-    folder = TinyModel().write(tmp_path)
+@pytest.mark.parametrize("name", ["grouped", "qwen3_sliding", "mistral_sliding"])
+def test_bfloat16_stays_close(name: str, tmp_path: Path) -> None:
+    folder = SHAPES[name].write(tmp_path)
     runner = make_runner(folder, EngineSettings(dtype="bfloat16", kv_tokens=1024))
     found = forced_logits(runner, IDS, 40).float()
     expected = reference_logits(folder, IDS)[39:-1]
@@ -194,6 +217,19 @@ BROKEN = {
     "other_shape": _config(hidden_size=64),
     "fewer_layers": _config(num_hidden_layers=1),
     "other_type": _config(model_type="gpt2"),
+    "qwen3_without_norms": _config(model_type="qwen3"),
+    "no_window": _config(model_type="mistral", sliding_window=-4),
+    "unknown_layers": _config(
+        model_type="qwen2", use_sliding_window=True, sliding_window=8, layer_types=["odd"] * 2
+    ),
+    "too_few_layer_types": _config(
+        model_type="qwen2",
+        use_sliding_window=True,
+        sliding_window=8,
+        layer_types=["full_attention"],
+    ),
+    "absurd_layers": _config(num_hidden_layers=10**9),
+    "own_rope_factors": _config(rope_parameters={"rope_type": "factors", "factors": [1.0]}),
     "other_rope": _config(rope_parameters={"rope_type": "yarn", "factor": 2}),
     "no_template": _template(None),
     "bad_template": _template("{% for %}"),

@@ -74,7 +74,7 @@ def test_a_batch_computes_what_each_would_alone(folder: Path, case: str, pool: i
         torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
     # what is reused now is read from the pool's blocks
     runner._attention = WindowAttention(
-        runner._pool, runner._model.rope, slots=MAX_SEQUENCES, positions=512
+        runner._pool, runner._model.rope, slots=MAX_SEQUENCES, positions=512, sliding=[0, 0]
     )
     again = run(runner, CASES[case])
     for found, call in zip(again, CASES[case], strict=True):

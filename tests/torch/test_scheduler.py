@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from agentbus_torch.choose import Chooser
 from agentbus_torch.scheduler import (
     CHUNK_TOKENS,
     MAX_SEQUENCES,
@@ -33,7 +34,7 @@ class Engine:
 
     def add(self, prompt: tuple[int, ...], answer: int = 4, *, reuse: bool = True) -> Sequence:
         call = Call(prompt=prompt, max_tokens=answer, reuse=reuse)
-        sequence = Sequence(call, self._count, list(prompt))
+        sequence = Sequence(call, self._count, list(prompt), Chooser())
         self._count += 1
         self.scheduler.add(sequence)
         return sequence

@@ -16,6 +16,7 @@ import pytest
 import torch
 from agentbus_torch.attention import Attention
 from agentbus_torch.batch import Batch
+from agentbus_torch.choose import Chosen
 from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.model import Model
 from agentbus_torch.runner import Runner
@@ -130,7 +131,7 @@ class Gate:
         self._resume = threading.Event()
         loop, original = asyncio.get_running_loop(), Runner.step
 
-        def step(runner: Runner) -> list[tuple[Sequence, int | None]]:
+        def step(runner: Runner) -> list[tuple[Sequence, Chosen | None]]:
             if when(runner):
                 loop.call_soon_threadsafe(self.reached.set)
                 self._resume.wait(10)
@@ -262,7 +263,7 @@ async def test_what_breaks_one_call_spares_the_others(
         for n in range(3)
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
-    original, cursed = Model.forward, 4  # the second one's first token
+    original, cursed = Model.forward, 4  # with which the second prompt begins
 
     def forward(model: Model, batch: Batch, attention: Attention) -> torch.Tensor:
         if any(part.start == 0 and part.tokens[0] == cursed for part in batch.parts):

@@ -54,6 +54,8 @@ class TinyModel:
     tied: bool = True
     bias: bool = False
     rope: Mapping[str, object] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
+    """What a family's config says beside."""
 
     @property
     def config(self) -> dict[str, object]:
@@ -75,6 +77,7 @@ class TinyModel:
             "attention_bias": self.bias,
             "tie_word_embeddings": self.tied,
             "eos_token_id": 2,
+            **self.more,
         }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -96,6 +99,8 @@ class TinyModel:
             shapes[f"{prefix}.self_attn.o_proj.weight"] = (hidden, q)
             if self.bias and self.model_type == "llama":
                 shapes[f"{prefix}.self_attn.o_proj.bias"] = (hidden,)
+            for name in ("q", "k") if self.model_type == "qwen3" else ():
+                shapes[f"{prefix}.self_attn.{name}_norm.weight"] = (self.head_size,)
             shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
             shapes[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
             for name in ("gate", "up"):

@@ -10,4 +10,4 @@ import pytest
 __all__: list[str] = []
 
 # So that a test that fails says what the values were.
-pytest.register_assert_rewrite(f"{__name__}.transport", f"{__name__}.engine")
+pytest.register_assert_rewrite(f"{__name__}.transport", f"{__name__}.engine", f"{__name__}.answers")

@@ -9,67 +9,23 @@ An engine of your own passes it so; the tests need anyio's plugin for pytest, wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
 import anyio
 import pytest
 
-from ...config import EngineSettings, Prices
 from ...context import Prompt, Turn
-from ...engine import Engine, Finished, GenerateRequest, Piece
+from ...engine import Engine, GenerateRequest, Piece
 from ...errors import BudgetExceeded, Closed, ContextTooLong, KVExhausted, MisuseError
 from ...telemetry import Budget
+from .answers import CUE, POOL_TOKENS, PRICES, AnswersContract, answer, ids, prompt
 
 __all__ = ["POOL_TOKENS", "EngineContract"]
 
-POOL_TOKENS = 2048
-"""Tokens of the KV pool in these tests, in blocks of 16."""
-_CUE = Turn("assistant", "", "writer")
-_PRICES = Prices(prompt=1.0, reused=0.1, answer=2.0)
 
-
-def prompt(*texts: str) -> Prompt:
-    return Prompt(tuple(Turn("user", text) for text in texts), _CUE)
-
-
-async def answer(engine: Engine, request: GenerateRequest) -> tuple[list[Piece], Finished]:
-    pieces: list[Piece] = []
-    with anyio.fail_after(20):
-        async with aclosing(engine.generate(request)) as items:
-            async for item in items:
-                if isinstance(item, Finished):
-                    return pieces, item
-                pieces.append(item)
-    raise AssertionError("the stream ended without Finished")
-
-
-def ids(pieces: list[Piece]) -> tuple[int, ...]:
-    return tuple(token for piece in pieces for token in piece.token_ids)
-
-
-class EngineContract:
+class EngineContract(AnswersContract):
     """Derive from it, and say in `open` how the engine is opened."""
-
-    pytestmark = pytest.mark.anyio
-
-    async def open(self, settings: EngineSettings) -> Engine:
-        """Open the engine: a pool as `settings` says, a window of 4096 tokens at least."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def anyio_backend(self) -> tuple[str, dict[str, bool]]:
-        """The event loop that agentbus runs on."""
-        return "asyncio", {"use_uvloop": True}
-
-    @pytest.fixture
-    async def engine(self) -> AsyncIterator[Engine]:
-        """The engine, open."""
-        settings = EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1, prices=_PRICES)
-        opened = await self.open(settings)
-        yield opened
-        await opened.aclose()
 
     async def test_pieces_then_one_finished(self, engine: Engine) -> None:
         pieces, finished = await answer(
@@ -134,10 +90,10 @@ class EngineContract:
         whole = Turn("assistant", f"{begun.text} the sea twice a day.", "writer")
         ahead = await engine.prefill(Prompt(said, begun))
         _, finished = await answer(
-            engine, GenerateRequest(prompt=Prompt((*said, whole), _CUE), max_tokens=1)
+            engine, GenerateRequest(prompt=Prompt((*said, whole), CUE), max_tokens=1)
         )
         assert finished.usage.reused_tokens == ahead.prompt_tokens
-        assert ahead.prompt_tokens > len(engine.tokenize(Prompt(said, _CUE)))
+        assert ahead.prompt_tokens > len(engine.tokenize(Prompt(said, CUE)))
 
     async def test_a_prompt_is_shared_once_its_first_piece_came(self, engine: Engine) -> None:
         request = GenerateRequest(
@@ -255,7 +211,7 @@ class EngineContract:
     async def test_an_answer_is_no_longer_than_the_budget_pays_for(self, engine: Engine) -> None:
         asked = prompt("Tides rise and fall.")
         size = len(engine.tokenize(asked))
-        assert engine.capabilities.prices == _PRICES
+        assert engine.capabilities.prices == PRICES
         for budget in (Budget(tokens=size + 3), Budget(cost=(size * 1.0 + 3.9 * 2.0) / 1000)):
             request = GenerateRequest(prompt=asked, max_tokens=9, budget=budget)
             pieces, finished = await answer(engine, request)
