@@ -9,6 +9,7 @@ import pytest
 import torch
 from agentbus_torch.attention_cpu import WindowAttention
 from agentbus_torch.config import read_config
+from agentbus_torch.device import Eager
 from agentbus_torch.load import load_runner
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import MAX_SEQUENCES
@@ -73,9 +74,11 @@ def test_a_batch_computes_what_each_would_alone(folder: Path, case: str, pool: i
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
         torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
     # what is reused now is read from the pool's blocks
+    model = runner._model
     runner._attention = WindowAttention(
-        runner._pool, runner._model.rope, slots=MAX_SEQUENCES, positions=512, sliding=[0, 0]
+        runner._pool, model.rope, slots=MAX_SEQUENCES, positions=512, sliding=[0, 0]
     )
+    runner._steps = Eager(model, runner._attention)
     again = run(runner, CASES[case])
     for found, call in zip(again, CASES[case], strict=True):
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
