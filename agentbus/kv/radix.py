@@ -96,19 +96,7 @@ class RadixIndex:
             return self._register(Lease(namespace, None, 0, self._reserve(needed), (), 0))
         packed = pack_tokens(tokens)
         who = (namespace, owner) if owner else None
-        try:
-            return self._begin(namespace, packed, needed, len(tokens) - 1, who)
-        except KVExhausted:
-            # A prefix that was cut often stands in more blocks than it fills, all of them locked.
-            if needed > self._pool.available:
-                raise
-            return self._begin(namespace, packed, needed, 0, who)
-
-    def _begin(
-        self, namespace: bytes, packed: bytes, needed: int, limit: int, who: Owner | None
-    ) -> Lease:
-        """Lease `needed` blocks, reusing at most `limit` tokens."""
-        match = Match.walk(self._root(namespace), packed, limit)
+        match = Match.walk(self._root(namespace), packed, len(tokens) - 1)
         table = match.blocks(self._block_size)
         whole, rest = divmod(match.length, self._block_size)
         node = self._cut(match)

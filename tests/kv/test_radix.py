@@ -78,19 +78,6 @@ def test_of_two_calls_that_computed_the_same_the_first_one_s_blocks_stay() -> No
     assert radix.begin(N, range(20)).blocks[:2] == one.blocks[:2]
 
 
-def test_a_prefix_that_stands_in_too_many_blocks_gives_way_to_its_own_continuation() -> None:
-    radix = index(4)
-    for length in (6, 7, 8):  # each copies the head of the second block
-        keep(radix, range(length))
-    assert radix.stats().cached == 4
-    lease = radix.begin(N, range(12))
-    assert (lease.reused, len(lease.blocks), lease.copies) == (0, 3, ())
-    radix.check_integrity()
-    radix.commit(lease, range(12))
-    radix.check_integrity()
-    assert radix.match_length(N, range(12)) == 12
-
-
 def test_namespaces_are_apart() -> None:
     radix = index()
     keep(radix, range(10), b"one")
