@@ -6,6 +6,7 @@ processes, with contexts that travel by reference and models that prefill only w
 
 from .client import (
     Agent,
+    Answer,
     Bus,
     Call,
     Published,
@@ -24,6 +25,7 @@ from .telemetry import Budget, HopAccount, ModelCost
 __all__ = [
     "PRESENCE",
     "Agent",
+    "Answer",
     "Budget",
     "Bus",
     "BusSettings",

@@ -4,8 +4,9 @@ from .agent import Agent, HandlerSpec, handler
 from .bus import Bus
 from .call import Call
 from .functions import agent_of
+from .generation import Answer, Generate, GenerateOptions
 from .keys import load_keys
-from .models import Generate, ModelAgent, model_agent_name
+from .models import ModelAgent, model_agent_name
 from .relay import Relay
 from .reply import Reply
 from .requester import Requester
@@ -14,9 +15,11 @@ from .subscription import Published, Subscription
 
 __all__ = [
     "Agent",
+    "Answer",
     "Bus",
     "Call",
     "Generate",
+    "GenerateOptions",
     "HandlerSpec",
     "ModelAgent",
     "Published",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..context import Context, Reading
 from ..errors import AgentbusError, BudgetExceeded, ConfigError
@@ -19,8 +18,9 @@ from ..telemetry import (
     handler_trace,
     traceparent,
 )
+from .generation import Answer, GenerateOptions, Generation
 from .origin import Origin
-from .parts import join_text
+from .parts import join_text, last_of, text_alone
 from .payload import payload_type
 from .requester import Requester, check_seconds
 from .roles import Replies
@@ -30,23 +30,10 @@ if TYPE_CHECKING:
     from .delivery import Delivery
     from .node import Node
 
-__all__ = ["Call", "Generation"]
+__all__ = ["Call"]
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """What a handler asks its model."""
-
-    text: str
-    max_tokens: int
-    ignore_end: bool
-    forced: tuple[int, ...]
-    salt: str
-    label: str
-    budget: Budget | None
 
 
 class Call(Requester):
@@ -175,64 +162,40 @@ class Call(Requester):
                 origin.loan.close(NOTHING)
             raise
 
-    async def generate(
-        self,
-        text: str = "",
-        *,
-        max_tokens: int = 256,
-        ignore_end: bool = False,
-        forced: tuple[int, ...] = (),
-        salt: str = "",
-        label: str = "",
-        budget: Budget | None = None,
-    ) -> str:
-        """Ask the agent's model and return its answer.
+    async def generate(self, text: str = "", **options: Unpack[GenerateOptions]) -> str:
+        """Ask the agent's model and return its answer's text.
 
         `text` is appended to `context` as what the agent is asked to do, the answer as its
-        message; of both, and of what others said since, only what is new is prefilled.
-        `ignore_end` decodes exactly `max_tokens`; `forced` decodes these token ids instead of the
-        model's choice; calls share KV only with calls of the same `salt`; `label` marks the call
-        in the engine's token log. What is left of the call's budget, or of `budget`, cuts
-        `max_tokens` down.
+        message, calls of tools behind it; of all, and of what others said since, only what is new
+        is prefilled. `GenerateOptions` has what may be asked for beside. What is left of the
+        call's budget, or of `budget`, cuts `max_tokens` down.
 
         Raises:
             BudgetExceeded: there is not enough left for the prompt and a token of the answer.
             ModelNotFound: no model was given, or none of that name is served.
             ContextTooLong: context and answer do not fit the model's window.
+            ConfigError: an option is out of bounds, or does not go with another.
+            InvalidSchema: a schema cannot constrain an answer.
+            Unsupported: the engine cannot do what is asked for.
         """
-        parts = self.generate_stream(
-            text,
-            max_tokens=max_tokens,
-            ignore_end=ignore_end,
-            forced=forced,
-            salt=salt,
-            label=label,
-            budget=budget,
-        )
-        return await join_text(parts)
+        return await join_text(self.generate_stream(text, **options))
 
     def generate_stream(
-        self,
-        text: str = "",
-        *,
-        max_tokens: int = 256,
-        ignore_end: bool = False,
-        forced: tuple[int, ...] = (),
-        salt: str = "",
-        label: str = "",
-        budget: Budget | None = None,
+        self, text: str = "", **options: Unpack[GenerateOptions]
     ) -> AsyncGenerator[str, None]:
         """Ask the agent's model and yield its answer as it comes. As `generate`."""
-        request = Generation(
-            text=text,
-            max_tokens=max_tokens,
-            ignore_end=ignore_end,
-            forced=forced,
-            salt=salt,
-            label=label,
-            budget=budget,
-        )
-        return self._node.generate(self, self._delivery, request)
+        return text_alone(self._answer(Generation(text=text, **options)))
+
+    async def answer(self, text: str = "", **options: Unpack[GenerateOptions]) -> Answer:
+        """Ask the agent's model and return the whole answer: its text, why it ended, calls of
+        tools, log-probabilities and its cost. As `generate`."""
+        return await last_of(self.answer_stream(text, **options))
+
+    def answer_stream(
+        self, text: str = "", **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerator[str | Answer, None]:
+        """Ask the agent's model; yield its text as it comes and then the `Answer`. As `generate`."""
+        return self._answer(Generation(text=text, whole=True, **options))
 
     def read_ahead(
         self,
@@ -262,6 +225,9 @@ class Call(Requester):
     def remember(self, context: Context) -> None:
         """Note that the asking process holds `context` too, so that it need not be sent."""
         self._node.remember(self.peer, context)
+
+    def _answer(self, request: Generation) -> AsyncGenerator[str | Answer, None]:
+        return self._node.generate(self, self._delivery, request)
 
     @property
     def _sender(self) -> Node:

@@ -15,19 +15,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Prices
 from ..context import Context, Prompt, find_layout, read_as
-from ..engine.base import Engine, Finished, GenerateRequest, Usage
+from ..engine.base import Engine, Finished, Usage
 from ..engine.service import EngineService
 from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
 from ..routing import MODEL
 from ..telemetry import EngineReport, ModelCost
 from .agent import Agent, handler
+from .generation import (
+    Answer,
+    AnswerReader,
+    Ended,
+    Generate,
+    GenerateWith,
+    Scored,
+    WrittenCall,
+    extended,
+    request_of,
+    written_calls,
+)
 
 if TYPE_CHECKING:
-    from .call import Call, Generation
+    from .call import Call
+    from .generation import Generation
     from .node import Node
 
 __all__ = [
-    "Generate",
     "ModelAgent",
     "ModelClient",
     "Prefetch",
@@ -44,20 +56,6 @@ def model_agent_name(spec: str) -> str:
         digest = hashlib.sha256(spec.encode()).hexdigest()[:12]
         spec = f"{_UNSAFE.sub('_', spec)[-40:]}-{digest}"
     return MODEL + spec
-
-
-class Generate(NamedTuple):
-    """Answer as the asking agent on the context that comes along, laid out as `layout` says.
-
-    It travels as a row without its fields' names, since every call of every agent sends one.
-    """
-
-    layout: str
-    max_tokens: int
-    ignore_end: bool
-    forced: tuple[int, ...]
-    salt: str
-    label: str
 
 
 class Prefetch(NamedTuple):
@@ -84,33 +82,38 @@ class ModelAgent(Agent):
         await self.engine.aclose()
 
     @handler
-    async def generate(self, ask: Generate, call: Call) -> AsyncIterator[str]:
-        """Stream the answer's text."""
+    async def generate(
+        self, ask: Generate | GenerateWith, call: Call
+    ) -> AsyncIterator[str | Scored | Ended]:
+        """Stream the answer's text; with log-probabilities, and how it ended, where asked for."""
         context = _required(call.context)
-        request = GenerateRequest(
-            prompt=find_layout(ask.layout).render(context, call.source),
-            max_tokens=ask.max_tokens,
-            ignore_end=ask.ignore_end,
-            forced=ask.forced,
-            tenant=ask.salt,
-            label=ask.label,
-            budget=call.budget,
-        )
+        plain = ask.plain if isinstance(ask, GenerateWith) else ask
+        prompt = find_layout(plain.layout).render(context, call.source)
+        request = request_of(ask, prompt, call.budget)
         prices = self.engine.capabilities.prices
-        text = []
+        text: list[str] = []
+        calls: tuple[WrittenCall, ...] = ()
+        begun = False
         try:
             async with aclosing(self.engine.generate(request)) as items:
                 async for item in items:
+                    begun = True
                     if isinstance(item, Finished):
                         call.charge(_cost(item.usage, prices))
+                        if ask is not plain:
+                            calls = written_calls(item)
+                            yield Ended(item.reason, calls, item.malformed_calls, item.stop)
+                        continue
+                    text.append(item.text)
+                    if item.logprobs:
+                        yield Scored(item.text, item.logprobs)
                     elif item.text:
-                        text.append(item.text)
                         yield item.text
         except EngineError:
-            if text:
+            if begun:
                 call.forfeit()
             raise
-        call.remember(context.message(call.source, "".join(text)))
+        call.remember(extended(context, call.source, "".join(text), calls))
 
     @handler
     async def prefetch(self, ahead: Prefetch, call: Call) -> int:
@@ -167,32 +170,20 @@ class ModelClient:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def generate(self, call: Call, request: Generation) -> AsyncGenerator[str, None]:
-        """Yield the answer's text; extend the call's context by the ask and the answer."""
-        if not call.model:
-            advice = "with model=, or its worker with --model, for example 'smollm2'"
-            raise ModelNotFound("", f"spawn {call.agent!r} {advice}")
-        context = call.context or self._node.empty_context()
-        if request.text:
-            context = context.ask(request.text, author=call.source or "user")
+    async def generate(self, call: Call, request: Generation) -> AsyncGenerator[str | Answer, None]:
+        """Yield the answer's text, then all of it if `request.whole`; extend the call's context."""
+        context = self._asked(call, request.text)
         call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
         read = call.reading.context
-        ask = Generate(
-            call.reading.layout,
-            request.max_tokens,
-            request.ignore_end,
-            request.forced,
-            request.salt,
-            request.label,
-        )
+        ask = request.ask(call.reading.layout)
         target = model_agent_name(call.model)
-        text = []
+        reader = AnswerReader()
         stream = call.stream(target, ask, context=read, returns=type(None), budget=request.budget)
         try:
             async with stream as parts:
                 async for part in parts:
-                    text.append(part)
-                    yield part
+                    if text := reader.take(part):
+                        yield text
                 reply = parts.reply
         except NoResponder as error:
             if error.target != target:
@@ -203,14 +194,21 @@ class ModelClient:
             raise ModelNotFound(call.model, advice) from error
         except BudgetExceeded as error:
             raise call.exceeded(error) from error
-        answer = "".join(text)
         account = reply.account
-        call.account_for(
-            replace(
-                account.model,
-                sent_bytes=account.sent_bytes,
-                received_bytes=account.received_bytes,
-            )
+        cost = replace(
+            account.model, sent_bytes=account.sent_bytes, received_bytes=account.received_bytes
         )
-        self._node.note_held(target, read.message(call.agent, answer))
-        call.context = context.message(call.agent, answer)
+        call.account_for(cost)
+        answer = reader.answer(cost) if request.whole else None
+        self._node.note_held(target, extended(read, call.agent, reader.text, reader.calls))
+        call.context = extended(context, call.agent, reader.text, reader.calls)
+        if answer is not None:
+            yield answer
+
+    def _asked(self, call: Call, text: str) -> Context:
+        """Return the context with what is asked behind it."""
+        if not call.model:
+            advice = "with model=, or its worker with --model, for example 'smollm2'"
+            raise ModelNotFound("", f"spawn {call.agent!r} {advice}")
+        context = call.context or self._node.empty_context()
+        return context.ask(text, author=call.source or "user") if text else context

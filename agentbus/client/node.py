@@ -28,7 +28,7 @@ from ..messages import Envelope
 from ..routing import BUS, Joined
 from ..telemetry import BLIND, BusReport, LinkReport, Metrics, Observer, SpanLog, TraceIds
 from ..transport import Link
-from .call import Call, Generation
+from .call import Call
 from .deadlines import DeadlineTimer
 from .delivery import Delivery
 from .direct import DirectLinks
@@ -37,6 +37,7 @@ from .exchange import Pending
 from .feed import FeedReader
 from .flow import Inflow
 from .gate import Gate
+from .generation import Answer, Generation
 from .grants import GrantGate, Grants
 from .handoff import Handoff, Released
 from .hosting import Hosts
@@ -208,7 +209,7 @@ class Node:
 
     def generate(
         self, call: Call, delivery: Delivery, request: Generation
-    ) -> AsyncGenerator[str, None]:
+    ) -> AsyncGenerator[str | Answer, None]:
         """Run a model on a call's context."""
         self.prefetcher.reading(call.agent, delivery, request.salt)
         return self.models.generate(call, request)

@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from .generation import Answer
 from .roles import Replies
 
-__all__ = ["join_text", "write_parts"]
+__all__ = ["join_text", "last_of", "text_alone", "write_parts"]
 
 _YIELD_EVERY = 256
 """Parts streamed in a row before other tasks of the loop get a turn."""
@@ -37,3 +38,18 @@ async def join_text(parts: AsyncGenerator[str, None]) -> str:
     """Return what a model says, piece by piece, as one text."""
     async with aclosing(parts):
         return "".join([part async for part in parts])
+
+
+async def text_alone(parts: AsyncGenerator[str | Answer, None]) -> AsyncGenerator[str, None]:
+    """Yield what a model says, without what ends it."""
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, str):
+                yield part
+
+
+async def last_of(parts: AsyncGenerator[str | Answer, None]) -> Answer:
+    """Return the whole answer, which comes last."""
+    async with aclosing(parts):
+        answers = [part async for part in parts if isinstance(part, Answer)]
+    return answers[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agentbus.cli.app import app
+from agentbus.engine import ToolCall
+from agentbus.engine.fake import Reply
+from agentbus.testing import open_bus
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +42,7 @@ def run_program(text: str, folder: Path) -> str:
 
 
 def test_the_program_runs_on_a_scripted_engine(tmp_path: Path) -> None:
-    program, _ = blocks("python")
+    program, *_ = blocks("python")
     assert program.count('"smollm2"') == 1
     shown = run_program(program.replace('"smollm2"', '"fake:echo"'), tmp_path)
     assert re.search(r"I read \d turns", shown)
@@ -46,7 +50,7 @@ def test_the_program_runs_on_a_scripted_engine(tmp_path: Path) -> None:
 
 
 def test_its_test_passes(tmp_path: Path) -> None:
-    program, test = blocks("python")
+    program, _, test = blocks("python")
     (tmp_path / "team.py").write_text(program, encoding="utf-8")
     (tmp_path / "test_team.py").write_text(test, encoding="utf-8")
     done = subprocess.run(
@@ -61,9 +65,25 @@ def test_its_test_passes(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.anyio
+async def test_its_agent_calls_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, agent, _ = blocks("python")
+    (tmp_path / "pilot_of_readme.py").write_text(agent, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    pilot = importlib.import_module("pilot_of_readme").Pilot
+    called = Reply(calls=(ToolCall("tide", {"day": "Monday"}),))
+    async with open_bus() as bus:
+        model = await bus.script("small", [called, " At noon.\n Or not."])
+        await bus.spawn(pilot, name="pilot", model="small")
+        assert await bus.request("pilot", "When?", returns=str) == " At noon."
+    assert model.requests[0].sampling.temperature == 0.7
+    assert '{"day": "Monday"}' in model.prompts[1]
+    assert "Monday: at noon" in model.prompts[1]
+
+
 @pytest.mark.model
 def test_the_program_runs_on_the_small_model(tmp_path: Path) -> None:
-    program, _ = blocks("python")
+    program, *_ = blocks("python")
     shown = run_program(program, tmp_path)
     assert re.search(r"^[1-9]\d* tokens reused, [1-9]\d* prefilled$", shown, re.MULTILINE)
 
