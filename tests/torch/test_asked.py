@@ -18,6 +18,7 @@ from agentbus.engine import Finished, GenerateRequest, Sampling
 from agentbus.errors import InvalidSchema
 from tests.torch.tiny import TinyModel
 
+pytest.importorskip("llguidance", reason="llguidance (the extra 'grammar') is not installed")
 pytestmark = pytest.mark.anyio
 
 WARM = Sampling(temperature=1.2, top_k=40, seed=11)
