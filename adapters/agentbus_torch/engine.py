@@ -120,11 +120,13 @@ class _Computation:
     def _end(self, answer: Answer) -> None:
         """Free what a sequence holds, then tell its reader how it ended."""
         sequence, job = answer.sequence, answer.job
-        self.cancel(job)
         if sequence.error is not None:
+            self.cancel(job)
             job.post(self._as_typed(sequence.error))
             return
         finished = answer.end()
+        sequence.step = finished.step
+        self.cancel(job)
         request = job.request
         if isinstance(request.prompt, Prompt) and sequence.generated and request.reuse:
             text, ids = answer.spoken.spoken()
@@ -290,6 +292,7 @@ class TorchEngine:
             forced=request.forced,
             reuse=request.reuse,
             namespace=self._namespace(request.tenant),
+            owner=request.owner,
             chooser=Chooser(
                 request.sampling,
                 end_ids=self._runner.end_ids,

@@ -113,7 +113,7 @@ class Scheduler:
         """
         if sequence.lease is None:
             return False
-        self._index.commit(sequence.lease, sequence.tokens[: sequence.computed])
+        self._index.commit(sequence.lease, sequence.tokens[: sequence.computed], step=None)
         self._version += 1
         sequence.lease = None
         sequence.awaited = 0
@@ -132,7 +132,8 @@ class Scheduler:
             self.running.remove(sequence)
         if sequence.lease is not None:
             if keep:
-                self._index.commit(sequence.lease, sequence.tokens[: sequence.computed])
+                kept = sequence.tokens[: sequence.computed]
+                self._index.commit(sequence.lease, kept, step=sequence.step)
             else:
                 self._index.release(sequence.lease)
             sequence.lease = None
@@ -150,7 +151,7 @@ class Scheduler:
         keep = sequence.shares
         parked = Parked(sequence.slot, lease.blocks, sequence.saved_blocks, sequence.computed, keep)
         if keep:
-            self._index.commit(lease, sequence.tokens[: sequence.computed])
+            self._index.commit(lease, sequence.tokens[: sequence.computed], step=None)
         else:
             self._index.release(lease)
         sequence.lease = None
@@ -237,7 +238,9 @@ class Scheduler:
 
     def _lease(self, sequence: Sequence) -> None:
         call = sequence.call
-        lease = self._index.begin(call.namespace, sequence.reusable, reuse=sequence.shares)
+        lease = self._index.begin(
+            call.namespace, sequence.reusable, reuse=sequence.shares, owner=call.owner
+        )
         try:
             self._index.extend(lease, len(sequence.tokens))
         except KVExhausted:

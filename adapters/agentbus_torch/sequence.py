@@ -6,7 +6,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from agentbus.kv import KeyChain, Lease
+from agentbus.kv import KeyChain, Lease, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,8 @@ class Call:
     ignore_end: bool = False
     reuse: bool = True
     namespace: bytes = b""
+    owner: str = ""
+    """Who makes one call after the other; see `RadixIndex.begin`."""
     chooser: Chooser | None = None
     """How tokens are chosen; None chooses the best, or the forced ones."""
     rows: RowSink | None = None
@@ -83,6 +85,8 @@ class Sequence:
     """Scores [vocabulary] from which the last token was chosen."""
     reason: str = ""
     """Why it is finished; empty while it is not."""
+    step: Step = Step.UNKNOWN
+    """How it left its owner."""
     error: Exception | None = None
     """Why it failed."""
 

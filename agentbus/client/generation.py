@@ -190,7 +190,7 @@ class Answer:
 
 
 def request_of(
-    ask: Generate | GenerateWith, prompt: Prompt, budget: Budget | None
+    ask: Generate | GenerateWith, prompt: Prompt, budget: Budget | None, owner: str = ""
 ) -> GenerateRequest:
     """Return what the engine is asked.
 
@@ -214,6 +214,7 @@ def request_of(
         tool_choice=more.tool_choice,
         tenant=plain.salt,
         label=plain.label,
+        owner=owner,
         budget=budget,
     )
 

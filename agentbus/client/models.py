@@ -89,7 +89,7 @@ class ModelAgent(Agent):
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
         prompt = find_layout(plain.layout).render(context, call.source)
-        request = request_of(ask, prompt, call.budget)
+        request = request_of(ask, prompt, call.budget, _owner(call.source, context))
         prices = self.engine.capabilities.prices
         text: list[str] = []
         calls: tuple[WrittenCall, ...] = ()
@@ -134,6 +134,12 @@ def _required(context: Context | None) -> Context:
     if context is None:
         raise LayoutError("a model reads a context: send one with the request")
     return context
+
+
+def _owner(agent: str, context: Context) -> str:
+    """Name an agent in a conversation, which is told by the first that was said in it."""
+    first = next((one for one in context.segments() if one.is_said), None)
+    return agent if first is None else f"{agent}/{first.digest.hex()}"
 
 
 def _cost(usage: Usage, prices: Prices) -> ModelCost:

@@ -15,6 +15,7 @@ from typing import Protocol
 from ..config import Prices
 from ..context.layout import Prompt
 from ..errors import BudgetExceeded, ConfigError
+from ..kv import Step
 from ..telemetry import NANOS, Budget
 from .sampling import Sampling
 from .tools import ToolCall, check_choice, check_schema, tool_parameters
@@ -89,6 +90,9 @@ class GenerateRequest:
     """Salt of the KV index: KV is shared within a tenant only."""
     label: str = ""
     """Copied to the token log."""
+    owner: str = ""
+    """Names, within the tenant, whoever makes one call after the other (an agent in a conversation),
+    so that the engine can tell what its next call will need; empty says nothing."""
     budget: Budget | None = None
     """What the call may spend; see `within_budget`."""
 
@@ -193,6 +197,11 @@ class Finished:
     """What looked like a call and is none; it was shown as text."""
     stop: str = ""
     """The stop text that was met."""
+
+    @property
+    def step(self) -> Step:
+        """How the call left its owner, as far as an answer tells: never that it is the last."""
+        return Step.TOOL if self.tool_calls else Step.REPLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

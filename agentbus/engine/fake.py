@@ -29,7 +29,7 @@ from ..errors import (
     MisuseError,
     Unsupported,
 )
-from ..kv import BlockPool, Lease, RadixIndex
+from ..kv import BlockPool, Lease, RadixIndex, Step
 from .base import (
     Alternative,
     Capabilities,
@@ -149,6 +149,7 @@ class FakeEngine:
         lease = self._begin(request, prompt, len(request.forced) or request.max_tokens)
         reused = lease.reused
         said: list[int] = []
+        step = Step.UNKNOWN
         self._running += 1
         try:
             for token in answer:
@@ -164,17 +165,18 @@ class FakeEngine:
             await self._pause(reply, len(said))
             if reply.error is not None:
                 raise self._failure(reply.error)
+            finished = self._finish(request, prompt, said, reused)
+            if stops.found:
+                finished = replace(finished, reason="stop", stop=stops.found)
+            elif reply.calls and finished.reason == "end":
+                finished = replace(finished, reason="tool_calls", tool_calls=reply.calls)
+            step = finished.step
         finally:
             self._running -= 1
             # as in a model: the last token's KV has not been computed yet
-            self._index.commit(lease, [*prompt, *said[:-1]])
+            self._index.commit(lease, [*prompt, *said[:-1]], step=step)
         if rest := stops.rest():
             yield Piece(rest, ())
-        finished = self._finish(request, prompt, said, reused)
-        if stops.found:
-            finished = replace(finished, reason="stop", stop=stops.found)
-        elif reply.calls and finished.reason == "end":
-            finished = replace(finished, reason="tool_calls", tool_calls=reply.calls)
         yield finished
 
     def tokenize(self, prompt: Prompt) -> tuple[int, ...]:
@@ -285,14 +287,16 @@ class FakeEngine:
             raise ContextTooLong(needed, self._capabilities.window)
         if not prompt:
             raise MisuseError("a prompt is one or more token ids")
-        return self._index.begin(request.tenant.encode(), prompt, reuse=request.reuse)
+        return self._index.begin(
+            request.tenant.encode(), prompt, reuse=request.reuse, owner=request.owner
+        )
 
     def _share_prompt(self, request: GenerateRequest, prompt: list[int], lease: Lease) -> Lease:
         """Let others reuse a prompt whose answer has begun; returns the lease to go on with."""
         if not request.reuse or not self._index.stats().free:
             return lease  # there would be no room for the copy of a block that is shared in part
-        self._index.commit(lease, prompt)
-        return self._index.begin(request.tenant.encode(), prompt)
+        self._index.commit(lease, prompt, step=None)
+        return self._index.begin(request.tenant.encode(), prompt, owner=request.owner)
 
     async def _pause(self, reply: Reply, said: int) -> None:
         """Yield to others; stop at the script's gate until it opens or the engine closes."""

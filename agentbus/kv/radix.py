@@ -126,12 +126,15 @@ class RadixIndex:
         if missing > 0:
             lease.blocks.extend(self._reserve(missing))
 
-    def commit(self, lease: Lease, tokens: Sequence[int], *, step: Step = Step.UNKNOWN) -> None:
+    def commit(
+        self, lease: Lease, tokens: Sequence[int], *, step: Step | None = Step.UNKNOWN
+    ) -> None:
         """End a lease and keep the KV of `tokens`, all of which has been computed.
 
         They begin with what `begin` was given; they may go on with what was decoded, or stop
         short where a call was cancelled. Where the tree holds a token already, it keeps its own.
-        `step` says how the call left its owner.
+        `step` says how the call left its owner; None that it has not: it goes on, by a lease that
+        is yet to begin.
 
         Raises:
             Closed: the lease has ended.
@@ -274,6 +277,7 @@ class RadixIndex:
         """
         self._policy.called(owner, tokens, self._clock + 1)
         gone = self._trails.left_out(owner, node)
+        self._trails.ended(owner, node)  # if there is no room now, it begins again
         tail = b"".join(above.tokens for above in gone)
         if len(tail) <= self._block_size * TOKEN_BYTES:
             return
@@ -283,13 +287,15 @@ class RadixIndex:
                 above.halvings = halvings
         self._offer(gone[-1])
 
-    def _touch(self, node: Node, owner: Owner | None, step: Step) -> None:
+    def _touch(self, node: Node, owner: Owner | None, step: Step | None) -> None:
         self._clock += 1
+        known = Step.UNKNOWN if step is None or owner is None else step
         for above in node.path():
-            above.use(self._clock, owner, step)
+            above.use(self._clock, owner, known)
         if owner is not None:
             self._trails.ended(owner, node)
-            self._policy.left(owner, step, self._clock)
+            if step is not None:
+                self._policy.left(owner, step, self._clock)
         self._offer(node)
 
     def _offer(self, node: Node) -> None:
@@ -317,7 +323,7 @@ class RadixIndex:
         self._report_cached(lease.namespace, tokens, leaf)
         return kept, leaf
 
-    def _end(self, lease: Lease, kept: range, end: Node | None, step: Step) -> None:
+    def _end(self, lease: Lease, kept: range, end: Node | None, step: Step | None) -> None:
         del self._leases[lease]
         owned = lease.blocks[lease._owned_from :]
         self._pool.unpin(owned)

@@ -15,6 +15,7 @@ from agentbus.context import Prompt, Turn
 from agentbus.engine import Finished, GenerateRequest, Piece, ToolCall
 from agentbus.engine.fake import FakeEngine, Reply
 from agentbus.errors import EngineFailed, KVExhausted, Unsupported
+from agentbus.kv import Step, WorkflowAware
 
 PROMPT = Prompt((Turn("user", "one two three"),), Turn("assistant", "", "ann"))
 
@@ -134,3 +135,27 @@ async def test_scores_and_vectors_are_made_up_the_same_each_time() -> None:
     short, long = await first.score(PROMPT, [" a", " abc"])
     assert short.logprob > long.logprob
     assert await first.embed(["a b"]) == await second.embed(["b a"])
+
+
+@pytest.mark.anyio
+async def test_the_index_is_told_who_calls_and_how_the_call_ended() -> None:
+    call = ToolCall("tide", {"port": "Brest"})
+    replies = {
+        "ann": Reply(text=" wait", calls=(call,)),
+        "bob": Reply(text=" done"),
+        "eve": Reply(text=" oh", error=RuntimeError("burnt")),
+    }
+    engine = FakeEngine(lambda request: replies[request.owner])
+    for owner in ("ann", "bob"):
+        await read(engine, GenerateRequest(prompt=PROMPT, owner=owner, tenant="t"))
+    with pytest.raises(EngineFailed):
+        await read(engine, GenerateRequest(prompt=PROMPT, owner="eve", tenant="t"))
+    policy = engine._index._policy
+    assert isinstance(policy, WorkflowAware)
+    steps = {owner: seen.step for owner, seen in policy._seen.items()}
+    assert steps == {
+        (b"t", "ann"): Step.TOOL,
+        (b"t", "bob"): Step.REPLY,
+        (b"t", "eve"): Step.UNKNOWN,
+    }
+    assert not policy._returns[Step.UNKNOWN]._returns, "a call's own leases are no returns"

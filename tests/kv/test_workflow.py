@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from agentbus.errors import MisuseError
+from agentbus.errors import KVExhausted, MisuseError
 from agentbus.kv import LRU, MAX_EXPECTED, MAX_OWNERS, BlockPool, RadixIndex, Step, WorkflowAware
 from agentbus.kv.tree import pack_tokens
 
@@ -191,3 +191,37 @@ def test_what_a_call_keeps_to_itself_is_not_waited_for() -> None:
     radix = index(16)
     radix.begin(N, A, reuse=False)
     assert radix.computing(N, A) is None
+
+
+def test_a_call_that_goes_on_by_another_lease_is_one_call() -> None:
+    radix = index(32)
+    first = radix.begin(N, A, owner="a")
+    radix.commit(first, A, step=None)
+    policy = policy_of(radix)
+    assert policy._seen[N, "a"].step is None
+    again = radix.begin(N, [*A, 7, 8], owner="a")
+    assert not policy._returns[Step.UNKNOWN]._returns
+    radix.commit(again, [*A, 7, 8], step=Step.TOOL)
+    assert policy._seen[N, "a"].step is Step.TOOL
+    assert policy._superseded == 0
+
+
+def test_who_says_nothing_of_itself_says_nothing_of_its_step() -> None:
+    radix = index(32)
+    call(radix, "", A, Step.REPLY)
+    end = radix._trails.end((N, ""))
+    assert end is None
+    (root,) = radix._roots.values()
+    assert {node.step for node in root.subtree()} == {Step.UNKNOWN}
+
+
+def test_a_call_that_finds_no_room_supersedes_once() -> None:
+    radix = index(8)
+    call(radix, "a", A, Step.TOOL)
+    held = radix.begin(N, range(900, 916))
+    for _ in range(5):
+        with pytest.raises(KVExhausted):
+            radix.begin(N, [*A[:4], *range(800, 830)], owner="a")
+    assert policy_of(radix)._superseded == 1
+    radix.release(held)
+    radix.check_integrity()

@@ -17,8 +17,9 @@ from agentbus_torch.sequence import Call, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentbus import kv
 from agentbus.errors import KVExhausted
-from agentbus.kv import BlockPool, RadixIndex
+from agentbus.kv import BlockPool, RadixIndex, WorkflowAware
 
 SIZE = 4
 
@@ -260,3 +261,21 @@ def test_any_calls_all_end_and_leave_nothing(
 def test_common_length(items: list[int], cut: int, stop: int) -> None:
     other = [*items[:cut], 9, *items[cut:]][:stop]
     assert common_length(items, other) == min(cut, stop, len(items))
+
+
+def test_an_owner_s_call_is_one_however_often_its_lease_ends() -> None:
+    engine = Engine(blocks=24)
+    policy = engine.index._policy
+    assert isinstance(policy, WorkflowAware)
+    for number in range(2):
+        call = Call(prompt=prompt(20, number), max_tokens=40, owner=f"agent{number}")
+        sequence = Sequence(call, number, list(call.prompt), Chooser(), step=kv.Step.TOOL)
+        engine.scheduler.add(sequence)
+    for _ in range(3):
+        engine.step()
+    assert [seen.step for seen in policy._seen.values()] == [None, None]
+    engine.run()
+    assert engine.scheduler.preempted
+    steps = {owner: seen.step for (_, owner), seen in policy._seen.items()}
+    assert steps == {"agent0": kv.Step.TOOL, "agent1": kv.Step.TOOL}
+    assert not policy._returns[kv.Step.UNKNOWN]._returns

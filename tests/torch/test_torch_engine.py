@@ -28,6 +28,7 @@ from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
 from agentbus.engine import Finished, GenerateRequest, Piece
 from agentbus.errors import ConfigError, EngineFailed, MailboxFull
+from agentbus.kv import Step, WorkflowAware
 from tests.torch.tiny import TinyModel
 
 CUE = Turn("assistant", "", "writer")
@@ -374,3 +375,22 @@ async def test_pieces_hold_whole_characters(engine: TorchEngine) -> None:
 def test_a_log_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="token_log"):
         load_engine(str(folder), EngineSettings(token_log=str(tmp_path), kv_tokens=256))
+
+
+@pytest.mark.anyio
+async def test_the_index_is_told_who_calls_and_how_the_call_ended(engine: TorchEngine) -> None:
+    policy = engine._runner._index._policy
+    assert isinstance(policy, WorkflowAware)
+    request = GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True, owner="ann")
+    await ask(engine, request)
+    async with aclosing(engine.generate(dataclasses.replace(request, owner="bob"))) as items:
+        assert await anext(items)
+    pytest.importorskip("llguidance")
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    tools = ({"name": "tide", "parameters": nothing},)
+    calls = GenerateRequest(
+        prompt=SAID, max_tokens=200, tools=tools, tool_choice="tide", owner="eve"
+    )
+    assert (await ask(engine, calls))[2].tool_calls
+    steps = {owner: seen.step for (_, owner), seen in policy._seen.items()}
+    assert steps == {"ann": Step.REPLY, "bob": Step.UNKNOWN, "eve": Step.TOOL}

@@ -1,0 +1,43 @@
+"""Whose calls an engine is told of: an agent's in one conversation."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import BaseModel
+
+from agentbus import Agent, Call, handler
+from agentbus.testing import open_bus
+
+pytestmark = pytest.mark.anyio
+
+
+class Say(BaseModel):
+    """Ask the model."""
+
+    text: str
+
+
+class Writer(Agent):
+    """Writes."""
+
+    @handler
+    async def say(self, say: Say, call: Call) -> str:
+        return await call.generate(say.text)
+
+
+async def test_an_agent_in_a_conversation_is_one_owner() -> None:
+    async with open_bus() as bus:
+        engine = await bus.script("m", [" Yes."] * 6)
+        for name in ("ann", "bob"):
+            await bus.spawn(Writer, name=name, model="m")
+        context = bus.context().document("The tide tables.")
+        for text in ("Tides?", "Rain?"):
+            said = context
+            for agent in ("ann", "bob", "ann"):
+                answer = await bus.call(agent, Say(text=text), context=said, returns=str)
+                assert answer.context is not None
+                said = answer.context
+    owners = [request.owner for request in engine.requests]
+    assert owners[0] == owners[2] and owners[3] == owners[5]
+    assert len(set(owners)) == 4
+    assert [owner.partition("/")[0] for owner in owners] == ["ann", "bob", "ann"] * 2
