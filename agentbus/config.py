@@ -306,6 +306,11 @@ class EngineSettings:
     """The folder of these, one for each engine; it keeps blocks for the next start."""
     cache_dir: str = ""
     """Where converted weights are kept; empty for the user's cache folder."""
+    kv_events: str = ""
+    """Where to publish which KV blocks are stored and removed: `ipc://path`, or
+    `tcp://127.0.0.1:port`; empty for nowhere."""
+    kv_events_replay: str = ""
+    """Where to tell it again to those who missed some; goes with `kv_events`."""
     token_log: str = ""
     """A file that gets one JSON line a request with its token ids; empty for none."""
     prices: Prices = field(default_factory=Prices)
@@ -328,5 +333,8 @@ class EngineSettings:
         for name in ("kv_host_bytes", "kv_disk_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(name, f"must be 0 or more, not {getattr(self, name)}")
+        if bool(self.kv_events) != bool(self.kv_events_replay):
+            problem = "and kv_events_replay go together: readers that miss some ask again"
+            raise ConfigError("kv_events", problem)
         if self.kv_disk_bytes and not self.kv_dir:
             raise ConfigError("kv_dir", "is needed to keep KV blocks on disk")

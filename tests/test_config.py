@@ -40,3 +40,9 @@ def test_a_disk_for_kv_needs_a_folder() -> None:
     with pytest.raises(ConfigError, match=r"^kv_dir: "):
         EngineSettings(kv_disk_bytes=1)
     EngineSettings(kv_disk_bytes=1, kv_dir="kv")
+
+
+@pytest.mark.parametrize("name", ["kv_events", "kv_events_replay"])
+def test_kv_events_need_both_ends(name: str) -> None:
+    with pytest.raises(ConfigError, match="go together"):
+        EngineSettings(**{name: "tcp://127.0.0.1:5557"})  # type: ignore[arg-type]

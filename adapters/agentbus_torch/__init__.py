@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from agentbus.engine import ModelText
     from agentbus.engine.base import Engine
 
+    from .engine import TorchEngine
+
 __all__ = ["open_engine", "open_model_text"]
 
 
@@ -24,12 +26,23 @@ async def open_engine(model: str, settings: EngineSettings) -> Engine:
     """
     import anyio
 
-    def load() -> Engine:
+    def load() -> TorchEngine:
         from .engine import load_engine
 
         return load_engine(model, settings)
 
-    return await anyio.to_thread.run_sync(load)
+    if not settings.kv_events:
+        return await anyio.to_thread.run_sync(load)
+    from agentbus.transport.kv_feed import KVEventFeed
+
+    feed = KVEventFeed(endpoint=settings.kv_events, replay_endpoint=settings.kv_events_replay)
+    try:
+        engine = await anyio.to_thread.run_sync(load)
+    except BaseException:
+        feed.close()
+        raise
+    engine.publish(feed)
+    return engine
 
 
 def open_model_text(model: str) -> ModelText:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Continuations
 from contextlib import aclosing
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import torch
@@ -45,6 +46,9 @@ from .score import ContinuationScore
 from .sequence import Call, Sequence
 from .spoken import Spoken
 
+if TYPE_CHECKING:
+    from agentbus.transport.kv_feed import KVEventFeed
+
 __all__ = ["TorchEngine", "load_engine"]
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,8 @@ class _Computation:
         self._answers: dict[Sequence, Answer] = {}
         self._by_job: dict[Job, Answer] = {}
         self.finished = 0
+        self.feed: KVEventFeed | None = None
+        """Takes what the pool stores and removes."""
 
     @property
     def running(self) -> int:
@@ -87,6 +93,7 @@ class _Computation:
     def step(self) -> list[Job]:
         now = time.perf_counter()
         outcomes = self._compute(now)
+        self._tell()
         for answer in self._answers.values():
             if answer.sequence.lease is not None:
                 answer.start(now)
@@ -116,6 +123,13 @@ class _Computation:
         answer = self._by_job.pop(job)
         del self._answers[answer.sequence]
         self._runner.finish(answer.sequence)
+        self._tell()
+
+    def _tell(self) -> None:
+        events = self._loaded.kv_events
+        if events and self.feed is not None:
+            self.feed.tell(events)
+            events.clear()
 
     def _end(self, answer: Answer) -> None:
         """Free what a sequence holds, then tell its reader how it ended."""
@@ -242,6 +256,13 @@ class TorchEngine:
             vectors.append(pool.vector())
         return tuple(vectors)
 
+    def publish(self, feed: KVEventFeed) -> None:
+        """Tell a feed what the pool stores and removes, and close it with the engine.
+
+        To be called before the first request, if the settings have `kv_events`.
+        """
+        self._computation.feed = feed
+
     def stats(self) -> EngineStats:
         """Return the state of pool and queue."""
         pool = self._runner.stats()
@@ -260,6 +281,8 @@ class TorchEngine:
         await self._driver.aclose()
         if self._runner.tiers is not None:
             self._runner.tiers.close()
+        if self._computation.feed is not None:
+            self._computation.feed.close()
 
     async def _run(self, job: Job) -> Usage:
         """Do a job that answers nothing."""

@@ -10,6 +10,7 @@ import torch
 from agentbus.config import EngineSettings
 from agentbus.context.template import Template, probe
 from agentbus.errors import ConfigError, ModelBroken
+from agentbus.kv import Event
 
 from .chat import read_chat_template, read_template_source
 from .config import ModelConfig, read_config
@@ -33,6 +34,8 @@ class Loaded:
 
     folder: Path
     runner: Runner
+    kv_events: list[Event] | None
+    """Gets what the runner stores and removes, if it is to be published; to be emptied."""
     vocabulary: Vocabulary
     encoder: PromptEncoder
     template: Template
@@ -55,9 +58,13 @@ def _end_ids(config: ModelConfig, encoder: PromptEncoder) -> tuple[int, ...]:
 
 
 def load_runner(
-    folder: Path, config: ModelConfig, settings: EngineSettings, end_ids: tuple[int, ...]
+    folder: Path,
+    config: ModelConfig,
+    settings: EngineSettings,
+    end_ids: tuple[int, ...],
+    events: list[Event] | None = None,
 ) -> Runner:
-    """Load a folder's weights and lay out their KV pool.
+    """Load a folder's weights and lay out their KV pool; `events` gets what happens to its blocks.
 
     Raises:
         ModelBroken: the weights cannot be used.
@@ -75,7 +82,7 @@ def load_runner(
             block_size=settings.block_size,
             end_ids=end_ids,
             fingerprint=fingerprint,
-            open_tiers=lambda layers: open_tiers(layers, fingerprint, settings),
+            open_tiers=lambda layers: open_tiers(layers, fingerprint, settings, events),
         )
     except (RuntimeError, MemoryError) as error:  # torch says RuntimeError when memory is out
         raise ModelBroken(str(folder), f"it cannot be loaded ({error})") from error
@@ -95,10 +102,12 @@ def load(model: str, settings: EngineSettings) -> Loaded:
     template = probe(read_chat_template(folder))
     encoder = PromptEncoder(vocabulary, template)
     end_ids = _end_ids(config, encoder)
-    runner = load_runner(folder, config, settings, end_ids)
+    events: list[Event] | None = [] if settings.kv_events else None
+    runner = load_runner(folder, config, settings, end_ids, events)
     return Loaded(
         folder=folder,
         runner=runner,
+        kv_events=events,
         vocabulary=vocabulary,
         encoder=encoder,
         template=template,

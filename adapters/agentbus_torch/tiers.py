@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agentbus.config import EngineSettings
-from agentbus.kv import KEY_SIZE, KVFingerprint, Tier, TierIndex, TierSizes
+from agentbus.kv import KEY_SIZE, Event, KVFingerprint, Tier, TierIndex, TierSizes
 from agentbus.storage import BlockStore, DiskBlocks, MemoryBlocks, TieredBlocks, load_secret
 
 __all__ = ["LayerBlocks", "open_tiers"]
@@ -49,14 +49,20 @@ class LayerBlocks:
 
 
 def open_tiers(
-    layers: Sequence[Tensor], fingerprint: KVFingerprint, settings: EngineSettings
+    layers: Sequence[Tensor],
+    fingerprint: KVFingerprint,
+    settings: EngineSettings,
+    events: list[Event] | None = None,
 ) -> TieredBlocks | None:
-    """Put the tiers below a pool that the settings have room for; None if they have none.
+    """Put the tiers below a pool that the settings have room for.
+
+    None if they have none and nobody wants to be told of blocks.
 
     Args:
         layers: the pool's tensors, [blocks, …] each.
         fingerprint: of all that shapes their KV but tokens and tenant.
         settings: sizes and folder.
+        events: gets what is stored and removed.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -72,11 +78,13 @@ def open_tiers(
         secret = load_secret(Path(settings.kv_dir))
         stores[Tier.DISK] = store = _open_disk(fingerprint, secret, size, settings)
         disk = store.max_blocks
-    if not stores:
+    if not stores and events is None:
         return None
     sizes = TierSizes(host=host, disk=disk)
     index = TierIndex(sizes, block_bytes=size, block_tokens=fingerprint.block_size)
-    return TieredBlocks(device, index, stores, fingerprint=fingerprint, secret=secret)
+    return TieredBlocks(
+        device, index, stores, fingerprint=fingerprint, secret=secret, events=events
+    )
 
 
 def _open_disk(
