@@ -277,10 +277,10 @@ class TorchEngine:
         )
 
     async def aclose(self) -> None:
-        """End running calls with `Closed`, free the model."""
+        """End running calls with `Closed`, keep on disk what KV the settings have room for."""
         await self._driver.aclose()
-        if self._runner.tiers is not None:
-            self._runner.tiers.close()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._runner.close)
         if self._computation.feed is not None:
             self._computation.feed.close()
 

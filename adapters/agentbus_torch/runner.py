@@ -176,6 +176,20 @@ class Runner:
         self._scheduler.release(sequence, keep=keep)
         self._settle()
 
+    def close(self) -> None:
+        """Let go of the tiers, once nothing runs; what the pool holds goes to disk, if there is one.
+
+        A next start finds it there, what is worth most for sure.
+        """
+        if self.tiers is None:
+            return
+        pool = self._index.stats()
+        if self.tiers.is_lasting and not pool.locked:
+            everything = range(pool.total * self._block_size)
+            self._index.release(self._index.begin(b"", everything, reuse=False))
+            self.tiers.settle()
+        self.tiers.close()
+
     def stats(self) -> PoolStats:
         """Return the state of the pool."""
         return self._index.stats()

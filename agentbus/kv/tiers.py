@@ -163,6 +163,10 @@ class TierIndex:
         """Take a block that the device evicts; say what to move, to be done before it is freed."""
         return self._put(key, Tier.DEVICE)
 
+    def flush(self) -> list[Store | Drop]:
+        """Say what to move so that what host memory holds lies on disk, the latest used for sure."""
+        return [move for key in self._held[Tier.HOST] for move in self._put(key, Tier.HOST)]
+
     def lost(self, key: BlockKey, tier: Tier) -> None:
         """Forget a block that a tier turned out not to have."""
         self._held[tier].pop(key, None)

@@ -123,6 +123,11 @@ class TieredBlocks:
             self._chains.popitem(last=False)
         return chain
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether what goes down is found at the next start."""
+        return Tier.DISK in self._stores
+
     def settle(self) -> None:
         """Perform what the index told in `changes` since the last time.
 
@@ -182,7 +187,9 @@ class TieredBlocks:
         )
 
     def close(self) -> None:
-        """Let go of the stores; what is on disk stays for the next time."""
+        """Let go of the stores; what host memory holds goes to disk, and stays for the next time."""
+        for action in self._index.flush():
+            self._perform(action, -1)
         for store in self._stores.values():
             store.close()
 

@@ -58,6 +58,20 @@ def test_blocks_sink_as_tiers_fill() -> None:
     assert [index.tier(k) for k in (one, two, three)] == [None, Tier.DISK, Tier.HOST]
 
 
+def test_a_flush_takes_host_memory_to_disk_the_latest_used_last() -> None:
+    index = tiers(host=3, disk=2)
+    one, two, three = keys(1, 2, 3)
+    for block in (one, two, three):
+        index.demote(block)
+    assert index.flush() == [
+        Store(one, Tier.HOST, Tier.DISK),
+        Store(two, Tier.HOST, Tier.DISK),
+        Drop(one, Tier.DISK),
+        Store(three, Tier.HOST, Tier.DISK),
+    ]
+    assert tiers(host=3, disk=0).flush() == []
+
+
 def test_without_host_memory_blocks_go_to_disk_and_without_either_nowhere() -> None:
     assert tiers(host=0).demote(key(1)) == [Store(key(1), Tier.DEVICE, Tier.DISK)]
     assert tiers(host=0, disk=0).demote(key(1)) == []

@@ -148,3 +148,36 @@ async def test_whatever_lies_where_answers_stay_the_same(
         assert sum(tiers(engine).fetched.values()) > 0
         for prompt, ids in answers.items():
             assert (await ask(engine, prompt, reuse=False))[0] == ids
+
+
+@pytest.mark.parametrize("host", [0, 10**6])
+async def test_what_was_never_evicted_is_found_after_a_restart(
+    folder: Path, tmp_path: Path, host: int
+) -> None:
+    room = {"kv_host_bytes": host, "kv_disk_bytes": 10**7, "kv_dir": str(tmp_path / "kv")}
+    async with opened(folder, **room) as engine:
+        expected, _ = await ask(engine, ONE)
+        await ask(engine, TWO)
+        before = tiers(engine).disk_blocks + tiers(engine).host_blocks
+    assert len(list((tmp_path / "kv").rglob("*.kv"))) == 20 > before
+    async with opened(folder, **room) as engine:
+        measured(engine)
+        for prompt in (ONE, TWO):  # the first one's first blocks measure the disk
+            ids, usage = await ask(engine, prompt)
+            assert usage.reused_tokens == (64 if prompt == ONE else 144)
+            assert (ids == expected) == (prompt == ONE)
+
+
+async def test_a_disk_that_is_too_small_keeps_what_is_worth_most(
+    folder: Path, tmp_path: Path
+) -> None:
+    async with opened(folder, kv_disk_bytes=10**6, kv_dir=str(tmp_path / "size")) as engine:
+        await ask(engine, ONE)
+    size = next((tmp_path / "size").rglob("*.kv")).stat().st_size
+    room = {"kv_disk_bytes": 5 * size, "kv_dir": str(tmp_path / "kv")}
+    async with opened(folder, **room) as engine:
+        await ask(engine, ONE)
+    async with opened(folder, **room) as engine:
+        measured(engine)
+        assert tiers(engine).disk_blocks == 5
+        assert (await ask(engine, ONE))[1].reused_tokens == 64
