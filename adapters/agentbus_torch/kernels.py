@@ -136,6 +136,26 @@ def _fold(
 
 
 @triton.jit
+def _scan(
+    q, pool, table, start, end, kv_head, scale,
+    ROWS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Attend from rows that all see the positions `start…end`."""
+    best = tl.full((ROWS,), NEVER, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    result = tl.zeros((ROWS, SIZE), tl.float32)
+    for at in range(start, end, TILE):
+        position = at + tl.arange(0, TILE)
+        inside = position < end
+        best, total, result = _fold(
+            q, pool, table, position, inside, inside[None, :],
+            best, total, result, kv_head, scale, KV_HEADS, SIZE, BLOCK_SIZE, NEVER, PRECISION,
+        )  # fmt: skip
+    return best, total, result
+
+
+@triton.jit
 def _keep_split(
     found, sums, index, best, total, result, real, SIZE: tl.constexpr, NEVER: tl.constexpr
 ):
@@ -171,16 +191,10 @@ def _attend_rows(
         query + row * query_stride + head[:, None] * SIZE + column[None, :],
         mask=real[:, None], other=0.0,
     )  # fmt: skip
-    best = tl.full((GROUP,), NEVER, tl.float32)
-    total = tl.zeros((GROUP,), tl.float32)
-    result = tl.zeros((GROUP, SIZE), tl.float32)
-    for at in range(start, end, TILE):
-        position = at + tl.arange(0, TILE)
-        inside = position < end
-        best, total, result = _fold(
-            q, pool, table, position, inside, inside[None, :],
-            best, total, result, kv_head, scale, KV_HEADS, SIZE, BLOCK_SIZE, NEVER, PRECISION,
-        )  # fmt: skip
+    best, total, result = _scan(
+        q, pool, table, start, end, kv_head, scale,
+        GROUP, KV_HEADS, SIZE, BLOCK_SIZE, TILE, NEVER, PRECISION,
+    )  # fmt: skip
     index = (row * HEADS + head) * (SPLITS_BEFORE + SPLITS) + SPLITS_BEFORE + split
     _keep_split(found, sums, index, best, total, result, real, SIZE, NEVER)
 
@@ -206,16 +220,10 @@ def _attend_shared(
     each = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
     start = split * each
     end = tl.minimum(start + each, length)
-    best = tl.full((MEMBERS,), NEVER, tl.float32)
-    total = tl.zeros((MEMBERS,), tl.float32)
-    result = tl.zeros((MEMBERS, SIZE), tl.float32)
-    for at in range(start, end, TILE):
-        position = at + tl.arange(0, TILE)
-        inside = position < end
-        best, total, result = _fold(
-            q, pool, table, position, inside, inside[None, :],
-            best, total, result, kv_head, scale, KV_HEADS, SIZE, BLOCK_SIZE, NEVER, PRECISION,
-        )  # fmt: skip
+    best, total, result = _scan(
+        q, pool, table, start, end, kv_head, scale,
+        MEMBERS, KV_HEADS, SIZE, BLOCK_SIZE, TILE, NEVER, PRECISION,
+    )  # fmt: skip
     index = (row * HEADS + head) * ALL_SPLITS + split
     _keep_split(found, sums, index, best, total, result, real, SIZE, NEVER)
 

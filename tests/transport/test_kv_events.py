@@ -12,22 +12,12 @@ import pytest
 import zmq
 
 from agentbus.errors import ConfigError
-from agentbus.kv import BlockStored, EventLog, Hints
+from agentbus.kv import EventLog, Hints
 from agentbus.transport.kv_events import KV_TOPIC, KVEventPublisher, KVEventSubscriber
 
+from .stored import SIZE, stored
+
 pytestmark = pytest.mark.anyio
-
-SIZE = 4
-
-
-def stored(start: int, blocks: int = 1) -> BlockStored:
-    """Say that blocks of the tokens from `start` on are stored, from the first one on."""
-    return BlockStored(
-        block_hashes=tuple(range(start, start + blocks)),
-        parent_block_hash=None,
-        token_ids=tuple(range(start, start + blocks * SIZE)),
-        block_size=SIZE,
-    )
 
 
 class Ends:

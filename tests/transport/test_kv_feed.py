@@ -10,23 +10,14 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agentbus.kv import AllBlocksCleared, BlockRemoved, BlockStored, Event, ReplicaView
+from agentbus.kv import AllBlocksCleared, BlockRemoved, Event, ReplicaView
 from agentbus.transport import kv_feed
 from agentbus.transport.kv_events import KVEventSubscriber
 from agentbus.transport.kv_feed import KVEventFeed
 
+from .stored import stored
+
 pytestmark = pytest.mark.anyio
-
-SIZE = 4
-
-
-def stored(start: int, blocks: int = 1) -> BlockStored:
-    return BlockStored(
-        block_hashes=tuple(range(start, start + blocks)),
-        parent_block_hash=None,
-        token_ids=tuple(range(start, start + blocks * SIZE)),
-        block_size=SIZE,
-    )
 
 
 class Read:
