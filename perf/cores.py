@@ -1,5 +1,5 @@
-"""What a contender's processes do to the cores: keeps them on one for a while, and counts their
-CPU time, where the system can (Linux).
+"""What a contender's processes do to the cores: keeps them on one for a while, waits until they are
+idle, and counts their CPU time, where the system can (Linux).
 
 Two processes that take turns run either on one core, with cheap hand-overs, or on two, with costly
 wake-ups; the kernel chooses, and its choice moves a round trip more than the code under test does.
@@ -7,13 +7,20 @@ wake-ups; the kernel chooses, and its choice moves a round trip more than the co
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import perf_counter
 
-__all__ = ["can_pin", "cpu_seconds", "group_threads", "one_core"]
+__all__ = ["can_pin", "cpu_seconds", "group_threads", "machine_idle", "one_core"]
+
+_LOOK_S = 0.2
+_BUSY_SHARE = 0.1
+"""Of one core: what the system and idle processes use now and then."""
+_LONGEST_WAIT_S = 10.0
 
 
 def can_pin() -> bool:
@@ -38,6 +45,30 @@ def cpu_seconds() -> float:
         with suppress(OSError):  # it ended while we looked
             spent += int(Path(f"/proc/{thread}/schedstat").read_text().split()[0])
     return spent / 1e9
+
+
+async def machine_idle() -> None:
+    """Wait until nothing computes on this machine, or for 10 seconds.
+
+    Servers go on looking for work for a while: vLLM's keeps a core busy for a second after an
+    answer, which the contender whose turn is next would pay for.
+    """
+    deadline = perf_counter() + _LONGEST_WAIT_S
+    while perf_counter() < deadline:
+        before = _busy_seconds()
+        await asyncio.sleep(_LOOK_S)
+        if _busy_seconds() - before < _BUSY_SHARE * _LOOK_S:
+            return
+
+
+def _busy_seconds() -> float:
+    """Return the CPU time that was used on all cores, 0 where the system does not say."""
+    try:
+        with Path("/proc/stat").open() as stat:
+            user, nice, system = map(int, stat.readline().split()[1:4])
+    except OSError:
+        return 0.0
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -127,11 +127,21 @@ class _Products:
         """Keys times query, not the reverse: the matrix with many rows on the left is faster."""
         if len(query) * keys.shape[2] < _FEW_POSITIONS:
             return self._fused.singles(query, keys, values, mask)
-        scores = torch.matmul(keys, (query / math.sqrt(query.shape[-1])).transpose(2, 3))
-        scores = scores.transpose(2, 3)
-        if mask is not None:
-            scores = scores + mask
-        return torch.matmul(scores.softmax(-1), values)
+        count, kv_heads, group, size = query.shape
+        seen = keys.shape[2]
+        if mask is None:
+            added = query.new_empty(1, 1, 1)
+        else:
+            added = mask.expand(count, kv_heads, 1, seen).reshape(-1, seen, 1)
+        scores = torch.baddbmm(
+            added,
+            keys.reshape(-1, seen, size),
+            query.reshape(-1, group, size).transpose(1, 2),
+            beta=0 if mask is None else 1,
+            alpha=1 / math.sqrt(size),
+        )
+        weights = scores.transpose(1, 2).softmax(-1)
+        return torch.bmm(weights, values.reshape(-1, seen, size)).view(query.shape)
 
     def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         rows, end = len(query), keys.shape[1]
@@ -152,7 +162,7 @@ class _Products:
         torch.baddbmm(
             scores,
             query.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, size),
-            keys.transpose(1, 2),
+            keys.contiguous().transpose(1, 2),  # oneDNN would transpose what is not one piece
             beta=0,
             alpha=1 / math.sqrt(size),
             out=scores,

@@ -1,12 +1,13 @@
 """Matrix products with a model's weights, in the fastest form that this machine's torch has.
 
-On a CPU the weights are laid out once as oneDNN wants them, and what follows a product (a bias, the
-activation, a gate, the residual sum) is computed while its result is still in registers. These are
-the operations that torch's own compiler emits for a CPU; nothing is compiled here.
+On a CPU the weights are laid out once as oneDNN wants them, and a bias or the residual sum that
+follows a product is computed while its result is still in registers. These are the operations that
+torch's own compiler emits for a CPU; nothing is compiled here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -23,14 +24,6 @@ class Linear(Protocol):
         """Return the product."""
         ...
 
-    def silu(self, x: Tensor) -> Tensor:
-        """Return the SiLU of the product."""
-        ...
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """Return the product times `other`, element by element."""
-        ...
-
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Return the product plus `other`; `other` may be overwritten."""
         ...
@@ -45,12 +38,6 @@ class _Plain:
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self._weight, self._bias)
-
-    def silu(self, x: Tensor) -> Tensor:
-        return functional.silu(self(x), inplace=True)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        return self(x).mul_(other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         if self._bias is None and x.is_cuda:
@@ -70,12 +57,6 @@ class _Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._unary(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]
-
-    def silu(self, x: Tensor) -> Tensor:
-        return self._unary(x, self._weight, self._bias, "swish", [], "")  # type: ignore[no-any-return]
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        return self._binary(x, other, self._weight, self._bias, "mul")  # type: ignore[no-any-return]
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         return self._binary(x, other, self._weight, self._bias, "add")  # type: ignore[no-any-return]
@@ -112,32 +93,26 @@ class SwiGLU(Protocol):
         ...
 
 
-class _Apart:
-    """Two products, the second of which multiplies on its way out."""
+class _OneProduct:
+    """One product with both weights: fewer and longer ones come nearer to a memory's bandwidth."""
 
-    def __init__(self, gate: Linear, up: Linear) -> None:
-        self._gate = gate
-        self._up = up
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._up.times(x, self._gate.silu(x))
-
-
-class _Together:
-    """One product with both weights, and a kernel for the rest."""
-
-    def __init__(self, gate: Tensor, up: Tensor) -> None:
-        from .kernels import silu_times  # needs Triton, which is for CUDA
-
-        self._weight = torch.cat((gate, up))
-        self._act = silu_times
+    def __init__(self, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> None:
+        self._both = make_linear(torch.cat((gate, up)))
+        self._act = act
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._act(functional.linear(x, self._weight))
+        return self._act(self._both(x))
+
+
+def _silu_times(both: Tensor) -> Tensor:
+    gate, up = both.chunk(2, -1)
+    return functional.silu(gate).mul_(up)
 
 
 def make_swiglu(gate: Tensor, up: Tensor) -> SwiGLU:
     """Prepare the weights [inner, in] of a SwiGLU."""
     if gate.is_cuda:
-        return _Together(gate, up)
-    return _Apart(make_linear(gate), make_linear(up))
+        from .kernels import silu_times  # needs Triton, which is for CUDA
+
+        return _OneProduct(gate, up, silu_times)
+    return _OneProduct(gate, up, _silu_times)

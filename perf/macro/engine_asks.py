@@ -31,6 +31,7 @@ __all__ = [
     "Lengths",
     "Writer",
     "WrongAnswer",
+    "in_process",
     "measure",
     "order",
     "read_order",
@@ -80,6 +81,19 @@ class Answer:
     """Time to the first token inside the engine's own process; None if that is the reader's."""
     own_decode: float | None = None
     """Time from the first token to the last there."""
+
+
+def in_process(*, asked: float, first: float, last: float, tokens: int, reused: int) -> Answer:
+    """Return the answer of an engine in the asking process, whose own times are its reader's."""
+    return Answer(
+        asked=asked,
+        first=first,
+        last=last,
+        tokens=tokens,
+        reused=reused,
+        own_ttft=first - asked,
+        own_decode=last - first,
+    )
 
 
 class Contender(Protocol):
@@ -268,9 +282,11 @@ async def _checked(
 
 
 def _decode_rates(answers: Sequence[Answer]) -> dict[str, float]:
-    """Return tokens a second, from the first token of the first answer to the last of the last.
+    """Return tokens a second; each answer's first token is prefill's, and not counted.
 
-    Each answer's first token is prefill's, and not counted.
+    The client's run from the first token of the first answer to the last of the last; an engine's
+    own over the mean time that an answer took from its first token to its last, as vLLM's
+    histogram of decode times gives it.
     """
     decoded = sum(answer.tokens - 1 for answer in answers)
     taken = max(a.last for a in answers) - min(a.first for a in answers)

@@ -22,7 +22,7 @@ from agentbus.config import EngineSettings
 from agentbus.engine import Engine, Finished, GenerateRequest, open_engine
 
 from ..children import announce_and_wait, python_child
-from .engine_asks import MAX_BATCH, READER, Answer, Asked
+from .engine_asks import MAX_BATCH, READER, Answer, Asked, in_process
 
 __all__ = ["inproc", "serve", "settings", "unix"]
 
@@ -62,7 +62,7 @@ class InProcess:
                     last = perf_counter()
                     first = first or last
                     tokens += len(item.token_ids)
-        return Answer(asked=begun, first=first, last=last, tokens=tokens, reused=reused)
+        return in_process(asked=begun, first=first, last=last, tokens=tokens, reused=reused)
 
 
 class Read(NamedTuple):

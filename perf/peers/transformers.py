@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar
 
-from ..macro.engine_asks import Answer, Asked, Ids
+from ..macro.engine_asks import Answer, Asked, Ids, in_process
 
 __all__ = ["contend"]
 
@@ -71,7 +71,7 @@ class Generator:
                 streamer=clock,
                 **cache,
             )
-        answer = Answer(
+        answer = in_process(
             asked=asked,
             first=clock.moments[1],
             last=clock.moments[-1],

@@ -127,9 +127,9 @@ def test_orders_survive_the_way() -> None:
 def test_figures_are_told_apart_by_where_they_were_seen() -> None:
     ours, theirs = by_place(
         {
-            OURS: {"client_tok_s": 1.0},
+            OURS: {"client_tok_s": 0.0, "engine_tok_s": 1.0},
             OURS_ON_THE_BUS: {"client_tok_s": 2.0},
-            "transformers": {"client_tok_s": 3.0},
+            "transformers": {"client_tok_s": 0.0, "engine_tok_s": 3.0},
             "vllm_cpu": {"client_tok_s": 4.0, "engine_tok_s": 5.0},
         }
     )
