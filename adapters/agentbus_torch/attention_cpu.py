@@ -1,17 +1,10 @@
-"""Attention on a CPU, over windows that hold each running sequence's KV by position.
-
-There are two ways to compute it, chosen by what was measured on a CPU with AVX-512: torch's fused
-attention, and plain products around a softmax. In bfloat16 oneDNN's products are two to three times
-as fast as those within the fused attention; in float32 the two are equal, and the fused one needs
-no memory for scores.
-"""
+"""Attention on a CPU, over windows that hold each running sequence's KV by position."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,22 +12,16 @@ from torch.nn import functional
 
 from agentbus.kv import Copy
 
-from .batch import Batch, Part
+from .batch import Batch, Part, shared_blocks
+from .grouped_query import make_kernel
 from .kv import KVPool
-from .linear import has_fast_bfloat16
-from .rope import Rope, turned
+from .rope import Rope, turn_
 from .windows import Windows
 
 __all__ = ["WindowAttention", "group_lengths"]
 
 _CALL_POSITIONS = 64
 """What one more call for a group of rows costs, in positions that it could have read instead."""
-
-_FEW_POSITIONS = 1024
-"""Positions, of all sequences of a group, under which one fused call beats three products."""
-
-_BLOCK_ROWS = 64
-"""Rows of a chunk whose scores are in memory at once: they should stay in the CPU's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +32,8 @@ class _Singles:
     count: int
     slot: int
     longest: int
+    shared: int
+    """Positions, from the first on, that are the same in all of them."""
     masks: Mapping[int, Tensor | None]
     """What is added to scores, [count, 1, 1, longest], by how many positions a layer's tokens see
     (0 for all); None if all rows see all that is read."""
@@ -60,121 +49,6 @@ class _Chunk:
     end: int
     bands: Mapping[int, Tensor]
     """What is added to scores [rows, end] where a layer's tokens see fewer positions, by these."""
-
-
-class _Kernel(Protocol):
-    """Grouped-query attention: `group` heads share the keys and values of one."""
-
-    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend with one row of each sequence.
-
-        Args:
-            query: [count, kv_heads, group, size]; so is the result.
-            keys, values: [count, kv_heads, longest, size]
-            mask: one of `_Singles.masks`.
-        """
-        ...
-
-    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend with rows of one sequence, the last ones of those that the keys are of.
-
-        Args:
-            query: [rows, kv_heads, group, size]; so is the result.
-            keys, values: [kv_heads, end, size]
-        """
-        ...
-
-
-class _Fused:
-    """torch's fused attention."""
-
-    def __init__(self) -> None:
-        self._mask = torch.empty(0, 0)
-
-    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-
-    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rows, kv_heads, group, size = query.shape
-        end = keys.shape[1]
-        shared = (kv_heads, group, end, size)
-        found = functional.scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            keys[:, None].expand(shared),
-            values[:, None].expand(shared),
-            attn_mask=self._causal(rows, end, query.dtype) if rows < end else None,
-            is_causal=rows == end,
-        )
-        return found.permute(2, 0, 1, 3)
-
-    def _causal(self, rows: int, end: int, dtype: torch.dtype) -> Tensor:
-        """Return a mask by which row i sees up to `end - rows + i`; the next layer's is the same."""
-        if self._mask.shape != (rows, end) or self._mask.dtype != dtype:
-            mask = torch.full((rows, end), -math.inf, dtype=dtype)
-            self._mask = mask.triu_(end - rows + 1)
-        return self._mask
-
-
-class _Products:
-    """Products around a softmax. Scores go to memory that is kept: fresh pages cost more."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._later = torch.full((_BLOCK_ROWS, _BLOCK_ROWS), -math.inf, dtype=dtype).triu_(1)
-        self._scratch = torch.empty(2, 0, dtype=dtype)
-        self._fused = _Fused()
-
-    def singles(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Keys times query, not the reverse: the matrix with many rows on the left is faster."""
-        if len(query) * keys.shape[2] < _FEW_POSITIONS:
-            return self._fused.singles(query, keys, values, mask)
-        count, kv_heads, group, size = query.shape
-        seen = keys.shape[2]
-        if mask is None:
-            added = query.new_empty(1, 1, 1)
-        else:
-            added = mask.expand(count, kv_heads, 1, seen).reshape(-1, seen, 1)
-        scores = torch.baddbmm(
-            added,
-            keys.reshape(-1, seen, size),
-            query.reshape(-1, group, size).transpose(1, 2),
-            beta=0 if mask is None else 1,
-            alpha=1 / math.sqrt(size),
-        )
-        weights = scores.transpose(1, 2).softmax(-1)
-        return torch.bmm(weights, values.reshape(-1, seen, size)).view(query.shape)
-
-    def chunk(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rows, end = len(query), keys.shape[1]
-        found = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for first in range(0, rows, _BLOCK_ROWS):
-            last = min(first + _BLOCK_ROWS, rows)
-            seen = end - rows + last
-            found[first:last] = self._block(query[first:last], keys[:, :seen], values[:, :seen])
-        return found
-
-    def _block(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rows, kv_heads, group, size = query.shape
-        seen = keys.shape[1]
-        shape = (kv_heads, group * rows, seen)
-        scores, weights = (
-            buffer[: math.prod(shape)].view(shape) for buffer in self._buffers(shape)
-        )
-        torch.baddbmm(
-            scores,
-            query.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, size),
-            keys.contiguous().transpose(1, 2),  # oneDNN would transpose what is not one piece
-            beta=0,
-            alpha=1 / math.sqrt(size),
-            out=scores,
-        )
-        scores.view(kv_heads, group, rows, seen)[..., seen - rows :] += self._later[:rows, :rows]
-        torch.softmax(scores, -1, out=weights)
-        return torch.bmm(weights, values).view(kv_heads, group, rows, size).permute(2, 0, 1, 3)
-
-    def _buffers(self, shape: tuple[int, ...]) -> Tensor:
-        if math.prod(shape) > self._scratch.shape[1]:
-            self._scratch = self._scratch.new_empty(2, math.prod(shape))
-        return self._scratch
 
 
 def group_lengths(slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
@@ -220,11 +94,8 @@ class WindowAttention:
         self._windows = Windows(pool, slots=slots, positions=positions)
         self._kv_heads = pool.shape.kv_heads
         self._dtype = pool.layers[0].dtype
-        self._kernel: _Kernel = (
-            _Products(self._dtype)
-            if self._dtype == torch.bfloat16 and has_fast_bfloat16()
-            else _Fused()
-        )
+        self._kernel = make_kernel(self._dtype)
+        self._block_size = pool.shape.block_size
         self._sliding = tuple(sliding)
         self._index = torch.empty(0, dtype=torch.int64)
         self._singles: list[_Singles] = []
@@ -272,8 +143,7 @@ class WindowAttention:
         window, sees = self._windows.layers[layer], self._sliding[layer]
         rows, all_heads, size = qkv.shape
         heads = all_heads - 2 * self._kv_heads
-        turning = qkv[:, : heads + self._kv_heads]
-        turning.copy_(turned(turning, *self._factors))
+        turn_(qkv[:, : heads + self._kv_heads], *self._factors)
         self._put(window, qkv[:, heads:])
         query = qkv[:, :heads].reshape(rows, self._kv_heads, heads // self._kv_heads, size)
         found = [self._attend_singles(window, query, group, sees) for group in self._singles]
@@ -284,7 +154,9 @@ class WindowAttention:
         seen = window[group.slot : group.slot + group.count, :, : group.longest]
         rows = query[group.row : group.row + group.count]
         keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
-        return self._kernel.singles(rows, keys, values, group.masks[sees]).reshape(group.count, -1)
+        shared = 0 if sees else group.shared
+        found = self._kernel.singles(rows, keys, values, group.masks[sees], shared)
+        return found.reshape(group.count, -1)
 
     def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk, sees: int) -> Tensor:
         seen = window[chunk.slot, :, : chunk.end]
@@ -332,7 +204,9 @@ class WindowAttention:
                 else None
                 for sees in set(self._sliding)
             }
-            groups.append(_Singles(row, count, singles[row].slot, longest, masks))
+            blocks = shared_blocks(singles[row : row + count], self._block_size) if count > 1 else 0
+            shared = blocks * self._block_size
+            groups.append(_Singles(row, count, singles[row].slot, longest, shared, masks))
             row += count
         return groups
 
@@ -351,7 +225,7 @@ def _band(part: Part, sees: int, dtype: torch.dtype) -> Tensor:
 
 
 def _banded(query: Tensor, keys: Tensor, values: Tensor, band: Tensor) -> Tensor:
-    """Attend as `_Kernel.chunk` does, to what a band lets through (sliding-window attention)."""
+    """Attend as `Kernel.chunk` does, to what a band lets through (sliding-window attention)."""
     shared = (keys.shape[0], query.shape[2], *keys.shape[1:])
     found = functional.scaled_dot_product_attention(
         query.permute(1, 2, 0, 3),

@@ -17,7 +17,7 @@ from torch import Tensor
 from agentbus.errors import ConfigError, MisuseError
 from agentbus.kv import Copy
 
-from .batch import Batch, Part
+from .batch import Batch, Part, shared_blocks
 from .kernels import (
     DecodePlan,
     attend_chunk,
@@ -29,7 +29,7 @@ from .kernels import (
 from .kv import KVPool
 from .rope import Rope
 
-__all__ = ["PagedAttention", "Rows", "shared_blocks"]
+__all__ = ["PagedAttention", "Rows"]
 
 _PROGRAMS: Final = 264
 """Programs of a decode kernel that keep an H100's 132 multiprocessors busy."""
@@ -255,16 +255,3 @@ class PagedAttention:
         if places:
             slots, numbers, blocks = torch.tensor(places, device=self._device).t()
             self._tables[slots, numbers] = blocks.int()
-
-
-def shared_blocks(parts: Sequence[Part], block_size: int) -> int:
-    """Return how many whole blocks, from the first on, the sequences of all parts have in common."""
-    if not parts:
-        return 0
-    first = parts[0].blocks
-    count = min(min(len(part.blocks), part.start // block_size) for part in parts)
-    for part in parts[1:]:
-        blocks = part.blocks
-        while count and (blocks[count - 1] != first[count - 1] or blocks[:count] != first[:count]):
-            count -= 1
-    return count

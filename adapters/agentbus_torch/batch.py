@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Part", "make_batch"]
+__all__ = ["Batch", "Part", "make_batch", "shared_blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +62,16 @@ def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
     return Batch(
         tuple(ordered), rows[0], rows[1], torch.tensor(wanted, dtype=torch.int64, device=device)
     )
+
+
+def shared_blocks(parts: Sequence[Part], block_size: int) -> int:
+    """Return how many whole blocks, from the first on, the sequences of all parts have in common."""
+    if not parts:
+        return 0
+    first = parts[0].blocks
+    count = min(min(len(part.blocks), part.start // block_size) for part in parts)
+    for part in parts[1:]:
+        blocks = part.blocks
+        while count and (blocks[count - 1] != first[count - 1] or blocks[:count] != first[:count]):
+            count -= 1
+    return count

@@ -17,6 +17,7 @@ from .attention import Attention
 from .batch import Batch
 from .config import ModelConfig
 from .linear import Linear, SwiGLU, make_linear, make_swiglu
+from .norm import RMSNorm
 from .rope import make_rope
 from .weights import Weights
 
@@ -25,12 +26,12 @@ __all__ = ["Model"]
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    input_norm: Tensor
+    input_norm: RMSNorm
     qkv: Linear
     qk_norm: Tensor | None
     """Weights [heads + kv_heads, head_size] of the norms of queries and keys (Qwen3)."""
     output: Linear
-    mlp_norm: Tensor
+    mlp_norm: RMSNorm
     act: SwiGLU
     down: Linear
 
@@ -49,7 +50,7 @@ class Model:
         shape = (config.vocabulary, config.hidden)
         self._embedding = weights.take("model.embed_tokens.weight", shape)
         self._layers = [_layer(config, weights, n) for n in range(config.layers)]
-        self._norm = weights.take("model.norm.weight", (config.hidden,))
+        self._norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
         self._head = make_linear(
             self._embedding if config.tied else weights.take("lm_head.weight", shape)
         )
@@ -80,28 +81,27 @@ class Model:
         """As `forward`, of rows that `attention` was told of before; without `wanted`, of all."""
         config = self.config
         x = functional.embedding(tokens, self._embedding)
-        eps, hidden = config.norm_eps, (config.hidden,)
         heads = (len(tokens), config.heads + 2 * config.kv_heads, config.head_size)
         last = config.layers - 1
         for number, layer in enumerate(self._layers):
-            normed = functional.rms_norm(x, hidden, layer.input_norm, eps)
-            qkv = layer.qkv(normed).view(heads)
+            qkv = layer.qkv(layer.input_norm(x)).view(heads)
             if layer.qk_norm is not None:
                 both = qkv[:, : config.heads + config.kv_heads]
-                both.copy_(functional.rms_norm(both, heads[2:], None, eps) * layer.qk_norm)
+                both.copy_(
+                    functional.rms_norm(both, heads[2:], None, config.norm_eps) * layer.qk_norm
+                )
             attended = attention.attend(number, qkv)
             if number == last and wanted is not None:  # the other rows serve nobody any more
                 x, attended = x[wanted], attended[wanted]
                 if not len(x):
                     break
             x = layer.output.plus(attended, x)
-            normed = functional.rms_norm(x, hidden, layer.mlp_norm, eps)
-            x = layer.down.plus(layer.act(normed), x)
+            x = layer.down.plus(layer.act(layer.mlp_norm(x)), x)
         return x
 
     def normed(self, hidden: Tensor) -> Tensor:
         """Return hidden states [rows, hidden] behind the last norm."""
-        return functional.rms_norm(hidden, (self.config.hidden,), self._norm, self.config.norm_eps)
+        return self._norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden]."""
@@ -115,10 +115,14 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
     rows = (("q", q), ("k", kv), ("v", kv))
     attention = f"{prefix}self_attn."
     biases = [(f"{attention}{n}_proj.bias", (size,)) for n, size in rows]
+
+    def norm(name: str) -> RMSNorm:
+        return RMSNorm(weights.take(f"{prefix}{name}.weight", (hidden,)), config.norm_eps)
+
     qkv_bias = weights.fuse(biases) if weights.has(biases[0][0]) else None
     output_bias = f"{attention}o_proj.bias"
     return _Layer(
-        input_norm=weights.take(f"{prefix}input_layernorm.weight", (hidden,)),
+        input_norm=norm("input_layernorm"),
         qkv=make_linear(
             weights.fuse([(f"{attention}{n}_proj.weight", (size, hidden)) for n, size in rows]),
             qkv_bias,
@@ -128,7 +132,7 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
             weights.take(f"{attention}o_proj.weight", (hidden, q)),
             weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
         ),
-        mlp_norm=weights.take(f"{prefix}post_attention_layernorm.weight", (hidden,)),
+        mlp_norm=norm("post_attention_layernorm"),
         act=make_swiglu(
             weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
             weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import ModelConfig, RopeScaling
 
-__all__ = ["Rope", "make_rope", "turned"]
+__all__ = ["Rope", "make_rope", "turn_"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ def make_rope(
     )
 
 
-def turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Return heads [rows, heads, head_size], turned by factors [rows, 1, head_size]."""
+def turn_(heads: Tensor, cosine: Tensor, sine: Tensor) -> None:
+    """Turn heads [rows, heads, head_size], in place, by factors [rows, 1, head_size]."""
     size = heads.shape[-1]
-    return torch.addcmul(heads * cosine, heads.roll(size // 2, -1), sine)
+    torch.addcmul(heads * cosine, heads.roll(size // 2, -1), sine, out=heads)
 
 
 def _frequencies(config: ModelConfig) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from agentbus_torch.attention_cpu import WindowAttention, group_lengths
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.kv import KVPool, KVShape
+from agentbus_torch.linear import has_fast_bfloat16
 from agentbus_torch.rope import Rope
 
 from agentbus.errors import MisuseError
@@ -23,10 +24,10 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def make(
     dtype: torch.dtype = torch.float32, sees: int = 0, **how: int
 ) -> tuple[KVPool, WindowAttention]:
-    pool = KVPool(SHAPE, 64, dtype=dtype, device=torch.device("cpu"))
+    sizes = {"slots": 4, "positions": 3000, "blocks": 64} | how
+    pool = KVPool(SHAPE, sizes["blocks"], dtype=dtype, device=torch.device("cpu"))
     for layer in pool.layers:
         layer.normal_()
-    sizes = {"slots": 4, "positions": 3000} | how
     sliding = [0, sees]  # the second layer's tokens see that many positions
     ones = torch.ones(3000, SHAPE.head_size, dtype=dtype)
     unturned = Rope(ones, torch.zeros_like(ones))
@@ -92,6 +93,57 @@ def test_a_batch_of_all_kinds(dtype: torch.dtype, sees: int) -> None:
             error = (slid[mine].double() - right).abs().max()
             assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows, sees)
             row += part.rows
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_siblings_read_the_prefix_that_they_share(dtype: torch.dtype) -> None:
+    """Of different lengths, behind different prefixes; beside one that shares nothing."""
+    torch.manual_seed(3)
+    pool, attention = make(dtype, sees=100, blocks=400, slots=5)
+    blocks = list(range(150))
+    said: list[torch.Tensor] = []
+    tables: list[list[int]] = []
+    for n in range(5):
+        length = 0 if n == 4 else 600
+        assert attention.open(blocks[: length // 4], length, ()) == n
+        said.append(pool.layers[0][:150].flatten(0, 1)[:length])
+        tables.append([*blocks[: length // 4], *range(200 + 40 * n, 240 + 40 * n)])
+    attention._windows.reach(2048)
+    for rows in ([3, 1, 70, 20, 600], [1] * 5, [1] * 5):
+        parts = [
+            Part(n, tables[n], len(said[n]), (1,) * count, True) for n, count in enumerate(rows)
+        ]
+        batch = make_batch(parts, torch.device("cpu"))
+        attention.prepare(batch)
+        query = torch.randn(sum(rows), SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
+        pairs = pairs_of(sum(rows), dtype)
+        slid = attention.attend(1, torch.cat((query, pairs), 1).clone())
+        found = attention.attend(0, torch.cat((query, pairs), 1))
+        row = 0
+        for part in batch.parts:
+            mine = slice(row, row + part.rows)
+            seen = torch.cat((said[part.slot], pairs[mine]))
+            right = expected(query[mine], seen, part.start)
+            assert (found[mine].double() - right).abs().max() < TOLERANCES[dtype]
+            said[part.slot] = seen
+            row += part.rows
+        assert slid.shape == found.shape
+
+
+def test_a_shared_prefix_is_read_once() -> None:
+    """What lies in the others' windows at its places does not matter, where that is faster."""
+    torch.manual_seed(3)
+    _, attention = make(torch.bfloat16, blocks=400)
+    for n in range(4):
+        attention.open(range(150), 600, ())
+        if n:
+            attention._windows.layers[0][n, :, :600] = math.nan
+    table = (*range(150), 399)
+    batch = make_batch([Part(n, table, 600, (1,), True) for n in range(4)], torch.device("cpu"))
+    attention.prepare(batch)
+    heads = (4, SHAPE.kv_heads * (GROUP + 2), SHAPE.head_size)
+    found = attention.attend(0, torch.randn(heads, dtype=torch.bfloat16))
+    assert found.isnan().any().item() is not has_fast_bfloat16()
 
 
 def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor) -> None:

@@ -14,8 +14,8 @@ if not HAS_GPU:
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
 
 from agentbus_torch import attention_cuda
-from agentbus_torch.attention_cuda import PagedAttention, shared_blocks
-from agentbus_torch.batch import Part
+from agentbus_torch.attention_cuda import PagedAttention
+from agentbus_torch.batch import Part, shared_blocks
 from agentbus_torch.config import read_config
 from agentbus_torch.device import Eager
 from agentbus_torch.kernels import attend_shared

@@ -1,0 +1,33 @@
+"""Root-mean-square norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["RMSNorm"]
+
+_FEW_ROWS = 4
+"""Rows up to which the layer norm was measured to be faster on a CPU."""
+
+
+class RMSNorm:
+    """`x` [rows, size] over the root of the mean of its squares, times a weight [size].
+
+    On a CPU torch computes it in seven operations, but a layer norm in one. The layer norm of x and
+    -x side by side has a mean of 0 and the variance that is wanted.
+    """
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight = weight
+        self._eps = eps
+        self._both = None if weight.is_cuda else torch.cat((weight, weight))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the norm."""
+        size = self._weight.shape[0]
+        if self._both is None or len(x) > _FEW_ROWS:
+            return functional.rms_norm(x, (size,), self._weight, self._eps)
+        both = torch.cat((x, -x), -1)
+        return functional.layer_norm(both, (2 * size,), self._both, None, self._eps)[:, :size]
