@@ -18,16 +18,18 @@ from agentbus.kv import RadixIndex
 
 from .sequence import Sequence
 
-__all__ = ["CHUNK_TOKENS", "MAX_SEQUENCES", "MIXED_TOKENS", "Parked", "Scheduler", "Step"]
+__all__ = ["AHEAD_TOKENS", "CHUNK_TOKENS", "MAX_SEQUENCES", "Parked", "Scheduler", "Step"]
 
 MAX_SEQUENCES = 32
 """Most sequences that run at once."""
 
 CHUNK_TOKENS = 256
-"""Most prompt tokens in one step, so that a cancellation is not kept waiting."""
+"""Most prompt tokens in one step, so that neither those that decode nor a cancellation are kept
+waiting. Prompts have to be read at some time: a smaller share of a step beside those that decode
+would not shorten their answers, but make more steps of the same work."""
 
-MIXED_TOKENS = 64
-"""Prompt tokens that a step has room for however many decode: fewer would not be cheaper."""
+AHEAD_TOKENS = 64
+"""Most of them for prompts that nobody waits for yet, while others decode."""
 
 PATIENCE = 8
 """Steps in which others' prompts may go first."""
@@ -182,15 +184,12 @@ class Scheduler:
             return
 
     def _fill(self, step: Step) -> None:
-        """Give rows of prompts to a step, and start sequences that wait.
-
-        Those that decode wait for the prompts with every token: the more they are, and the fewer
-        the prompts, the shorter the step.
-        """
-        may_start, line = True, self._line()
-        budget = CHUNK_TOKENS * len(line) // max(1, len(line) + len(step.rows))
-        budget = max(MIXED_TOKENS, budget)
-        for sequence in line:
+        """Give rows of prompts to a step, and start sequences that wait."""
+        may_start, budget = True, CHUNK_TOKENS
+        decodes = bool(step.rows)
+        for sequence in self._line():
+            if decodes and _is_ahead(sequence):
+                budget = min(budget, AHEAD_TOKENS)
             if budget and sequence.lease is None and may_start:
                 started = self._start(sequence)
                 if started:
@@ -215,9 +214,8 @@ class Scheduler:
     def _rank(self, sequence: Sequence) -> tuple[bool, bool, int, int, int]:
         if sequence.passed >= PATIENCE:
             return False, False, 0, 0, sequence.number
-        ahead = sequence.call.answer_length == 0 and not sequence.awaited
         there = sequence.computed if sequence.lease is not None else self._reusable(sequence)
-        return True, ahead, len(sequence.tokens) - there, -there, sequence.number
+        return True, _is_ahead(sequence), len(sequence.tokens) - there, -there, sequence.number
 
     def _start(self, sequence: Sequence) -> bool:
         if len(self.running) >= MAX_SEQUENCES or self._computing(sequence):
@@ -307,6 +305,12 @@ class Scheduler:
         self.running.append(sequence)
         step.started.append(sequence)
         step.rows.append((sequence, min(CHUNK_TOKENS, sequence.left)))
+
+
+def _is_ahead(sequence: Sequence) -> bool:
+    """Say whether nobody waits for what a sequence computes."""
+    call = sequence.call
+    return call.answer_length == 0 and call.rows is None and not sequence.awaited
 
 
 def common_length(left: Tokens[int], right: Tokens[int]) -> int:

@@ -46,6 +46,8 @@ SHORT_TOKENS = 64
 """Length of the prompts that are decoded from."""
 CACHED_TOKENS = 1700
 NEW_TOKENS = 64
+SIBLING_TOKENS = 1024
+"""What answers that are decoded together read in common."""
 PREFILLS = (512, 1536)
 _VOCABULARY_WORDS = 512
 _WORD_LENGTHS = range(4, 9)
@@ -232,6 +234,18 @@ async def _decode_16(
     return _decode_rates(answers)
 
 
+async def _siblings(
+    contender: Contender, writer: Writer, lengths: Lengths, number: int
+) -> dict[str, float]:
+    document, salt = writer.document("siblings", SIBLING_TOKENS), "siblings"
+    first, *prompts = (
+        writer.following(document, f"sibling-{number}-{n}", SIBLING_TOKENS + SHORT_TOKENS)
+        for n in range(MAX_BATCH + 1)
+    )
+    await _checked(contender, [first], 1, salt)
+    return _decode_rates(await _checked(contender, prompts, lengths.decoded_each, salt))
+
+
 def _prefill(tokens: int) -> _Case:
     async def case(
         contender: Contender, writer: Writer, lengths: Lengths, number: int
@@ -311,6 +325,7 @@ def _first_token_ms(answer: Answer) -> dict[str, float]:
 CASES: Mapping[str, _Case] = {
     "decode_1": _decode_1,
     f"decode_{MAX_BATCH}": _decode_16,
+    f"decode_{MAX_BATCH}_on_{SIBLING_TOKENS}": _siblings,
     **{f"prefill_{tokens}": _prefill(tokens) for tokens in PREFILLS},
     f"hop_{NEW_TOKENS}_on_{CACHED_TOKENS}": _hop,
     f"cold_{CACHED_TOKENS + NEW_TOKENS}": _cold_hop,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from agentbus_torch.choose import Chooser
 from agentbus_torch.scheduler import (
+    AHEAD_TOKENS,
     CHUNK_TOKENS,
     MAX_SEQUENCES,
-    MIXED_TOKENS,
     PATIENCE,
     Scheduler,
     Step,
@@ -78,6 +78,13 @@ def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
     return tuple((seed * 1000 + n * (seed + 7)) % 30_011 for n in range(length))
 
 
+class Sink:
+    """Takes hidden states, and forgets them."""
+
+    def take(self, start: int, hidden: object) -> None:
+        pass
+
+
 def rows(step: Step) -> dict[int, int]:
     return {sequence.number: count for sequence, count in step.rows}
 
@@ -86,19 +93,29 @@ def test_a_long_prompt_and_decoding_share_every_step() -> None:
     engine = Engine()
     engine.add(prompt(10, 1), 200)
     engine.step()
-    engine.add(prompt(40 * CHUNK_TOKENS // 2, 2), 2)
+    engine.add(prompt(40 * CHUNK_TOKENS, 2), 2)
     for _ in range(40):
-        assert rows(engine.step()) == {0: 1, 1: CHUNK_TOKENS // 2}
+        assert rows(engine.step()) == {0: 1, 1: CHUNK_TOKENS}
     assert rows(engine.step()) == {0: 1, 1: 1}
 
 
-def test_the_more_decode_the_shorter_are_the_steps() -> None:
+def test_prompts_nobody_waits_for_hold_up_those_that_decode_by_less() -> None:
     engine = Engine()
-    for number in range(8):
-        engine.add(prompt(10, number), 200)
+    engine.add(prompt(10, 0), 200)
     engine.step()
-    engine.add(prompt(1000, 20), 2)
-    assert rows(engine.step()) == dict.fromkeys(range(8), 1) | {8: MIXED_TOKENS}
+    engine.add(prompt(1000, 20), 0)
+    assert rows(engine.step()) == {0: 1, 1: AHEAD_TOKENS}
+    engine.add(prompt(100, 21), 2)
+    assert rows(engine.step()) == {0: 1, 2: 100, 1: AHEAD_TOKENS}
+
+
+def test_a_score_is_waited_for() -> None:
+    engine = Engine()
+    engine.add(prompt(600, 1), 0)
+    call = Call(prompt=prompt(700, 2), max_tokens=0, rows=Sink())
+    sequence = Sequence(call, 9, list(call.prompt), Chooser())
+    engine.scheduler.add(sequence)
+    assert rows(engine.step()) == {9: CHUNK_TOKENS}
 
 
 def test_prompts_fill_a_step_together() -> None:
