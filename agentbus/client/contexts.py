@@ -16,6 +16,7 @@ from ..context import (
     CHECK_SIZE,
     Context,
     ContextStore,
+    Delta,
     HeldRoots,
     KnownRoots,
     SegmentKind,
@@ -44,6 +45,8 @@ class PeerContexts:
     known: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
     assumed: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
     """Roots that a message or a summary in it referred to; the peer may ask for these too."""
+    told: KnownRoots = field(default_factory=lambda: KnownRoots(_KNOWN_ROOTS))
+    """Roots that the peer's summaries referred to, which it can be asked for in turn."""
     waiting: dict[tuple[Kind, int], Envelope] = field(default_factory=dict)
     asked_again: set[tuple[Kind, int]] = field(default_factory=set)
     tell_taken: set[int] = field(default_factory=set)
@@ -152,7 +155,7 @@ class ContextExchange:
             UnknownContext: the peer was asked already, or too many messages wait.
         """
         delta = unpack(envelope.context, self._limits, self._tenant)
-        context = self.store.resolve(delta)
+        context = self._resolve(peer, delta)
         if context is not None:
             peer.known.add(context.root)
             self._received.add(context.root)
@@ -174,7 +177,7 @@ class ContextExchange:
             UnknownContext: this process lacks a part of it.
         """
         delta = unpack(envelope.context, self._limits, self._tenant)
-        context = self.store.resolve(delta)
+        context = self._resolve(peer, delta)
         if context is None:
             raise UnknownContext(delta.base.hex())
         peer.known.add(context.root)
@@ -205,9 +208,13 @@ class ContextExchange:
         Raises:
             UnknownContext: it was not, or is not kept here any more.
         """
-        if root not in peer.known and root not in peer.assumed:
+        if not self.was_referred_to(peer, root):
             raise UnknownContext(root.hex())
         return self.store.find(root)
+
+    def was_referred_to(self, peer: PeerContexts, root: bytes) -> bool:
+        """Say whether this process named a context to the peer, or a summary that stands for it."""
+        return root in peer.known or root in peer.assumed
 
     def nothing(self, want: Envelope) -> Envelope:
         """Return the HAVE that says that the context cannot be had here."""
@@ -228,7 +235,7 @@ class ContextExchange:
         if not have.context:
             raise UnknownContext("")
         delta = unpack(have.context, self._limits, self._tenant)
-        context = self.store.resolve(delta)
+        context = self._resolve(peer, delta)
         if context is not None:
             return context
         key = (waiting.kind, waiting.id)
@@ -238,6 +245,12 @@ class ContextExchange:
         root = unpack(waiting.context, self._limits, self._tenant).base
         held = self.store.beginning(delta.base)
         return _want(waiting, root, b"" if held is None else self._short(held))
+
+    def _resolve(self, peer: PeerContexts, delta: Delta) -> Context | None:
+        for segment in delta.segments:
+            if segment.kind is SegmentKind.SUMMARY:
+                peer.told.add(segment.refers)
+        return self.store.resolve(delta)
 
     def _short(self, root: bytes) -> bytes:
         """Return how a WANT names the beginning that is held: empty if it is nothing."""

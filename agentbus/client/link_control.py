@@ -11,6 +11,7 @@ from ..routing import Fence, FindContext, Joined, LeaveOut, Listen, Refused, Sho
 from .bypass import ASKED, Answering, Asked
 from .delivery import Delivery
 from .direct import CLOSE
+from .fetch import fetch_for
 from .grants import GrantGate
 from .payload import payload_type
 from .peer import Peer
@@ -49,12 +50,20 @@ class LinkControl:
         elif isinstance(said, ShowGrant):
             self._take_grant(peer, said, delivery)
         elif isinstance(said, FindContext):
-            delivery.context = peer.exchange.find(peer.contexts, said.root)
-            delivery.acknowledge()
+            self._find(peer, said.root, delivery)
         elif isinstance(said, Fence):
             delivery.acknowledge()
         else:
             self._take_from_home(peer, said, delivery)
+
+    def _find(self, peer: Peer, root: bytes, delivery: Delivery) -> None:
+        exchange, node = peer.exchange, self._node
+        carried = node.relay is not None and exchange.was_referred_to(peer.contexts, root)
+        if carried and exchange.store.get(root) is None:
+            node.pool.run(Answering(delivery, partial(fetch_for, node, root, peer, delivery)))
+            return
+        delivery.context = exchange.find(peer.contexts, root)
+        delivery.acknowledge()
 
     def _take_text(self, peer: Peer, text: str, delivery: Delivery) -> None:
         node = self._node
