@@ -216,12 +216,12 @@ class TorchEngine:
         """Render a whole prompt by the model's own chat template and tokenize it as one text."""
         return self._loaded.encoder.encode_as_one(prompt)
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV ahead of its use, without its cue if that has no text.
 
         Raises as `generate` does.
         """
-        request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant)
+        request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant, owner=owner)
         return await self._run(Job(request, partial(self._prefill_call, request)))
 
     async def score(
@@ -330,7 +330,12 @@ class TorchEngine:
         prompt = request.prompt
         has_text = isinstance(prompt, Prompt) and bool(prompt.cue.text)
         prompt = self._prompt_ids(request, cue=has_text)
-        return Call(prompt=prompt, max_tokens=0, namespace=self._namespace(request.tenant))
+        return Call(
+            prompt=prompt,
+            max_tokens=0,
+            namespace=self._namespace(request.tenant),
+            owner=request.owner,
+        )
 
     def _score_call(
         self,

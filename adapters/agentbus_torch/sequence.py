@@ -92,6 +92,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.shares = self.call.reuse
+        if not self.call.answer_length:
+            self.step = Step.AHEAD
 
     @property
     def reusable(self) -> Tokens[int]:

@@ -119,13 +119,14 @@ class ModelAgent(Agent):
     async def prefetch(self, ahead: Prefetch, call: Call) -> int:
         """Return how many tokens were computed."""
         context = _required(call.context)
+        owner = _owner(call.source, context)
         if ahead.author:
             context = context.message(ahead.author, ahead.text)
         prompt = find_layout(ahead.layout).render(context, call.source)
         if ahead.author:
             *turns, written = prompt.turns
             prompt = Prompt(tuple(turns), written)
-        usage = await self.engine.prefetch(prompt, tenant=ahead.salt)
+        usage = await self.engine.prefetch(prompt, tenant=ahead.salt, owner=owner)
         call.account_for(ModelCost(prefilled_tokens=usage.prefilled_tokens))
         return usage.prefilled_tokens
 
@@ -137,9 +138,12 @@ def _required(context: Context | None) -> Context:
 
 
 def _owner(agent: str, context: Context) -> str:
-    """Name an agent in a conversation, which is told by the first that was said in it."""
+    """Name an agent in a conversation, which is told by the first that was said in it.
+
+    Empty if nothing has been said yet.
+    """
     first = next((one for one in context.segments() if one.is_said), None)
-    return agent if first is None else f"{agent}/{first.digest.hex()}"
+    return "" if first is None else f"{agent}/{first.digest.hex()}"
 
 
 def _cost(usage: Usage, prices: Prices) -> ModelCost:

@@ -201,6 +201,8 @@ class Finished:
     @property
     def step(self) -> Step:
         """How the call left its owner, as far as an answer tells: never that it is the last."""
+        if self.reason == "length" and not self.usage.decoded_tokens:
+            return Step.AHEAD  # nothing was to be answered
         return Step.TOOL if self.tool_calls else Step.REPLY
 
 
@@ -249,11 +251,11 @@ class Engine(Protocol):
         """Render a whole prompt by the model's own chat template and tokenize it as one text."""
         ...
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV ahead of its use, without its cue.
 
         A cue that has text is computed too: it is a turn that is still being written, and more of
-        it will come.
+        it will come. `owner` names who will make the call, as in `GenerateRequest`.
         """
         ...
 

@@ -183,15 +183,15 @@ class FakeEngine:
         """Return a prompt's words as ids."""
         return tuple(self._prompt_ids(prompt))
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Count a prompt as computed, without its cue."""
         self._require_open()
         tokens = self._prompt_ids(prompt)
         if not prompt.cue.text:
             del tokens[-len(self._open_turn(prompt.cue)) :]
-        lease = self._begin(GenerateRequest(prompt=prompt, tenant=tenant), tokens, 0)
-        self._index.commit(lease, tokens)
-        request = GenerateRequest(prompt=prompt, tenant=tenant)
+        request = GenerateRequest(prompt=prompt, tenant=tenant, owner=owner)
+        lease = self._begin(request, tokens, 0)
+        self._index.commit(lease, tokens, step=Step.AHEAD)
         return self._finish(request, tokens, [], lease.reused).usage
 
     async def score(

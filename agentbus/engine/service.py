@@ -97,13 +97,13 @@ class EngineService:
             if entered:
                 self._leave(flight, computed=False)
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """As the engine's, in single flight with the other calls."""
         chain = self._chain(prompt, tenant)
         await self._wait_for_others(chain)
         flight, computed = self._enter(chain), False
         try:
-            usage = await self._engine.prefill(prompt, tenant=tenant)
+            usage = await self._engine.prefill(prompt, tenant=tenant, owner=owner)
             computed = True
         finally:
             self._leave(flight, computed=computed)
@@ -123,8 +123,8 @@ class EngineService:
         """As the engine's. Raises `Unsupported` where it cannot."""
         return await scoring.embed(self._engine, texts)
 
-    async def prefetch(self, prompt: Prompt, *, tenant: str = "") -> Usage:
-        """Compute a prompt's KV while the engine has no other prompt to read.
+    async def prefetch(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
+        """Compute a prompt's KV while the engine has no other prompt to read, for `owner`'s call.
 
         Once another comes, this stops within one step of the engine and goes on afterwards from
         where it was, unless that other needs this one. Returns what was computed; nothing of what
@@ -142,21 +142,23 @@ class EngineService:
                     await self._wait_for_others(chain)
                     if self._prefilling or self._flights.knows(chain):
                         continue
-                    usage = await self._prefill_yielding(chain, prompt, tenant)
+                    usage = await self._prefill_yielding(chain, prompt, tenant, owner)
                     if usage is not None:
                         return usage
         finally:
             self._prefetches -= 1
         return Usage()
 
-    async def _prefill_yielding(self, chain: Chain, prompt: Prompt, tenant: str) -> Usage | None:
+    async def _prefill_yielding(
+        self, chain: Chain, prompt: Prompt, tenant: str, owner: str
+    ) -> Usage | None:
         """Compute a prompt until a call comes in between; None if one did."""
         flight = self._begin(chain)
         usage = None
         try:
             with anyio.CancelScope() as scope:
                 self._yielding = flight, scope
-                usage = await self._engine.prefill(prompt, tenant=tenant)
+                usage = await self._engine.prefill(prompt, tenant=tenant, owner=owner)
         finally:
             self._yielding = None
             self._end(flight, computed=usage is not None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
 import pytest
@@ -15,7 +15,7 @@ from agentbus import Agent, Budget, Bus, BusSettings, Call, handler
 from agentbus.client import ModelAgent, model_agent_name
 from agentbus.client.prefetch import settled_text
 from agentbus.context import Context, Prompt
-from agentbus.engine import Usage
+from agentbus.engine import Finished, GenerateRequest, Piece, Usage
 from agentbus.engine.fake import FakeEngine, Reply
 from agentbus.errors import ContextTooLong
 from agentbus.telemetry import EngineReport
@@ -40,16 +40,25 @@ class HeldEngine(FakeEngine):
         self.cancelled = 0
         self.written = ""
         """Text of the turn that is being written, as it was prefilled last."""
+        self.owners: list[str] = []
+        """For whose calls it prefilled, and who called."""
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece | Finished, None]:
+        self.owners.append(request.owner)
+        async with aclosing(super().generate(request)) as items:
+            async for item in items:
+                yield item
+
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         self.begun += 1
+        self.owners.append(owner)
         self.written = prompt.cue.text
         try:
             await self.open.wait()
         except BaseException:
             self.cancelled += 1
             raise
-        return await super().prefill(prompt, tenant=tenant)
+        return await super().prefill(prompt, tenant=tenant, owner=owner)
 
 
 class Reader(Agent):
@@ -146,6 +155,33 @@ async def test_a_model_reads_the_context_of_a_message_that_waits(pair: Pair) -> 
         assert stage.report.prefetched_tokens > 300 and cost.reused_tokens > 300
         assert cost.prefilled_tokens < 20
         assert stage.report.used_tokens == stage.report.prefetched_tokens
+
+
+async def test_the_engine_is_told_for_whose_call_it_reads_ahead(pair: Pair) -> None:
+    async with staged(pair) as stage:
+
+        async def ask(payload: object, context: Context) -> None:
+            await stage.asker.request("reader", payload, context=context)
+
+        said = stage.context().user("What is new?")
+        async with stage.held() as group:
+            group.start_soon(ask, "", said)
+            await until(lambda: stage.report.prefetched_tokens)
+        ahead, called = stage.engine.owners
+        assert ahead == called and called.startswith("reader/")
+        writer = Writer()
+        await stage.host.spawn(writer, name="writer")
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, ("writer", DOCUMENT), said)
+                await until(lambda: stage.engine.written)
+                writer.release.set()
+        assert len(stage.engine.owners) > 3 and set(stage.engine.owners) == {called}
+        del stage.engine.owners[:]
+        async with stage.held() as group:
+            group.start_soon(ask, "", stage.context("Unsaid. " * 80))
+            await until(lambda: stage.engine.owners)
+        assert stage.engine.owners[0] == "" != stage.engine.owners[1]
 
 
 async def test_a_handler_that_reads_at_once_is_quicker(pair: Pair) -> None:

@@ -75,7 +75,7 @@ class Letters:
         cue = f"{prompt.cue.name}:" if prompt.cue.name else ""
         return render([{"role": t.role, "content": t.text} for t in prompt.turns], cue)
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         return Usage()
 
     def stats(self) -> EngineStats:

@@ -159,3 +159,23 @@ async def test_the_index_is_told_who_calls_and_how_the_call_ended() -> None:
         (b"t", "eve"): Step.UNKNOWN,
     }
     assert not policy._returns[Step.UNKNOWN]._returns, "a call's own leases are no returns"
+
+
+@pytest.mark.anyio
+async def test_a_prompt_that_is_computed_ahead_is_its_owners_and_no_reply() -> None:
+    engine = FakeEngine()
+    policy = engine._index._policy
+    assert isinstance(policy, WorkflowAware)
+    request = GenerateRequest(prompt=PROMPT, owner="ann", tenant="t", max_tokens=1)
+    steps = []
+    for ahead in (False, True, True, False):
+        if ahead:
+            await engine.prefill(PROMPT, tenant="t", owner="ann")
+        else:
+            await read(engine, request)
+        steps.append(policy._seen[b"t", "ann"].step)
+    await read(engine, replace(request, max_tokens=0))
+    steps.append(policy._seen[b"t", "ann"].step)
+    assert steps == [Step.REPLY, Step.AHEAD, Step.AHEAD, Step.REPLY, Step.AHEAD]
+    assert policy._returns[Step.REPLY]._returns == policy._returns[Step.AHEAD]._returns == 2
+    assert not policy._superseded

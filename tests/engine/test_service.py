@@ -50,9 +50,9 @@ class HeldEngine(FakeEngine):
             async for item in items:
                 yield item
 
-    async def prefill(self, prompt: Prompt, *, tenant: str = "") -> Usage:
+    async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         await self._hold(f"ahead: {last(prompt)}")
-        return await super().prefill(prompt, tenant=tenant)
+        return await super().prefill(prompt, tenant=tenant, owner=owner)
 
     async def saw(self, count: int) -> None:
         while len(self.begun) < count:

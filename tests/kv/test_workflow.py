@@ -79,6 +79,21 @@ def test_what_an_ended_agent_alone_used_goes_first_but_not_what_it_shared() -> N
     assert cached(radix, system) == [8]
 
 
+def test_what_was_computed_ahead_is_kept_for_its_call() -> None:
+    radix = index(12)
+    for _ in range(8):
+        call(radix, "prompt", [1], Step.AHEAD)
+        call(radix, "prompt", [1], Step.REPLY)
+        for number in range(40):
+            call(radix, f"other{number}", [2], Step.REPLY)
+    radix.clear()
+    call(radix, "next", A, Step.AHEAD)
+    call(radix, "b", B, Step.REPLY)
+    call(radix, "c", C, Step.REPLY)
+    call(radix, "d", range(400, 416), Step.REPLY)
+    assert cached(radix, A, B) == [16, 0]
+
+
 def test_a_superseded_tail_goes_before_older_prompts() -> None:
     radix = index(12)
     call(radix, "other", B, Step.TOOL)

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -394,3 +395,21 @@ async def test_the_index_is_told_who_calls_and_how_the_call_ended(engine: TorchE
     assert (await ask(engine, calls))[2].tool_calls
     steps = {owner: seen.step for (_, owner), seen in policy._seen.items()}
     assert steps == {"ann": Step.REPLY, "bob": Step.UNKNOWN, "eve": Step.TOOL}
+
+
+@pytest.mark.anyio
+async def test_what_is_computed_ahead_is_told_to_the_index_as_that(engine: TorchEngine) -> None:
+    policy = engine._runner._index._policy
+    assert isinstance(policy, WorkflowAware)
+    await engine.prefill(SAID, owner="ann")
+    long = Prompt((Turn("user", "Tides rise and fall. " * 80),), CUE)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(engine.prefill, long, owner="bob"))
+            while not any(owner == "bob" for _, owner in list(policy._seen)):
+                await checkpoint()
+            group.cancel_scope.cancel()
+    steps = {owner: seen.step for (_, owner), seen in policy._seen.items()}
+    assert steps == {"ann": Step.AHEAD, "bob": Step.AHEAD}
+    await ask(engine, GenerateRequest(prompt=SAID, max_tokens=2, ignore_end=True, owner="ann"))
+    assert policy._returns[Step.AHEAD]._returns == 1
