@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from ..context import Context
 from ..errors import AgentbusError, RequestCancelled
@@ -13,7 +12,15 @@ from .feed import FeedReader, FeedSink
 from .origin import Origin
 from .roles import Callee, Replies
 
-__all__ = ["Delivery"]
+__all__ = ["Cancellable", "Delivery"]
+
+
+class Cancellable(Protocol):
+    """What ends when a message does, as an `asyncio.Task`."""
+
+    def cancel(self) -> object:
+        """End it."""
+        ...
 
 
 class Delivery(Callee):
@@ -59,8 +66,8 @@ class Delivery(Callee):
         """What the caller feeds along with a streamed request."""
         self.interrupted: AgentbusError | None = None
         """Why `cancel` was called, if it was."""
-        self.task: asyncio.Task[object] | None = None
-        """The task that handles it now."""
+        self.task: Cancellable | None = None
+        """Cancelled with it: the task that handles it now; before, what is done for it ahead."""
 
     @property
     def spent(self) -> Amount | None:

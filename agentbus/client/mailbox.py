@@ -255,8 +255,9 @@ class Mailbox:
         while (following := self._following()) is not None:
             delivery, _ = following
             if not delivery.done:
-                delivery.done = True
-                delivery.replies.fail(reason or RequestCancelled(self.name), delivery.spent)
+                error = reason or RequestCancelled(self.name)
+                delivery.cancel(error)
+                delivery.replies.fail(error, delivery.spent)
 
     def _answer(self, delivery: Delivery, value: Any, call: Call, started: float) -> None:
         # Memory that a peer lent goes back with the reply, not when the next message comes.

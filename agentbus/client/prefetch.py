@@ -40,8 +40,6 @@ _EXPECTED = 64
 """Messages of this process that are prefetched for at once; for more nothing is."""
 _HABITS = 4096
 """Agents whose last message is remembered."""
-_LOOK_S = 0.05
-"""Seconds between two looks whether the message has ended meanwhile."""
 _HELD_WORDS = 2
 """The last words of a text that is being written, which its next piece may change."""
 _STEP_CHARACTERS = 200
@@ -69,26 +67,35 @@ class Prefetcher:
     def expect(self, mailbox: Mailbox, delivery: Delivery) -> None:
         """A message with a context is in an agent's mailbox."""
         salt = self._salts.get(mailbox.name, "")
-        if salt is None or delivery.origin.ledger is not None or not self._has_room():
+        if salt is None or delivery.origin.ledger is not None or len(self._expected) >= _EXPECTED:
             return  # a request with a budget spends nothing that its handler does not
         reader = _Reader(mailbox.name, mailbox.model, mailbox.role, delivery.origin)
         ahead = self._expected[delivery] = _Ahead(self, reader, delivery, salt)
+        delivery.task = ahead
         # In the loop's next turn, and behind what it does then, so that the handler is first.
         self._node.loop.call_soon(self._node.pool.run, ahead)
 
     def reading(self, agent: str, delivery: Delivery, salt: str) -> None:
         """An agent's handler calls its model."""
         self._learn(agent, salt)
-        ahead = self._expected.pop(delivery, None)
+        ahead = self._expected.get(delivery)
         if ahead is not None:
             ahead.needless = True
+            if not ahead.under_way:
+                del self._expected[delivery]
 
     def answered(self, agent: str, delivery: Delivery) -> None:
         """An agent's handler has ended with a reply."""
+        ahead = self._expected.get(delivery)
+        if ahead is not None and not ahead.needless:
+            self._learn(agent, None)
+        self.ended(delivery)
+
+    def ended(self, delivery: Delivery) -> None:
+        """A message has ended, in whatever way, before it was handled or after."""
         ahead = self._expected.pop(delivery, None)
         if ahead is not None:
-            ahead.needless = True
-            self._learn(agent, None)
+            ahead.stop()
 
     async def ask(
         self, reader: _Reader, context: Context, salt: str, author: str = "", text: str = ""
@@ -138,15 +145,9 @@ class Prefetcher:
         if len(self._salts) > _HABITS:
             self._salts.popitem(last=False)
 
-    def _has_room(self) -> bool:
-        if len(self._expected) >= _EXPECTED:
-            for delivery in [found for found in self._expected if found.done]:
-                del self._expected[delivery]
-        return len(self._expected) < _EXPECTED
-
 
 class _Ahead:
-    """The prefetch for one message. Implements `Workload`."""
+    """The prefetch for one message. Implements `Workload`, and `Cancellable` for the message."""
 
     def __init__(
         self, prefetcher: Prefetcher, reader: _Reader, delivery: Delivery, salt: str
@@ -155,28 +156,31 @@ class _Ahead:
         self._reader = reader
         self._delivery = delivery
         self._salt = salt
+        self._scope = anyio.CancelScope()
         self.needless = False
-        """The handler reads by itself, or has answered without. What has begun goes on: the
-        handler's call waits for it."""
+        """The handler reads by itself. What has begun goes on: the handler's call waits for it."""
+        self.under_way = False
+
+    def stop(self) -> None:
+        """Prefetch no more: the message has ended."""
+        self._scope.cancel()
+
+    def cancel(self) -> None:
+        """The message has ended before it was handled."""
+        self._prefetcher.ended(self._delivery)
 
     async def drain(self, task: asyncio.Task[object]) -> None:
         """Prefetch, until that is done or the message has ended."""
         context = self._delivery.context
-        if self.needless or self._delivery.done or context is None:
+        if self.needless or self._scope.cancel_called or context is None:
             return
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, group.cancel_scope)
+        self.under_way = True
+        with self._scope:
             try:
                 await self._prefetcher.ask(self._reader, context, self._salt)
             except AgentbusError as error:
                 logger.debug("nothing was prefetched for %r: %s", self._reader.agent, error)
-            group.cancel_scope.cancel()
-
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        # An event would cost each message that ends a look at it.
-        while not self._delivery.done:  # noqa: ASYNC110
-            await anyio.sleep(_LOOK_S)
-        scope.cancel()
+        self.under_way = False
 
 
 class _Follower:

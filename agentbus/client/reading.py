@@ -5,8 +5,10 @@ It is another kind of mailbox so that messages to other agents pay nothing for i
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+from ..errors import AgentbusError
 from ..telemetry import AgentMetrics
 from .agent import Agent
 from .blueprint import Blueprint
@@ -18,7 +20,7 @@ __all__ = ["ReadingMailbox", "new_mailbox"]
 
 
 class ReadingMailbox(Mailbox):
-    """A mailbox that tells the prefetcher of contexts that come, and of answers."""
+    """A mailbox that tells the prefetcher of contexts that come, of answers and other ends."""
 
     __slots__ = ()
 
@@ -31,6 +33,16 @@ class ReadingMailbox(Mailbox):
         super()._answer(delivery, value, call, started)
         if delivery.context is not None:
             self._blueprint.node.prefetcher.answered(self.name, delivery)
+
+    async def _settle(
+        self,
+        delivery: Delivery,
+        error: AgentbusError | None,
+        started: float,
+        task: asyncio.Task[object],
+    ) -> None:
+        self._blueprint.node.prefetcher.ended(delivery)
+        await super()._settle(delivery, error, started, task)
 
 
 def new_mailbox(agent: Agent, blueprint: Blueprint, metrics: AgentMetrics) -> Mailbox:

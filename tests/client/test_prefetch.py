@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import ClassVar
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ from agentbus.client.prefetch import settled_text
 from agentbus.context import Context, Prompt
 from agentbus.engine import Finished, GenerateRequest, Piece, Usage
 from agentbus.engine.fake import FakeEngine, Reply
-from agentbus.errors import ContextTooLong
+from agentbus.errors import ContextTooLong, HandlerFailed
 from agentbus.telemetry import EngineReport
 
 from .conftest import Pair, until
@@ -73,6 +74,8 @@ class Reader(Agent):
     async def hold(self, hold: int, call: Call) -> str:
         self.held.set()
         await self.release.wait()
+        if hold < 0:
+            raise ValueError("nothing to hold")
         return ""
 
     @handler
@@ -92,6 +95,18 @@ class Reader(Agent):
         context = call.context or call.empty_context()
         call.context = context.message(name, "".join(self.heard))
         return await call.generate(max_tokens=4)
+
+
+class Unready(Agent):
+    release: ClassVar[anyio.Event]
+
+    async def started(self) -> None:
+        await self.release.wait()
+        raise ValueError("not ready")
+
+    @handler
+    async def read(self, salt: str, call: Call) -> str:
+        raise NotImplementedError
 
 
 class Writer(Agent):
@@ -257,6 +272,55 @@ async def test_a_prefetch_ends_with_its_message(pair: Pair) -> None:
             scope.cancel()
             await until(lambda: stage.engine.cancelled)
         assert stage.engine.stats().locked_blocks == 0
+
+
+@pytest.mark.parametrize("how", ["answers", "fails", "is cancelled"])
+async def test_a_prefetch_ends_with_its_handler(pair: Pair, how: str) -> None:
+    async with staged(pair) as stage:
+        stage.engine.open = anyio.Event()
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            with scope, suppress(HandlerFailed):
+                hold = -1 if how == "fails" else 1
+                await stage.asker.request("reader", hold, context=stage.context())
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await until(lambda: stage.engine.begun)
+                assert not stage.engine.cancelled
+                if how == "is cancelled":
+                    scope.cancel()
+                else:
+                    stage.reader.release.set()
+                await until(lambda: stage.engine.cancelled)
+        assert not stage.host._entered().prefetcher._expected
+
+
+async def test_a_prefetch_ends_with_an_agent_that_cannot_start(pair: Pair) -> None:
+    async with pair.open() as (host, asker):
+        engine = HeldEngine()
+        engine.open = anyio.Event()
+        await host.spawn(ModelAgent(engine), name=model_agent_name(MODEL))
+        await host.spawn(Unready, name="unready", model=MODEL, per_key=True)
+        context = asker.context().document(DOCUMENT)
+        errors = []
+
+        async def ask() -> None:
+            try:
+                await asker.request("unready/one", "", context=context)
+            except HandlerFailed as error:
+                errors.append(error)
+
+        Unready.release = anyio.Event()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                await until(lambda: engine.begun)
+                Unready.release.set()
+                await until(lambda: engine.cancelled)
+        assert len(errors) == 1
 
 
 async def test_an_engine_that_cannot_prefetch_harms_nobody(pair: Pair) -> None:
