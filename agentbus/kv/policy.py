@@ -82,8 +82,8 @@ class EvictionPolicy(Protocol):
         """
         ...
 
-    def left(self, owner: Owner, step: Step, now: int) -> None:
-        """Learn that an owner's call has ended."""
+    def left(self, owner: Owner, step: Step, now: int) -> Step:
+        """Learn that an owner's call has ended, and return the step that it left the owner in."""
         ...
 
 
@@ -112,5 +112,7 @@ class LRU:
         del owner, start, tokens
         return 0
 
-    def left(self, owner: Owner, step: Step, now: int) -> None:
-        """Learn nothing."""
+    def left(self, owner: Owner, step: Step, now: int) -> Step:
+        """Return the step as it is told."""
+        del owner, now
+        return step

@@ -289,13 +289,13 @@ class RadixIndex:
 
     def _touch(self, node: Node, owner: Owner | None, step: Step | None) -> None:
         self._clock += 1
-        known = Step.UNKNOWN if step is None or owner is None else step
-        for above in node.path():
-            above.use(self._clock, owner, known)
+        known = Step.UNKNOWN
         if owner is not None:
             self._trails.ended(owner, node)
             if step is not None:
-                self._policy.left(owner, step, self._clock)
+                known = self._policy.left(owner, step, self._clock)
+        for above in node.path():
+            above.use(self._clock, owner, known)
         self._offer(node)
 
     def _offer(self, node: Node) -> None:

@@ -21,10 +21,11 @@ class Step(StrEnum):
     """The answer called a tool: the owner goes on as soon as the result is there."""
     REPLY = "reply"
     """The owner's turn is over: somebody else, a user perhaps, has to speak first."""
+    FIRST_REPLY = "first_reply"
+    """The same of an owner that has never come back from a reply. It may have done its work, as a
+    sub-agent that has reported. A policy finds that out; nobody needs to say it."""
     AHEAD = "ahead"
     """Nothing was answered: the prompt was computed ahead of the owner's call, which is to come."""
-    ENDED = "ended"
-    """The owner has done its work and is not called again, as a sub-agent that has reported."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,13 +122,13 @@ class Node:
     def use(self, clock: int, owner: Owner | None, step: Step) -> None:
         """Note that a lease which used this node has ended.
 
-        What more than one owner used is not over when one of them ends: it is needed by the next
-        of its kind, as soon as whoever waits for a tool comes back.
+        What more than one owner used is not over if one of them never comes back: it is needed by
+        the next of its kind, as soon as whoever waits for a tool goes on.
         """
         self.shared = self.shared or (bool(self.last_used) and self.owner != owner)
         self.last_used = clock
         self.owner = owner
-        self.step = Step.TOOL if step is Step.ENDED and self.shared else step
+        self.step = Step.TOOL if step is Step.FIRST_REPLY and self.shared else step
         self.halvings = 0
         self.due = 0
 

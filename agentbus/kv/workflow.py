@@ -34,6 +34,8 @@ class _Seen:
 
     step: Step | None = None
     """How its last call left it; None while one runs."""
+    came_back: bool = False
+    """Whether it has called again after a reply."""
     tails: list[tuple[int, bytes]] = field(default_factory=list)
     """Where in a prompt to look, and what stood there in one that was superseded."""
     superseded: int = 0
@@ -49,8 +51,8 @@ class WorkflowAware:
     then the least recently used. The prediction knows
 
     - how the last call left its owner (`Step`): how soon owners come back from such a step is
-      learned from all of them, by `Returns`. After an end, only what others use, too, is worth
-      anything;
+      learned from all of them, by `Returns`. Owners that have come back from a reply before are
+      told from those that have not, many of which have done their work;
     - supersession, as in Continuum: where an owner's next call leaves out the end of its last
       one, the worth of that end is multiplied by the learned chance that the owner goes back to
       it: small for an agent that compacts its context, large for one that alternates prompts;
@@ -77,8 +79,6 @@ class WorkflowAware:
     def worth(self, candidate: Evictable, now: int) -> tuple[float, ...]:
         """Return the expected uses per call of keeping, in quarter octaves, and a token's cost."""
         age = now - candidate.last_used
-        if candidate.step is Step.ENDED:
-            return -math.inf, candidate.end
         if candidate.due > age:
             uses = 1 / (candidate.due - age)
         else:
@@ -90,6 +90,7 @@ class WorkflowAware:
         seen = self._of(owner)
         if seen.step is not None:
             self._returns[seen.step].come(owner, now)
+            seen.came_back = seen.came_back or seen.step is Step.FIRST_REPLY
             seen.step = None
         watched = len(seen.tails)
         seen.tails = [(at, tail) for at, tail in seen.tails if tokens[at : at + len(tail)] != tail]
@@ -109,16 +110,16 @@ class WorkflowAware:
         chance = (seen.back + _PRIOR_OF_OWNER * of_all) / (seen.superseded + _PRIOR_OF_OWNER)
         return min(_MOST_HALVINGS, max(0, round(-math.log2(chance))))
 
-    def left(self, owner: Owner, step: Step, now: int) -> None:
-        """Begin to wait for an owner's next call, unless it has ended."""
+    def left(self, owner: Owner, step: Step, now: int) -> Step:
+        """Begin to wait for an owner's next call. Tells an owner's first reply from later ones."""
         seen = self._of(owner)
         if seen.step is not None:  # of two calls at once, the one that ended before
             self._returns[seen.step].forget(owner)
-        if step is Step.ENDED:
-            del self._seen[owner]
-            return
+        if step is Step.REPLY and not seen.came_back:
+            step = Step.FIRST_REPLY
         seen.step = step
         self._returns[step].wait(owner, now)
+        return step
 
     def _of(self, owner: Owner) -> _Seen:
         seen = self._seen.setdefault(owner, _Seen())

@@ -19,7 +19,6 @@ __all__ = ["CALLS", "TRACES", "read_calls", "read_lines", "read_traces"]
 CALLS = ("magagent.jsonl.gz", "miniswe.jsonl.gz", "taubench.jsonl")
 TRACES = ("agentic_coding_plain.jsonl.gz", "agentic_coding_subagents.jsonl.gz")
 
-_MAIN = "main"
 _SUBAGENT = "subagent"
 _Timed = tuple[float, LoggedCall]
 
@@ -48,12 +47,12 @@ def read_calls(path: Path, encode: Callable[[str], Sequence[int]]) -> list[Logge
 def read_traces(path: Path) -> list[LoggedCall]:
     """Read traces of coding agents, as if all began at once; a token stands for 64.
 
-    An agent that waits for a tool, one whose turn is over and a sub-agent that has reported are
-    told apart by how the answer ended.
+    An agent that waits for a tool and one whose turn is over are told apart by how the answer
+    ended, as an engine does. Which of the latter are sub-agents that have reported is not told.
     """
     timed: list[_Timed] = []
     for trace in read_lines(path):
-        timed += _requests(trace["id"], _MAIN, trace["requests"], 0.0)
+        timed += _requests(trace["id"], "main", trace["requests"], 0.0)
     return _in_order(timed)
 
 
@@ -68,8 +67,6 @@ def _requests(
         step = {"tool_use": Step.TOOL, "end_turn": Step.REPLY}.get(
             request.get("stop", ""), Step.UNKNOWN
         )
-        if step is Step.REPLY and owner != _MAIN:
-            step = Step.ENDED
         yield at, LoggedCall(trace, owner, request["hash_ids"], step, trace.encode())
 
 

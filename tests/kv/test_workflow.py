@@ -67,16 +67,41 @@ def test_without_owners_it_is_lru() -> None:
         assert call(ours, "", tokens) == call(lru, "", tokens)
 
 
-def test_what_an_ended_agent_alone_used_goes_first_but_not_what_it_shared() -> None:
-    radix = index(13)
+def test_who_never_came_back_from_a_reply_is_waited_for_less_than_who_did() -> None:
+    radix = index(12)
     system = list(range(50, 58))
-    call(radix, "main", A, Step.TOOL)
-    call(radix, "sub1", [*system, *range(60, 72)], Step.TOOL)
-    call(radix, "sub2", [*system, *range(80, 92)], Step.ENDED)
-    call(radix, "main", [*A, *range(116, 124)], Step.TOOL)
-    assert cached(radix, A, [*system, *range(60, 72)]) == [16, 20]
-    assert cached(radix, [*system, *range(80, 92)])[0] < 20
-    assert cached(radix, system) == [8]
+    for number in range(60):
+        if number % 4 == 0:
+            call(radix, "main", A[:4], Step.REPLY)
+        call(radix, f"sub{number}", [*system, 60, number], Step.REPLY)
+    radix.clear()
+    call(radix, "main", A, Step.REPLY)
+    for name, end in (("one", 72), ("two", 92)):
+        call(radix, name, [*system, *range(end - 12, end)], Step.REPLY)
+    call(radix, "other", B, Step.TOOL)
+    assert cached(radix, A) == [16]
+    assert cached(radix, [*system, *range(60, 72)]) == [8]
+    assert cached(radix, [*system, *range(80, 92)])[0] > 8, "the last used stays longest"
+
+
+def test_what_agents_share_is_not_judged_by_whether_one_of_them_comes_back() -> None:
+    radix = index(32)
+    for number in range(3):
+        call(radix, f"sub{number}", [*A, number, number, number, number], Step.REPLY)
+    (root,) = radix._roots.values()
+    (shared,) = root.children.values()
+    assert (shared.length, shared.step) == (16, Step.TOOL)
+    assert {node.step for node in shared.children.values()} == {Step.FIRST_REPLY}
+
+
+def test_who_came_back_from_a_reply_is_known_from_then_on() -> None:
+    policy, owner = WorkflowAware(), (N, "a")
+    steps = []
+    for number, step in enumerate([Step.TOOL, Step.REPLY, Step.TOOL, Step.REPLY, Step.REPLY]):
+        policy.called(owner, b"", number)
+        steps.append(policy.left(owner, step, number))
+    assert steps == [Step.TOOL, Step.FIRST_REPLY, Step.TOOL, Step.REPLY, Step.REPLY]
+    assert policy._returns[Step.FIRST_REPLY]._returns == policy._returns[Step.REPLY]._returns == 1
 
 
 def test_what_was_computed_ahead_is_kept_for_its_call() -> None:
@@ -180,9 +205,9 @@ def test_of_two_calls_of_one_owner_the_later_end_counts() -> None:
     radix = index(16)
     first, second = radix.begin(N, A, owner="a"), radix.begin(N, B, owner="a")
     radix.commit(first, A, step=Step.TOOL)
-    radix.commit(second, B, step=Step.ENDED)
+    radix.commit(second, B, step=Step.REPLY)
     radix.check_integrity()
-    assert not policy_of(radix)._seen
+    assert policy_of(radix)._seen[N, "a"].step is Step.FIRST_REPLY
     assert not policy_of(radix)._returns[Step.TOOL]._waiting
 
 

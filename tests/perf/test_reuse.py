@@ -95,7 +95,7 @@ def test_traces_are_read_in_time_with_owners_and_steps(tmp_path: Path) -> None:
         ("main", [1], Step.TOOL),
         ("sub", [7], Step.TOOL),
         ("main", [1, 2], Step.UNKNOWN),
-        ("sub", [7, 8], Step.ENDED),
+        ("sub", [7, 8], Step.REPLY),
         ("main", [1, 2, 3], Step.REPLY),
     ]
 

@@ -394,7 +394,7 @@ async def test_the_index_is_told_who_calls_and_how_the_call_ended(engine: TorchE
     )
     assert (await ask(engine, calls))[2].tool_calls
     steps = {owner: seen.step for (_, owner), seen in policy._seen.items()}
-    assert steps == {"ann": Step.REPLY, "bob": Step.UNKNOWN, "eve": Step.TOOL}
+    assert steps == {"ann": Step.FIRST_REPLY, "bob": Step.UNKNOWN, "eve": Step.TOOL}
 
 
 @pytest.mark.anyio
