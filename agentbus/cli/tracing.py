@@ -87,4 +87,6 @@ def _label(span: Span) -> str:
     if account.model.calls:
         model = account.model
         words.append(f"{model.prompt_tokens} tokens read, {model.decoded_tokens} written")
+        if model.lost_tokens:
+            words.append(f"about {model.lost_tokens} read before, in another place")
     return ", ".join([*words, f"at {span.process}", *([span.error] if span.error else [])])

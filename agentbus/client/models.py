@@ -160,6 +160,7 @@ def _cost(usage: Usage, prices: Prices) -> ModelCost:
         usage.decode_s,
         usage.ttft_s,
         prices.cost(usage.prefilled_tokens, usage.reused_tokens, usage.decoded_tokens),
+        usage.lost_tokens,
     )
 
 

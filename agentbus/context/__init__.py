@@ -29,6 +29,7 @@ from .layout import (
     shared_first,
 )
 from .lint import Cause, Finding, Linter, TokenCounter, prompt_parts, text_parts
+from .repeats import LastPrompts
 from .resolve import CONTEXT_BYTES, ContextStore
 from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
 from .template import Render, Template, TurnPieces, probe
@@ -53,6 +54,7 @@ __all__ = [
     "HeldRoots",
     "Hop",
     "KnownRoots",
+    "LastPrompts",
     "Layout",
     "Linter",
     "Part",

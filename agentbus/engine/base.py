@@ -177,6 +177,9 @@ class Usage:
     reused_tokens: int = 0
     prefilled_tokens: int = 0
     decoded_tokens: int = 0
+    lost_tokens: int = 0
+    """Of those prefilled, about how many stood in the owner's last prompt, too, but in another
+    place; `EngineService` tells."""
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0

@@ -14,6 +14,7 @@ from time import perf_counter
 
 import anyio
 
+from ..context import LastPrompts
 from ..context.layout import Prompt
 from . import scoring
 from .base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
@@ -26,6 +27,8 @@ LONGEST_WAIT_S = 60.0
 """How long a call waits for prefixes that others compute, before it computes all by itself."""
 MOST_PREFETCHES = 16
 """Prefetches that wait or run; more are not begun."""
+OWNERS = 4096
+"""Owners whose last prompt is remembered, by a hash for each turn."""
 _AHEAD = 1024
 """Prefetched prompts that are remembered until somebody uses them."""
 
@@ -49,6 +52,7 @@ class EngineService:
         """Tokens that were prefetched and not used yet, by the last link of their prompt."""
         self._prefetched = 0
         self._prefetch_used = 0
+        self._last_prompts = LastPrompts(OWNERS)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -75,7 +79,7 @@ class EngineService:
         """As the engine's; first wait for those who compute a prefix that the prompt needs.
 
         If they fail or are cancelled, the first that waited takes over. `ttft_s` and `queue_s`
-        include the wait.
+        include the wait. The usage has `lost_tokens`, reckoned from characters.
         """
         chain = self._chain(request.prompt, request.tenant) if request.reuse else ()
         begun = perf_counter()
@@ -91,7 +95,8 @@ class EngineService:
                         self._leave(flight, computed=True)
                     if isinstance(item, Finished):
                         self._count_used(chain, item.usage.reused_tokens)
-                        item = replace(item, usage=_later(item.usage, waited))
+                        lost = self._count_lost(request, item.usage)
+                        item = replace(item, usage=_told(item.usage, waited, lost))
                     yield item
         finally:
             if entered:
@@ -218,6 +223,16 @@ class EngineService:
             ahead = sum(self._ahead.pop(link.key, 0) for link in chain)
             self._prefetch_used += min(ahead, reused)
 
+    def _count_lost(self, request: GenerateRequest, usage: Usage) -> int:
+        """Return how many tokens were computed again, since they stand where no cache finds them."""
+        prompt = request.prompt
+        if not (isinstance(prompt, Prompt) and request.owner and request.reuse):
+            return 0
+        share = self._last_prompts.repeated((request.tenant, request.owner), prompt.turns)
+        return min(round(share * usage.prompt_tokens), usage.prefilled_tokens)
 
-def _later(usage: Usage, seconds: float) -> Usage:
-    return replace(usage, queue_s=usage.queue_s + seconds, ttft_s=usage.ttft_s + seconds)
+
+def _told(usage: Usage, waited: float, lost: int) -> Usage:
+    """Return a call's usage as its caller sees it."""
+    queue_s, ttft_s = usage.queue_s + waited, usage.ttft_s + waited
+    return replace(usage, queue_s=queue_s, ttft_s=ttft_s, lost_tokens=lost)

@@ -68,6 +68,11 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
         "Tokens of model calls: of the agent that asked, and of the engine's, named $model.…",
         labels=["agent", "type"],
     )
+    lost = CounterMetricFamily(
+        "agentbus_lost_tokens",
+        "Prefilled tokens that the caller's last prompt had too, in another place; about.",
+        labels=["agent"],
+    )
     queue = _histogram("queue_duration", "Seconds that answered requests waited in the mailbox.")
     handle = _histogram("handle_duration", "Seconds that handlers took for answered requests.")
     ttft = _histogram("time_to_first_token", "Seconds to a model's first token.")
@@ -84,7 +89,8 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
             tokens.add_metric([agent.name, "reused"], agent.reused_tokens)
             tokens.add_metric([agent.name, "prefilled"], agent.prefilled_tokens)
             tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
-    yield from (requests, waiting, queue, handle, tokens, ttft)
+            lost.add_metric([agent.name], agent.lost_tokens)
+    yield from (requests, waiting, queue, handle, tokens, lost, ttft)
 
 
 def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:

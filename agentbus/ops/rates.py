@@ -30,6 +30,8 @@ class AgentRates:
     errors: int
     reused_tokens: int
     prefilled_tokens: int
+    lost_tokens: int
+    """Of those prefilled, about how many the caller's last prompt had too, in another place."""
 
 
 def handled(agent: AgentReport) -> int:
@@ -69,6 +71,7 @@ def _of_process(before: ProcessReport, after: ProcessReport) -> Iterator[AgentRa
             errors=_errors(agent),
             reused_tokens=agent.reused_tokens,
             prefilled_tokens=agent.prefilled_tokens,
+            lost_tokens=agent.lost_tokens,
         )
 
 

@@ -29,6 +29,9 @@ class ModelCost:
     ttft_s: float = 0.0
     cost: float = 0.0
     """In the unit of the engines' prices."""
+    lost_tokens: int = 0
+    """Of those prefilled, about how many stood in the caller's last prompt, too, but in another
+    place; `agentbus context lint` says which."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         pairs = zip(self.pack(), other.pack(), strict=True)

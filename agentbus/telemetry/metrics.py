@@ -128,6 +128,7 @@ class AgentMetrics:
         "_decoded",
         "_failures",
         "_handle_s",
+        "_lost",
         "_prefilled",
         "_queue_s",
         "_reused",
@@ -140,7 +141,7 @@ class AgentMetrics:
         to the highest bucket so far."""
         self._queue_s = self._handle_s = 0.0
         self._failures: dict[str, int] | None = None
-        self._reused = self._prefilled = self._decoded = 0
+        self._reused = self._prefilled = self._decoded = self._lost = 0
         self._ttft: Histogram | None = None
         """There once a model was called."""
 
@@ -169,6 +170,7 @@ class AgentMetrics:
         self._reused += cost.reused_tokens
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
+        self._lost += cost.lost_tokens
         if cost.calls == 1:  # the times of several are only known as their sum
             self._ttft = self._ttft or Histogram()
             self._ttft.observe(cost.ttft_s)
@@ -185,6 +187,7 @@ class AgentMetrics:
             reused_tokens=self._reused,
             prefilled_tokens=self._prefilled,
             decoded_tokens=self._decoded,
+            lost_tokens=self._lost,
             ttft=(self._ttft or Histogram()).report(),
         )
 
@@ -248,6 +251,8 @@ class AgentReport:
     reused_tokens: int
     prefilled_tokens: int
     decoded_tokens: int
+    lost_tokens: int
+    """Of those prefilled, about how many the caller's last prompt had too, in another place."""
     ttft: Distribution
     """Seconds to the first token, of requests that made one model call."""
 

@@ -160,6 +160,7 @@ class Span:
                 "gen_ai.usage.input_tokens": account.model.prompt_tokens,
                 "gen_ai.usage.output_tokens": account.model.decoded_tokens,
                 "gen_ai.usage.cache_read.input_tokens": account.model.reused_tokens,
+                "agentbus.model.lost_tokens": account.model.lost_tokens,
                 "agentbus.model.cost": account.model.cost,
                 "agentbus.model.ttft_s": account.model.ttft_s,
             }

@@ -9,4 +9,4 @@ from __future__ import annotations
 
 __all__ = ["PROTOCOL_VERSION"]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6

@@ -41,3 +41,22 @@ async def test_an_agent_in_a_conversation_is_one_owner() -> None:
     assert owners[0] == owners[2] and owners[3] == owners[5]
     assert len(set(owners)) == 4
     assert [owner.partition("/")[0] for owner in owners] == ["ann", "bob", "ann"] * 2
+
+
+async def test_what_an_agent_s_prompt_says_again_elsewhere_is_in_the_account() -> None:
+    async with open_bus() as bus:
+        await bus.script("m", [" Yes."] * 2)
+        await bus.spawn(Writer, name="ann", model="m")
+        said = bus.context().user("We write about tides.")
+        tides, ports = "High water is late. " * 40, "Brest is a port. " * 40
+        first = await bus.call(
+            "ann", Say(text="Well?"), context=said.document(tides).document(ports)
+        )
+        other = await bus.call(
+            "ann", Say(text="Well?"), context=said.document(ports).document(tides)
+        )
+        assert first.account.model.lost_tokens == 0
+        lost = other.account.model.lost_tokens
+        assert 200 < lost <= other.account.model.prefilled_tokens
+        counted = {agent.name: agent.lost_tokens for agent in bus.report().agents}
+        assert counted == {"ann": lost, "$model.m": lost}

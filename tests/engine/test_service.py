@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -232,6 +233,31 @@ async def test_what_was_prefetched_is_used_and_counted() -> None:
     stats = service.stats()
     assert stats.prefetched_tokens == usage.prefilled_tokens + unused.prefilled_tokens
     assert stats.prefetch_used_tokens == usage.prefilled_tokens
+
+
+async def usage_of(service: EngineService, turns: list[str], owner: str, **more: Any) -> Usage:
+    prompt = Prompt(tuple(Turn("user", text) for text in turns), Turn("assistant", ""))
+    request = GenerateRequest(prompt=prompt, max_tokens=1, owner=owner, **more)
+    async with aclosing(service.generate(request)) as items:
+        async for item in items:
+            if isinstance(item, Finished):
+                return item.usage
+    raise AssertionError("nothing came")
+
+
+async def test_what_a_prompt_says_again_in_another_place_is_counted() -> None:
+    service = EngineService(FakeEngine())
+    role, other = "You write. " * 50, "It is noon. " * 50
+    first = await usage_of(service, [role, other], "ann")
+    longer = await usage_of(service, [role, other, "Go on."], "ann")
+    assert first.lost_tokens == longer.lost_tokens == 0
+    assert (await usage_of(service, [other, role], "bob")).lost_tokens == 0, "bob's first"
+    moved = await usage_of(service, ["Now. " * 100, role, other], "ann")
+    assert moved.prompt_tokens * 2 / 3 * 0.9 < moved.lost_tokens < moved.prefilled_tokens
+    cached = await usage_of(service, [role, other, "Go on."], "ann")
+    assert cached.lost_tokens == cached.prefilled_tokens == 1, "all else was found, after all"
+    for more in ({"reuse": False}, {"tenant": "another"}):
+        assert (await usage_of(service, [other, role], "ann", **more)).lost_tokens == 0
 
 
 async def test_what_was_evicted_before_its_use_does_not_count_as_used() -> None:

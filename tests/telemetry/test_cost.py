@@ -9,7 +9,7 @@ from agentbus.client.cost import pack_cost, read_cost
 from agentbus.errors import MalformedFrame
 from agentbus.telemetry import NO_COST, ModelCost
 
-COST = ModelCost(1, 2, 3, 4, 5, 6, 7, 0.5, 1.5, 2.5, 3.5, 0.25)
+COST = ModelCost(1, 2, 3, 4, 5, 6, 7, 0.5, 1.5, 2.5, 3.5, 0.25, 8)
 TIMES = struct.pack(">dd", 0.25, 0.5)
 
 

@@ -129,12 +129,13 @@ def test_the_oldest_spans_make_room_and_are_counted() -> None:
 
 
 def test_attributes_follow_the_conventions() -> None:
-    model = ModelCost(calls=1, prompt_tokens=9, reused_tokens=4, decoded_tokens=5, cost=0.25)
+    model = ModelCost(calls=1, prompt_tokens=9, reused_tokens=4, decoded_tokens=5, lost_tokens=3)
     handled = span(kind="server", error="handler_failed", account=HopAccount("a", "b", model=model))
     assert handled.name == "process b"
     found = handled.attributes()
     assert found["error.type"] == "handler_failed"
     assert found["gen_ai.agent.name"] == found["messaging.destination.name"] == "b"
+    assert found["agentbus.model.lost_tokens"] == 3
     assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (9, 5)
     asked = span().attributes()
     assert asked["messaging.operation.type"] == "send"
