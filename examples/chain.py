@@ -17,7 +17,7 @@ MODEL = sys.argv[1] if len(sys.argv) > 1 else "fake:echo"
 class Member(Agent):
     @handler
     async def turn(self, rest: list[str], call: Call) -> str:
-        text = await call.generate(TEAM[self.name], max_tokens=24)
+        text = await call.generate(TEAM[self.name], max_tokens=24, then=tuple(rest[:1]))
         cost = call.cost
         print(f"{self.name}: {cost.reused_tokens} tokens reused, {cost.prefilled_tokens} new")
         if not rest:

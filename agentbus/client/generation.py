@@ -16,7 +16,7 @@ from ..context import Context, Prompt, write_call
 from ..engine.base import Finished, GenerateRequest, TokenLogprob
 from ..engine.sampling import Sampling
 from ..engine.tools import ToolCall
-from ..errors import InvalidMessage
+from ..errors import ConfigError, InvalidMessage
 from ..telemetry import Budget, ModelCost
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "written_calls",
 ]
 
+MAX_NEXT = 16
+"""Agents that a call may name as next."""
 _GREEDY = Sampling()
 
 
@@ -65,6 +67,9 @@ class GenerateOptions(TypedDict, total=False):
     """Marks the call in the engine's token log."""
     budget: Budget | None
     """What this call may spend of the handler's budget."""
+    then: tuple[str, ...]
+    """Agents that will be asked next with the context that the answer extends: meanwhile their
+    models read what is there of it. Nobody has to be asked in the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,7 @@ class Generation:
     salt: str = ""
     label: str = ""
     budget: Budget | None = None
+    then: tuple[str, ...] = ()
 
     def ask(self, layout: str) -> Generate | GenerateWith:
         """Return what is sent for it.
@@ -93,6 +99,8 @@ class Generation:
         Raises:
             ConfigError: something is out of bounds, or does not go together.
         """
+        if isinstance(self.then, str) or len(self.then) > MAX_NEXT:
+            raise ConfigError("then", f"must be a tuple of up to {MAX_NEXT} names of agents")
         plain = Generate(
             layout, self.max_tokens, self.ignore_end, self.forced, self.salt, self.label
         )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .generation import Generation
     from .node import Node
+    from .origin import Origin
 
 __all__ = [
     "ModelAgent",
@@ -181,7 +182,9 @@ class ModelClient:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def generate(self, call: Call, request: Generation) -> AsyncGenerator[str | Answer, None]:
+    async def generate(
+        self, call: Call, origin: Origin, request: Generation
+    ) -> AsyncGenerator[str | Answer, None]:
         """Yield the answer's text, then all of it if `request.whole`; extend the call's context."""
         context = self._asked(call, request.text)
         call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
@@ -190,12 +193,14 @@ class ModelClient:
         target = model_agent_name(call.model)
         reader = AnswerReader()
         stream = call.stream(target, ask, context=read, returns=type(None), budget=request.budget)
+        announcing = self._node.prefetcher.announcing(call.agent, origin, request, context)
         try:
-            async with stream as parts:
-                async for part in parts:
-                    if text := reader.take(part):
-                        yield text
-                reply = parts.reply
+            with announcing:
+                async with stream as parts:
+                    async for part in parts:
+                        if text := reader.take(part):
+                            yield text
+                    reply = parts.reply
         except NoResponder as error:
             if error.target != target:
                 raise

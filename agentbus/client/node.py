@@ -212,7 +212,7 @@ class Node:
     ) -> AsyncGenerator[str | Answer, None]:
         """Run a model on a call's context."""
         self.prefetcher.reading(call.agent, delivery, request.salt)
-        return self.models.generate(call, request)
+        return self.models.generate(call, delivery.origin, request)
 
     async def hand_over(
         self, delivery: Delivery, target: str, payload: Any, origin: Origin

@@ -15,19 +15,29 @@ from .blueprint import Blueprint
 from .call import Call
 from .delivery import Delivery
 from .mailbox import Mailbox
+from .prefetch import ANNOUNCED
 
 __all__ = ["ReadingMailbox", "new_mailbox"]
 
 
 class ReadingMailbox(Mailbox):
-    """A mailbox that tells the prefetcher of contexts that come, of answers and other ends."""
+    """A mailbox that tells the prefetcher of contexts that come, of answers and other ends.
+
+    What only says that a message is to come is not handled: the prefetcher takes it.
+    """
 
     __slots__ = ()
 
     def _put(self, delivery: Delivery) -> None:
+        if delivery.context is None:
+            super()._put(delivery)
+            return
+        prefetcher = self._blueprint.node.prefetcher
+        if delivery.schema == ANNOUNCED:
+            prefetcher.announced(self, delivery)
+            return
         super()._put(delivery)
-        if delivery.context is not None:
-            self._blueprint.node.prefetcher.expect(self, delivery)
+        prefetcher.expect(self, delivery)
 
     def _answer(self, delivery: Delivery, value: Any, call: Call, started: float) -> None:
         super()._answer(delivery, value, call, started)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from agentbus import Agent, Budget, Bus, BusSettings, Call, handler
 from agentbus.client import ModelAgent, model_agent_name
+from agentbus.client.generation import Generation
 from agentbus.client.prefetch import settled_text
 from agentbus.context import Context, Prompt
 from agentbus.engine import Finished, GenerateRequest, Piece, Usage
 from agentbus.engine.fake import FakeEngine, Reply
-from agentbus.errors import ContextTooLong, HandlerFailed
+from agentbus.errors import ConfigError, ContextTooLong, HandlerFailed
 from agentbus.telemetry import EngineReport
 
 from .conftest import Pair, until
@@ -95,6 +97,15 @@ class Reader(Agent):
         context = call.context or call.empty_context()
         call.context = context.message(name, "".join(self.heard))
         return await call.generate(max_tokens=4)
+
+
+class Author(Agent):
+    """You write."""
+
+    @handler
+    async def write(self, then: tuple[str, ...], call: Call) -> str:
+        await call.generate("Write.", max_tokens=9, salt="s", then=then)
+        return await call.request("reader", "s", context=call.context, returns=str)
 
 
 class Unready(Agent):
@@ -365,6 +376,86 @@ async def test_a_model_reads_along_while_another_agent_writes(pair: Pair) -> Non
         cost = replies[0].account.model
         assert cost.prefilled_tokens < 60
         assert cost.reused_tokens > 450
+
+
+@asynccontextmanager
+async def writing(stage: Stage, *then: str, budget: Budget | None = None) -> AsyncIterator[None]:
+    """Have an author's model in the middle of an answer; it ends with the block."""
+    gate = anyio.Event()
+    stage.engine.answers = Reply(text=" The sea rises.", gate=gate, gate_after=1)
+    if "author" not in stage.host._entered().hosts.agents:
+        await stage.host.spawn(Author(), name="author", model=MODEL)
+
+    async def ask() -> None:
+        await stage.asker.request("author", then, context=stage.context(), budget=budget)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: stage.engine.stats().running)
+            yield
+            gate.set()
+
+
+async def test_the_model_of_who_is_asked_next_reads_what_is_there_of_its_context(
+    pair: Pair,
+) -> None:
+    async with staged(pair) as stage:
+        async with writing(stage, "reader"):
+            await until(lambda: stage.report.prefetched_tokens > 300)
+        author, ahead, reader = stage.engine.owners
+        assert author.startswith("author/") and ahead == reader and reader.startswith("reader/")
+        assert stage.report.used_tokens == stage.report.prefetched_tokens
+        agents = {agent.name: agent for agent in stage.host.report().agents}
+        assert agents["reader"].replies == 1 and not agents["reader"].failures
+        assert agents["reader"].prefilled_tokens < 60 < 300 < agents["reader"].reused_tokens
+        assert not stage.host._entered().prefetcher._expected
+
+
+async def test_nothing_is_announced_for_money_or_to_agents_without_a_model(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        async with writing(stage, "reader", budget=Budget(tokens=10_000)):
+            await anyio.wait_all_tasks_blocked()
+        assert stage.engine.begun == 0
+        await stage.host.spawn(Writer(), name="writer")
+        for _ in range(2):
+            async with writing(stage, "writer", "nobody"):
+                await anyio.wait_all_tasks_blocked()
+        agents = {agent.name: agent for agent in stage.host.report().agents}
+        assert agents["writer"].failures == {"no_handler": 1}, "it was asked once"
+        assert stage.engine.begun == 0
+
+
+async def test_nothing_is_announced_to_who_did_not_read_its_last_message(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        async with stage.held() as group:
+            group.start_soon(
+                partial(stage.asker.request, "reader", True, context=stage.context("First."))
+            )
+            await until(lambda: stage.report.prefetched_tokens)
+        async with writing(stage, "reader"):
+            await anyio.wait_all_tasks_blocked()
+        assert stage.engine.begun == 1
+
+
+async def test_what_was_announced_ends_with_who_announced_it(pair: Pair) -> None:
+    async with staged(pair) as stage:
+        stage.engine.open = anyio.Event()
+        with anyio.CancelScope() as scope:
+            async with writing(stage, "reader"):
+                await until(lambda: stage.engine.begun)
+                scope.cancel()
+        await until(lambda: stage.engine.cancelled)
+        await until(lambda: not stage.engine.stats().running)
+        assert stage.engine.begun == 1
+        assert not stage.host._entered().prefetcher._expected
+
+
+@pytest.mark.parametrize("then", ["reader", ("reader",) * 17])
+async def test_who_is_next_is_a_tuple_of_some_names(then: Any) -> None:
+    generation = Generation(then=then)
+    with pytest.raises(ConfigError, match="tuple of up to 16"):
+        generation.ask("roster_first")
 
 
 async def test_whoever_stops_following_stops_the_prefetch(pair: Pair) -> None:
