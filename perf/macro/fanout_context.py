@@ -1,8 +1,9 @@
 """Suite `fanout_context`: one new context that many models read, and models that read ahead.
 
-`eight_agents` counts what eight agents at once have prefilled of one new context. `queued` and the
-`downstream` cases time the first token of an agent whose context came while it, or the agent that
-it reads from, was busy: against the same without reading ahead, in turn, on new contexts each.
+`eight_agents` counts what eight agents at once have prefilled of one new context. The others time
+the first token of an agent whose context came while it was busy (`queued`), while the agent that it
+reads from was writing (`downstream`), or while the agent that names it as the next answered
+(`next`): against the same without reading ahead, in turn, on new contexts each.
 """
 
 from __future__ import annotations
@@ -71,6 +72,13 @@ class Follow(NamedTuple):
     tokens: int
 
 
+class SumUp(NamedTuple):
+    """Answer with so many tokens, then ask a reader about it; returns what that one does."""
+
+    reader: str
+    tokens: int
+
+
 class Member(Agent):
     """You answer questions about a document in one sentence."""
 
@@ -100,6 +108,17 @@ class Writer(Agent):
         async with aclosing(story) as parts:
             async for part in parts:
                 yield part
+
+
+class Author(Agent):
+    """You sum up documents, and have others look for what is missing."""
+
+    @handler
+    async def sum_up(self, ask: SumUp, call: Call) -> float:
+        then = (ask.reader,)
+        await call.generate("Sum it up.", max_tokens=ask.tokens, ignore_end=True, then=then)
+        question = Question("What is missing?")
+        return await call.request(ask.reader, question, context=call.context, returns=float)
 
 
 async def _first_token(call: Call, text: str) -> float:
@@ -222,6 +241,22 @@ async def _downstream(stage: Stage, size: Size, progress: Progress, *, same: boo
     return await _in_turn(case, round_of, size, progress)
 
 
+async def _next(stage: Stage, size: Size, progress: Progress, *, same: bool) -> list[Row]:
+    case = "next_same_engine" if same else "next"
+    author, reader = f"{case}_author", f"{case}_reader"
+    for bus in stage.by_way.values():
+        await bus.spawn(Author, name=author, model=SECOND_MODEL)
+        await bus.spawn(Member, name=reader, model=SECOND_MODEL if same else MODEL)
+
+    async def round_of(way: str, number: int) -> float:
+        bus = stage.by_way[way]
+        context = bus.context().document(_document(size.read, f"{case} {way} {number}."))
+        ask = SumUp(reader, size.answer)
+        return await bus.request(author, ask, returns=float, context=context, deadline=DEADLINE_S)
+
+    return await _in_turn(case, round_of, size, progress)
+
+
 async def _in_turn(
     case: str,
     round_of: Callable[[str, int], Coroutine[object, object, float]],
@@ -246,6 +281,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
         await stage.host.serve(SECOND_MODEL, EngineSettings(threads=1, dtype="bfloat16"))
         for same in (False, True):
             rows += await _downstream(stage, size, progress, same=same)
+            rows += await _next(stage, size, progress, same=same)
     return rows
 
 
@@ -255,7 +291,8 @@ SUITE = Suite(
     method=(
         f"SmolLM2 in bf16, one thread an engine; {AGENTS} agents asked at once about one new "
         "document; an agent whose message waits while it is busy; an agent that reads another's "
-        "answer as it is written, on the same engine and on another. In the peer's column stands "
+        "answer as it is written, or is asked when another has answered, which says so beforehand, "
+        "on the same engine and on another. In the peer's column stands "
         "what is new, or the same without reading ahead, in turn; medians over the rounds."
     ),
     run=run,
