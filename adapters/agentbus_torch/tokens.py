@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentbus.context.layout import Prompt, Turn
-from agentbus.context.template import Template
+from agentbus.context.template import Template, spoken
 from agentbus.errors import ModelBroken
 
 from .config import MAX_JSON_BYTES
@@ -31,6 +31,7 @@ MEMO_TOKENS = 1 << 20
 """Tokens of turns that are remembered, the least recently used forgotten first."""
 
 _STAND_IN = "\ue000{}\ue001"
+_STAND_IN_MARK = "\ue000"
 _STAND_IN_PATTERN = re.compile("\ue000([0-9]+)\ue001")
 _BROKEN = "\ufffd"
 
@@ -203,7 +204,7 @@ class PromptEncoder:
         if not self._by_turn:
             return
         after = self._template.pieces(cue)[2]
-        turn = Turn(cue.role, text, cue.name)
+        turn = Turn(cue.role, cue.text + text, cue.name)
         self._keep(tenant, turn, self._cue(cue) + ids + self._vocabulary.markup(after))
 
     def _cue(self, cue: Turn) -> Ids:
@@ -229,13 +230,14 @@ class PromptEncoder:
 
     def _encode_whole(self, prompt: Prompt) -> Ids:
         """Let the template render everything; data that looks like markup stays plain."""
-        texts = [turn.text for turn in prompt.turns]
-        hidden = {n for n, text in enumerate(texts) if self._vocabulary.special_in(text)}
-        turns = tuple(
-            Turn(turn.role, _STAND_IN.format(n), turn.name) if n in hidden else turn
-            for n, turn in enumerate(prompt.turns)
-        )
-        rendered = self._template.render(Prompt(turns, prompt.cue))
+        said = (*prompt.turns, prompt.cue)
+        texts = [spoken(turn) for turn in said]
+        hidden = {n for n, text in enumerate(texts) if self._needs_hiding(text)}
+        shown = [
+            Turn(turn.role, _STAND_IN.format(n)) if n in hidden else turn
+            for n, turn in enumerate(said)
+        ]
+        rendered = self._template.render(Prompt(tuple(shown[:-1]), shown[-1]))
         if not hidden:
             return self._vocabulary.markup(rendered)
         ids: list[int] = []
@@ -246,6 +248,9 @@ class PromptEncoder:
                 else self._vocabulary.markup(part)
             )
         return tuple(ids)
+
+    def _needs_hiding(self, text: str) -> bool:
+        return _STAND_IN_MARK in text or bool(self._vocabulary.special_in(text))
 
 
 class Detokenizer:
