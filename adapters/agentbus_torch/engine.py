@@ -33,7 +33,7 @@ from agentbus.engine.base import (
 from agentbus.engine.scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
 from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.engine.tools import tool_parameters
-from agentbus.errors import AgentbusError, EngineFailed
+from agentbus.errors import AgentbusError, ContextTooLong, EngineFailed
 
 from .answer import Answer
 from .choose import Chooser, Chosen
@@ -355,7 +355,7 @@ class TorchEngine:
     ) -> Call:
         prompt, ids = self._prompt_ids(request), continuation
         if isinstance(ids, str):
-            ids = self._loaded.vocabulary.plain(ids)
+            ids = self._plain(ids)
         self._runner.check_ids(ids)
         sinks.append(ContinuationScore(len(prompt), ids, self._runner.model.logits))
         return Call(
@@ -367,13 +367,25 @@ class TorchEngine:
         )
 
     def _embed_call(self, text: str, pool: MeanPool) -> Call:
-        ids = self._loaded.vocabulary.plain(text)
+        ids = self._plain(text)
         return Call(prompt=ids, max_tokens=0, reuse=False, rows=pool)
 
     def _prompt_ids(self, request: GenerateRequest, *, cue: bool = True) -> tuple[int, ...]:
-        if isinstance(request.prompt, Prompt):
-            return self._loaded.encoder.encode(request.prompt, tenant=request.tenant, cue=cue)
-        return request.prompt
+        prompt = request.prompt
+        if not isinstance(prompt, Prompt):
+            return prompt
+        self._check_length(sum(len(turn.text) for turn in prompt.turns))
+        return self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=cue)
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        self._check_length(len(text))
+        return self._loaded.vocabulary.plain(text)
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse what no window holds before it is tokenized, which may take minutes."""
+        fewest = characters // self._loaded.vocabulary.longest
+        if fewest > self._runner.window:
+            raise ContextTooLong(fewest, self._runner.window)
 
     def _namespace(self, tenant: str) -> bytes:
         tiers = self._runner.tiers
