@@ -97,8 +97,9 @@ class _Reader:
         value = self._values.get(name)
         if value is None:
             value = default
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value <= _MAX_NUMBER:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.broken(f"its {name!r} is not a number")
+        if not 0 < value <= _MAX_NUMBER:
             raise self.broken(f"its {name!r} is not a number greater than 0")
         return float(value)
 

@@ -70,6 +70,13 @@ def _tokenizer(**changes: object) -> Edit:
     return _json("tokenizer.json", lambda tokenizer: tokenizer.update(changes))
 
 
+def _bytes(name: str, content: bytes) -> Edit:
+    def edit(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return edit
+
+
 def _pipe(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
@@ -84,11 +91,8 @@ BROKEN: dict[str, Edit] = {
     "endless_shape": _header(shape=[float("inf")]),
     "shape_that_takes_minutes_to_multiply": _header(shape=[10**4000] * 4000),
     "endless_offset": _header(data_offsets=[0, float("inf")]),
-    "shards_with_endless_names": lambda folder: (
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": {"a": "x" * 5000}})
-        )
-        and None
+    "shards_with_endless_names": _bytes(
+        "model.safetensors.index.json", json.dumps({"weight_map": {"a": "x" * 5000}}).encode()
     ),
     "pipe": _pipe,
     "list_of_no_templates": _template([5, []]),
@@ -96,9 +100,7 @@ BROKEN: dict[str, Edit] = {
     "deep_blocks": _template("{% if 1 %}" * 3000 + "{% endif %}" * 3000),
     "long_number": _template("{{ " + "9" * 10000 + " }}"),
     "long_template": _template("x" * 2_000_000),
-    "template_that_is_no_text": lambda folder: (
-        (folder / "chat_template.jinja").write_bytes(b"\xff\xfe") and None
-    ),
+    "template_that_is_no_text": _bytes("chat_template.jinja", b"\xff\xfe"),
     "tokenizer_that_panics_when_read": _tokenizer(
         normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     ),
