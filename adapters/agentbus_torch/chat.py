@@ -1,7 +1,7 @@
 """A model's chat template as a function from messages to text.
 
-Templates are programs from a stranger's folder: they run in jinja's sandbox, without any globals
-but the one by which they refuse a conversation.
+Templates are programs from a stranger's folder: they run in `sandbox`, without any globals but the
+one by which they refuse a conversation and the few that conversations need.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_template_source(folder: Path) -> str:
     """Read the text of a model folder's chat template.
 
     Raises:
-        ModelBroken: there is none.
+        ModelBroken: there is none, or it is too long or no text.
     """
     path = folder / "tokenizer_config.json"
     return _source(folder, read_json(path) if path.is_file() else {})
@@ -41,16 +41,27 @@ def read_template_source(folder: Path) -> str:
 def _source(folder: Path, config: Mapping[str, object]) -> str:
     path = folder / "chat_template.jinja"
     if path.is_file():
-        if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise ModelBroken(str(path), f"it is larger than {MAX_TEMPLATE_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    given = config.get("chat_template")
-    if isinstance(given, list):
-        named = {entry.get("name"): entry.get("template") for entry in given}
-        given = named.get("default")
-    if not isinstance(given, str):
-        raise ModelBroken(str(folder), "it has no chat template; use the model's chat version")
+        given = _read(path)
+    else:
+        found = config.get("chat_template")
+        if isinstance(found, list):
+            entries = [entry for entry in found if isinstance(entry, dict)]
+            defaults = [entry for entry in entries if entry.get("name") == "default"]
+            found = defaults[-1].get("template") if defaults else None
+        if not isinstance(found, str):
+            raise ModelBroken(str(folder), "it has no chat template; use the model's chat version")
+        given = found
+    if len(given) > MAX_TEMPLATE_BYTES:
+        raise ModelBroken(str(folder), f"its chat template is over {MAX_TEMPLATE_BYTES} bytes")
     return given
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_TEMPLATE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ModelBroken(str(path), f"it cannot be read ({error}); download it again") from error
 
 
 def _token_text(config: Mapping[str, object], name: str) -> str:
@@ -66,24 +77,22 @@ def read_chat_template(folder: Path) -> Render:
     Raises:
         ModelBroken: there is none, or it is not jinja.
     """
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from .sandbox import Sandbox
 
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
+    sandbox = Sandbox()
+    sandbox.filters["tojson"] = _to_json
+    sandbox.globals["raise_exception"] = _refuse
+    source = _source(folder, config)
     try:
-        template = environment.from_string(_source(folder, config))
-    except TemplateError as error:
+        template = sandbox.from_string(source)
+    except Exception as error:  # nested too deeply, a number too long: Python's own refusals
         raise ModelBroken(str(folder), f"its chat template is damaged ({error})") from error
     special = {name: _token_text(config, name) for name in ("bos_token", "eos_token")}
 
     def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        sandbox.begin()
         return template.render(
             messages=messages, add_generation_prompt=add_generation_prompt, **special
         )

@@ -112,8 +112,7 @@ def choose(scores: Tensor, choosers: Rows[Chooser]) -> list[Chosen]:
         tokens = _best(scores)
         return [c.take(token, None) for c, token in zip(choosers, tokens, strict=True)]
     tokens = _choose(_shaped(scores, choosers), choosers)
-    if max(tokens) >= scores.shape[-1]:
-        raise RuntimeError("the model's scores are not numbers")
+    _check(tokens, scores)
     reported: list[Reported | None] = [None] * len(tokens)
     rows = [n for n, chooser in enumerate(choosers) if chooser.logprobs]
     if rows:
@@ -127,8 +126,15 @@ def choose(scores: Tensor, choosers: Rows[Chooser]) -> list[Chosen]:
 def _best(scores: Tensor) -> list[int]:
     """Return each row's best token, the first of equals; on a CPU `argmax` takes five times as
     long."""
-    best: list[int] = scores.max(-1).indices.tolist()
-    return best
+    best = scores.max(-1)  # a NaN is more than any number
+    tokens: list[int] = best.indices.masked_fill(best.values.isnan(), scores.shape[-1]).tolist()
+    _check(tokens, scores)
+    return tokens
+
+
+def _check(tokens: list[int], scores: Tensor) -> None:
+    if max(tokens) >= scores.shape[-1]:
+        raise RuntimeError("the model's scores are not numbers")
 
 
 def _choose(scores: Tensor, choosers: Rows[Chooser]) -> list[int]:

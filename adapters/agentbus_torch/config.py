@@ -19,6 +19,7 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 
 _MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _MAX_LAYERS = 1024
+_MAX_NUMBER = 1e18
 _MISSING = object()
 
 
@@ -96,7 +97,9 @@ class _Reader:
         value = self._values.get(name)
         if value is None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.broken(f"its {name!r} is not a number")
+        if not 0 < value <= _MAX_NUMBER:
             raise self.broken(f"its {name!r} is not a number greater than 0")
         return float(value)
 

@@ -29,6 +29,7 @@ __all__ = ["converted"]
 
 _CONVERTER_VERSION = 2
 _MANIFEST = "agentbus.json"
+_MAX_NUMBER = 1e18
 _STALE_AFTER_S = 3600.0
 _ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -96,7 +97,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         sizes = read_json(folder / _MANIFEST)
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (ModelBroken, OSError):
+    except (ModelBroken, OSError, ValueError):
         return False
 
 
@@ -141,9 +142,16 @@ def _convert(source: Path, folder: Path) -> None:
 
 def _number(source: Path, metadata: Mapping[str, object], name: str) -> int | float:
     value = metadata.get(name)
-    if not isinstance(value, int | float) or value <= 0:
+    if not isinstance(value, int | float) or not 0 < value <= _MAX_NUMBER:
         raise ModelBroken(str(source), f"its {name!r} is missing or not a number")
     return value
+
+
+def _layers(source: Path, file: GGUFFile, architecture: str) -> int:
+    layers = int(_number(source, file.metadata, f"{architecture}.block_count"))
+    if layers > len(file.tensors):
+        raise ModelBroken(str(source), f"it names {layers} layers, more than it has tensors")
+    return layers
 
 
 def _config(source: Path, file: GGUFFile, architecture: str) -> dict[str, object]:
@@ -162,7 +170,7 @@ def _config(source: Path, file: GGUFFile, architecture: str) -> dict[str, object
         "model_type": architecture,
         **_sliding(source, metadata, architecture),
         "hidden_act": "silu",
-        "num_hidden_layers": int(number(f"{architecture}.block_count")),
+        "num_hidden_layers": _layers(source, file, architecture),
         "hidden_size": hidden,
         "intermediate_size": int(number(f"{architecture}.feed_forward_length")),
         "num_attention_heads": heads,

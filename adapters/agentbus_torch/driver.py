@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from typing import Protocol
 import anyio
 
 from agentbus.engine.base import Finished, GenerateRequest, Piece
-from agentbus.errors import AgentbusError, Closed, MailboxFull
+from agentbus.errors import AgentbusError, Closed, EngineFailed, MailboxFull
 
 from .sequence import Call
 
 __all__ = ["Driver", "Job", "Result", "Worker"]
+
+logger = logging.getLogger(__name__)
 
 Result = Piece | Finished | AgentbusError
 
@@ -162,14 +165,25 @@ class Driver:
             await anyio.to_thread.run_sync(self._thread.join, _STEP_LIMIT_S)
 
     def _serve(self) -> None:
-        self._worker.prepare()
-        while self._take_up():
-            for job in self._worker.step():
-                self._end(job)
-        for job in list(self._jobs):
-            if job not in self._new:
+        try:
+            self._worker.prepare()
+            while self._take_up():
+                for job in self._worker.step():
+                    self._end(job)
+            for job in self._jobs.difference(self._new):
                 self._worker.cancel(job)
-            job.post(Closed("engine"))
+            self._end_all(Closed("engine"))
+        except BaseException as error:  # such as a panic in a library: nobody shall wait for ever
+            logger.critical("the engine of %r has stopped", self._name, exc_info=True)
+            self._end_all(EngineFailed(self._name, f"it has stopped ({type(error).__name__})"))
+
+    def _end_all(self, error: AgentbusError) -> None:
+        """End all jobs; later ones are refused."""
+        with self._changed:
+            self._closed = True
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.post(error)
             self._end(job)
 
     def _take_up(self) -> bool:

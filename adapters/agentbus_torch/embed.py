@@ -30,6 +30,8 @@ class MeanPool:
             raise ValueError(f"the hidden state of position {self._taken} was left out")
         hidden = hidden[self._taken - start :]
         added = self._normed(hidden).float().sum(0)
+        if not added.isfinite().all():
+            raise RuntimeError("the model's hidden states are not numbers")
         self._sum = added if self._sum is None else self._sum + added
         self._taken += len(hidden)
 

@@ -33,10 +33,10 @@ from agentbus.engine.base import (
 from agentbus.engine.scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
 from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.engine.tools import tool_parameters
-from agentbus.errors import AgentbusError, EngineFailed
+from agentbus.errors import AgentbusError, ContextTooLong, EngineFailed
 
 from .answer import Answer
-from .choose import Chooser
+from .choose import Chooser, Chosen
 from .driver import Driver, Job
 from .embed import MeanPool
 from .grammar import Matcher, is_available
@@ -78,16 +78,14 @@ class _Computation:
 
     def begin(self, job: Job) -> bool:
         try:
-            tiers = self._runner.tiers
+            tiers, loaded = self._runner.tiers, self._loaded
             chain = None if tiers is None else tiers.chain(job.request.tenant)
-            sequence = self._runner.add(job.make_call(), chain)
-            loaded = self._loaded
             spoken = Spoken(job.request, loaded.vocabulary, loaded.tool_format)
-            answer = Answer(job, sequence, spoken)
+            sequence = self._runner.add(job.make_call(), chain)
         except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
             job.post(self._as_typed(error))
             return False
-        self._answers[sequence] = self._by_job[job] = answer
+        self._answers[sequence] = self._by_job[job] = Answer(job, sequence, spoken)
         return True
 
     def step(self) -> list[Job]:
@@ -101,7 +99,7 @@ class _Computation:
         for sequence, chosen in outcomes:
             answer = self._answers[sequence]
             if chosen is not None:
-                answer.add(chosen)
+                self._hand_on(answer, chosen)
             if sequence.ended:
                 self._end(answer)
                 ended.append(answer.job)
@@ -131,21 +129,37 @@ class _Computation:
             self.feed.tell(events)
             events.clear()
 
+    def _hand_on(self, answer: Answer, chosen: Chosen) -> None:
+        """Hand a token to its reader. What breaks is this call's own: the thread serves others."""
+        try:
+            answer.add(chosen)
+        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
+            answer.sequence.error = error
+
     def _end(self, answer: Answer) -> None:
         """Free what a sequence holds, then tell its reader how it ended."""
         sequence, job = answer.sequence, answer.job
-        if sequence.error is not None:
-            self.cancel(job)
-            job.post(self._as_typed(sequence.error))
-            return
+        result: Finished | AgentbusError
+        try:
+            if sequence.error is not None:
+                raise sequence.error
+            result = self._finish(answer)
+        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
+            sequence.error = error
+            result = self._as_typed(error)
+        self.cancel(job)
+        job.post(result)
+
+    def _finish(self, answer: Answer) -> Finished:
+        """Keep what is known of an answer that has ended well."""
+        sequence, request = answer.sequence, answer.job.request
         finished = answer.end()
         sequence.step = finished.step
-        self.cancel(job)
-        request = job.request
-        if isinstance(request.prompt, Prompt) and sequence.generated and request.reuse:
+        vocabulary, prompt = self._loaded.vocabulary, request.prompt
+        marked = any(vocabulary.special_text(token) for token in request.forced)
+        if isinstance(prompt, Prompt) and sequence.generated and request.reuse and not marked:
             text, ids = answer.spoken.spoken()
-            self._loaded.encoder.remember(request.prompt.cue, text, ids, tenant=request.tenant)
-        self.finished += 1
+            self._loaded.encoder.remember(prompt.cue, text, ids, tenant=request.tenant)
         self._log.write(
             TokenRecord(
                 label=request.label,
@@ -156,7 +170,8 @@ class _Computation:
                 prefilled=sequence.prefilled,
             )
         )
-        job.post(finished)
+        self.finished += 1
+        return finished
 
     def _as_typed(self, error: Exception) -> AgentbusError:
         if isinstance(error, AgentbusError):
@@ -345,7 +360,7 @@ class TorchEngine:
     ) -> Call:
         prompt, ids = self._prompt_ids(request), continuation
         if isinstance(ids, str):
-            ids = self._loaded.vocabulary.plain(ids)
+            ids = self._plain(ids)
         self._runner.check_ids(ids)
         sinks.append(ContinuationScore(len(prompt), ids, self._runner.model.logits))
         return Call(
@@ -357,13 +372,25 @@ class TorchEngine:
         )
 
     def _embed_call(self, text: str, pool: MeanPool) -> Call:
-        ids = self._loaded.vocabulary.plain(text)
+        ids = self._plain(text)
         return Call(prompt=ids, max_tokens=0, reuse=False, rows=pool)
 
     def _prompt_ids(self, request: GenerateRequest, *, cue: bool = True) -> tuple[int, ...]:
-        if isinstance(request.prompt, Prompt):
-            return self._loaded.encoder.encode(request.prompt, tenant=request.tenant, cue=cue)
-        return request.prompt
+        prompt = request.prompt
+        if not isinstance(prompt, Prompt):
+            return prompt
+        self._check_length(sum(len(turn.text) for turn in prompt.turns))
+        return self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=cue)
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        self._check_length(len(text))
+        return self._loaded.vocabulary.plain(text)
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse what no window holds before it is tokenized, which may take minutes."""
+        fewest = characters // self._loaded.vocabulary.longest
+        if fewest > self._runner.window:
+            raise ContextTooLong(fewest, self._runner.window)
 
     def _namespace(self, tenant: str) -> bytes:
         tiers = self._runner.tiers

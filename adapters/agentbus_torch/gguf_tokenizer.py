@@ -49,7 +49,7 @@ def write_tokenizer(source: Path, metadata: Mapping[str, object], folder: Path) 
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name in ("bos", "eos"):
         number = metadata.get(f"tokenizer.ggml.{name}_token_id")
-        if isinstance(number, int) and number < len(tokens):
+        if isinstance(number, int) and 0 <= number < len(tokens):
             config[f"{name}_token"] = tokens[number]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     template = metadata.get("tokenizer.chat_template")

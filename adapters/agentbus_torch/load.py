@@ -9,7 +9,7 @@ import torch
 
 from agentbus.config import EngineSettings
 from agentbus.context.template import Template, probe
-from agentbus.errors import ConfigError, ModelBroken
+from agentbus.errors import AgentbusError, ConfigError, ModelBroken
 from agentbus.kv import Event
 
 from .chat import read_chat_template, read_template_source
@@ -26,6 +26,9 @@ from .tool_calls import ToolFormat, find_format
 from .weights import Weights
 
 __all__ = ["Loaded", "load", "load_runner"]
+
+_MAX_PROBLEM = 500
+"""Characters of a parser's explanation that are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,17 @@ def load(model: str, settings: EngineSettings) -> Loaded:
         ConfigError: a setting does not fit this machine.
     """
     source = locate(model)
-    folder = converted(source.path, settings.cache_dir) if source.is_gguf else source.path
+    try:
+        folder = converted(source.path, settings.cache_dir) if source.is_gguf else source.path
+        return _load(folder, settings)
+    except AgentbusError:
+        raise
+    except Exception as error:  # a stranger's files, through parsers that raise what they like
+        problem = f"it cannot be loaded ({type(error).__name__}: {error})"
+        raise ModelBroken(str(source.path), " ".join(problem.split())[:_MAX_PROBLEM]) from error
+
+
+def _load(folder: Path, settings: EngineSettings) -> Loaded:
     config = read_config(folder)
     vocabulary = Vocabulary.load(folder)
     template = probe(read_chat_template(folder))

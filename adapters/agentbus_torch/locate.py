@@ -41,6 +41,20 @@ def _small_model() -> ModelSource:
     )
 
 
+def _check_folder(path: Path) -> None:
+    for needed in ("config.json", "tokenizer.json"):
+        if not (path / needed).is_file():
+            raise ModelBroken(str(path), f"it has no {needed}; download the whole model folder")
+    weights = list(path.glob("*.safetensors"))
+    if not weights:
+        raise ModelBroken(
+            str(path), "it has no .safetensors file; convert the weights to that format"
+        )
+    for file in weights:
+        if not file.is_file():  # a pipe would be waited for
+            raise ModelBroken(str(file), "it is not a file; download it")
+
+
 def locate(model: str) -> ModelSource:
     """Find a model.
 
@@ -57,11 +71,5 @@ def locate(model: str) -> ModelSource:
         if path.suffix != ".gguf":
             raise ModelNotFound(model, f"it is not a .gguf file; {_ADVICE}")
         return ModelSource(path, is_gguf=True)
-    for needed in ("config.json", "tokenizer.json"):
-        if not (path / needed).is_file():
-            raise ModelBroken(str(path), f"it has no {needed}; download the whole model folder")
-    if not any(path.glob("*.safetensors")):
-        raise ModelBroken(
-            str(path), "it has no .safetensors file; convert the weights to that format"
-        )
+    _check_folder(path)
     return ModelSource(path, is_gguf=False)

@@ -49,7 +49,10 @@ class ContinuationScore:
         for at in range(0, len(wanted), _ROWS):
             tokens = torch.tensor(wanted[at : at + _ROWS], device=hidden.device)
             scores = self._logits(hidden[at : at + len(tokens)])
-            self.logprobs += token_logprobs(scores, tokens).tolist()
+            found = token_logprobs(scores, tokens)
+            if found.isnan().any():
+                raise RuntimeError("the model's scores are not numbers")
+            self.logprobs += found.tolist()
 
     def score(self) -> Score:
         """Return the score, once all hidden states were taken."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentbus.context.layout import Prompt, Turn
-from agentbus.context.template import Template
-from agentbus.errors import ModelBroken
+from agentbus.context.template import Template, spoken
+from agentbus.errors import MisuseError, ModelBroken
 
 from .config import MAX_JSON_BYTES
 
@@ -31,8 +31,11 @@ MEMO_TOKENS = 1 << 20
 """Tokens of turns that are remembered, the least recently used forgotten first."""
 
 _STAND_IN = "\ue000{}\ue001"
+_STAND_IN_MARK = "\ue000"
 _STAND_IN_PATTERN = re.compile("\ue000([0-9]+)\ue001")
 _BROKEN = "\ufffd"
+_MAX_PROBLEM = 200
+"""Characters of the tokenizer's explanation that are passed on."""
 
 
 class Vocabulary:
@@ -51,6 +54,8 @@ class Vocabulary:
             blanks = (r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else "")
             parts.append(f"{blanks[0]}({re.escape(token.content)}){blanks[1]}")
         self._pattern = re.compile("|".join(parts) or r"(?!)")
+        self.longest = max(map(len, tokenizer.get_vocab()), default=1)
+        """Characters of the longest token, at least: so many tokens has a text at the fewest."""
 
     @classmethod
     def load(cls, folder: Path) -> Vocabulary:
@@ -67,18 +72,18 @@ class Vocabulary:
             if path.stat().st_size > MAX_JSON_BYTES:
                 raise ModelBroken(str(path), f"it is larger than {MAX_JSON_BYTES} bytes")
             tokenizer = Tokenizer.from_file(str(path))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            probe = _probe_text(tokenizer)
+            expected = tuple(tokenizer.encode(probe, add_special_tokens=False).ids)
+            vocabulary = cls(tokenizer)
+            found = vocabulary.markup(probe)
         except ModelBroken:
             raise
-        except Exception as error:  # the binding raises bare exceptions
-            raise ModelBroken(
-                str(path), f"it cannot be read ({error}); download it again"
-            ) from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        probe = _probe_text(tokenizer)
-        expected = tuple(tokenizer.encode(probe, add_special_tokens=False).ids)
-        vocabulary = cls(tokenizer)
-        if vocabulary.markup(probe) != expected:
+        except BaseException as error:  # the binding raises bare exceptions, and panics
+            problem = f"it cannot be used ({_told(error)}); download it again"
+            raise ModelBroken(str(path), problem) from error
+        if found != expected:
             raise ModelBroken(
                 str(path),
                 "its tokenizer treats text behind a special token differently; "
@@ -113,8 +118,18 @@ class Vocabulary:
         return self._pattern.match(text) is not None
 
     def plain(self, text: str) -> Ids:
-        """Tokenize data."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else ()
+        """Tokenize data.
+
+        Raises:
+            MisuseError: the tokenizer cannot: half a character, or more than its patterns take.
+        """
+        if not text:
+            return ()
+        try:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:
+            problem = f"the model's tokenizer cannot read a text ({_told(error)})"
+            raise MisuseError(problem) from error
 
     def markup(self, text: str) -> Ids:
         """Tokenize markup."""
@@ -137,7 +152,10 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        try:
+            return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        except BaseException as error:
+            raise RuntimeError(f"the model's tokenizer broke ({_told(error)})") from error
 
     def _split(self, markup: str) -> Iterator[tuple[str, bool]]:
         end = 0
@@ -148,6 +166,16 @@ class Vocabulary:
             end = match.end()
         if end < len(markup):
             yield markup[end:], False
+
+
+def _told(error: BaseException) -> str:
+    """Return what a library written in Rust says is wrong; other reasons to stop are raised.
+
+    Its panics are no `Exception`: what does not catch them ends with its thread.
+    """
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return " ".join(str(error).split())[:_MAX_PROBLEM]
+    raise error
 
 
 def _probe_text(tokenizer: Tokenizer) -> str:
@@ -203,7 +231,7 @@ class PromptEncoder:
         if not self._by_turn:
             return
         after = self._template.pieces(cue)[2]
-        turn = Turn(cue.role, text, cue.name)
+        turn = Turn(cue.role, cue.text + text, cue.name)
         self._keep(tenant, turn, self._cue(cue) + ids + self._vocabulary.markup(after))
 
     def _cue(self, cue: Turn) -> Ids:
@@ -229,13 +257,14 @@ class PromptEncoder:
 
     def _encode_whole(self, prompt: Prompt) -> Ids:
         """Let the template render everything; data that looks like markup stays plain."""
-        texts = [turn.text for turn in prompt.turns]
-        hidden = {n for n, text in enumerate(texts) if self._vocabulary.special_in(text)}
-        turns = tuple(
-            Turn(turn.role, _STAND_IN.format(n), turn.name) if n in hidden else turn
-            for n, turn in enumerate(prompt.turns)
-        )
-        rendered = self._template.render(Prompt(turns, prompt.cue))
+        said = (*prompt.turns, prompt.cue)
+        texts = [spoken(turn) for turn in said]
+        hidden = {n for n, text in enumerate(texts) if self._needs_hiding(text)}
+        shown = [
+            Turn(turn.role, _STAND_IN.format(n)) if n in hidden else turn
+            for n, turn in enumerate(said)
+        ]
+        rendered = self._template.render(Prompt(tuple(shown[:-1]), shown[-1]))
         if not hidden:
             return self._vocabulary.markup(rendered)
         ids: list[int] = []
@@ -246,6 +275,9 @@ class PromptEncoder:
                 else self._vocabulary.markup(part)
             )
         return tuple(ids)
+
+    def _needs_hiding(self, text: str) -> bool:
+        return _STAND_IN_MARK in text or bool(self._vocabulary.special_in(text))
 
 
 class Detokenizer:

@@ -25,6 +25,7 @@ MAX_HEADER_BYTES = 100 * 1000 * 1000
 """Longest header, as the format's own specification bounds it."""
 
 _ALIGNMENT = 64
+_MAX_DIMENSIONS = 8
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -67,9 +68,9 @@ def _entry(path: Path, data: torch.Tensor, name: str, value: object) -> _Entry:
         if not isinstance(value, dict):
             raise TypeError("not an object")
         dtype = _DTYPES.get(value["dtype"])
-        shape = tuple(int(n) for n in value["shape"])
+        shape = tuple(int(n) for n in value["shape"][:_MAX_DIMENSIONS])
         begin, end = (int(n) for n in value["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelBroken(str(path), f"its entry for {name!r} is damaged") from error
     if dtype is None:
         raise ModelBroken(

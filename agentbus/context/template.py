@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ..errors import LayoutError
 from .layout import Prompt, Turn
 
-__all__ = ["Render", "Template", "TurnPieces", "probe"]
+__all__ = ["Render", "Template", "TurnPieces", "probe", "spoken"]
 
 Render = Callable[[Sequence[Mapping[str, str]], bool], str]
 """A model's template: messages of `role` and `content`, and whether to open an answer."""
@@ -31,7 +31,8 @@ _ROLES = ("system", "user", "assistant")
 _JOINT = "\n\n"
 
 
-def _spoken(turn: Turn) -> str:
+def spoken(turn: Turn) -> str:
+    """Return a turn's text as a model reads it: behind its speaker's name, if it is named."""
     return f"{turn.name}:{turn.text}" if turn.name else turn.text
 
 
@@ -82,7 +83,7 @@ class Template:
         if turn.role not in self._markers:
             raise LayoutError(f"this model's chat template has no role {turn.role!r}")
         before, after = self._markers[turn.role]
-        return before, _spoken(turn), after
+        return before, spoken(turn), after
 
     def turn_text(self, turn: Turn) -> str:
         """Return a whole turn with its markup. Raises as `pieces` does."""
@@ -111,7 +112,7 @@ class Template:
         return self.opening(first) + turns + (self.cue_text(prompt.cue) if cue else "")
 
     def _render_whole(self, prompt: Prompt, *, cue: bool) -> str:
-        messages = [{"role": turn.role, "content": _spoken(turn)} for turn in prompt.turns]
+        messages = [{"role": turn.role, "content": spoken(turn)} for turn in prompt.turns]
         if self._alternates:
             messages = _joined(messages)
         try:
@@ -121,7 +122,7 @@ class Template:
                 f"this model's chat template cannot render the prompt ({error}); "
                 f"it {self.problem}: use another layout or model"
             ) from error
-        return text + _spoken(prompt.cue) if cue else text
+        return text + spoken(prompt.cue) if cue else text
 
     def _require_append_only(self) -> None:
         if not self.append_only:

@@ -17,7 +17,7 @@ from ..context.layout import Prompt
 from ..errors import BudgetExceeded, ConfigError
 from ..kv import Step
 from ..telemetry import NANOS, Budget
-from .sampling import Sampling
+from .sampling import Sampling, require_count
 from .tools import ToolCall, check_choice, check_schema, tool_parameters
 
 __all__ = [
@@ -36,6 +36,8 @@ __all__ = [
     "within_budget",
 ]
 
+_MAX_ANSWER = 1 << 62
+"""Tokens that may be asked for; what a model's window has no room for is refused by its engine."""
 MAX_LOGPROBS = 20
 """Alternatives whose log-probabilities may be asked for."""
 MAX_STOPS = 16
@@ -97,11 +99,10 @@ class GenerateRequest:
     """What the call may spend; see `within_budget`."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise ConfigError("max_tokens", f"must be 0 or more, not {self.max_tokens}")
-        if not 0 <= self.logprobs <= MAX_LOGPROBS:
-            problem = f"must be between 0 and {MAX_LOGPROBS}, not {self.logprobs}"
-            raise ConfigError("logprobs", problem)
+        require_count("max_tokens", self.max_tokens, _MAX_ANSWER)
+        require_count("logprobs", self.logprobs, MAX_LOGPROBS)
+        if not all(type(token) is int for token in self.forced):
+            raise ConfigError("forced", "must be token ids")
         self._check_stops()
         self._check_form()
 

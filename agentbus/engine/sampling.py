@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["MAX_SEED", "MAX_TEMPERATURE", "MAX_TOP_K", "Sampling"]
+__all__ = ["MAX_SEED", "MAX_TEMPERATURE", "MAX_TOP_K", "Sampling", "require_count"]
 
 MAX_TEMPERATURE = 100.0
 MAX_TOP_K = 1 << 20
@@ -62,9 +61,9 @@ class Sampling:
                 raise ConfigError(name, f"must be between {least:g} and {most:g}, not {value!r}")
         if self.top_p == 0:
             raise ConfigError("top_p", "must be over 0")
-        _require_count("top_k", self.top_k, MAX_TOP_K)
+        require_count("top_k", self.top_k, MAX_TOP_K)
         if self.seed is not None:
-            _require_count("seed", self.seed, MAX_SEED)
+            require_count("seed", self.seed, MAX_SEED)
 
     @property
     def cuts(self) -> bool:
@@ -82,9 +81,14 @@ class Sampling:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _require_count(name: str, value: object, most: int) -> None:
+def require_count(name: str, value: object, most: int) -> None:
+    """Check that a parameter is a whole number from 0 on.
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise ConfigError(name, f"must be a whole number from 0 to {most}, not {value!r}")

@@ -44,9 +44,11 @@ class TokenLog:
 
     def write(self, record: TokenRecord) -> None:
         """Add a line. Where that fails, as on a full disk, it is logged; the engine goes on."""
+        if not self._path:
+            return
         try:
             self._append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        except OSError:
+        except (OSError, TypeError):  # TypeError: a label that is no UTF-8
             logger.exception("a line of the token log was lost")
 
     def _append(self, line: bytes) -> None:

@@ -67,6 +67,7 @@ class EventLog:
         self._next = 0
         self._last_ts = 0.0
         self._held: dict[BlockHash, _Held] = {}
+        self._snapshot: Numbered | None = None
 
     def publish(self, events: Sequence[Event], ts: float) -> Numbered:
         """Number and keep what happened.
@@ -98,11 +99,15 @@ class EventLog:
     def snapshot(self) -> Numbered:
         """Return the state as one batch, under the number of the last one published.
 
-        A state that no batch can hold is cut: the beginnings of sequences stay.
+        A state that no batch can hold is cut: the beginnings of sequences stay. It is made once
+        for all who ask before something else happens.
         """
+        if self._snapshot is not None and self._snapshot.seq == self._next - 1:
+            return self._snapshot
         events: list[Event] = [AllBlocksCleared(), *self._state()]
         batch = EventBatch(ts=self._last_ts, events=tuple(events), epoch=self.epoch)
-        return Numbered(self._next - 1, encode_batch(batch))
+        self._snapshot = Numbered(self._next - 1, encode_batch(batch))
+        return self._snapshot
 
     def _note(self, event: Event) -> None:
         if isinstance(event, AllBlocksCleared):

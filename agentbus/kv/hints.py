@@ -77,6 +77,10 @@ class ReplicaView:
 
     MAX_WAITING = 1024
     """Most batches that are kept while one before them is missing."""
+    MAX_WAITING_ITEMS = 2**20
+    """Most blocks and token ids in them; some hundred megabytes."""
+    MAX_MEDIA = 8
+    """Most media that one block is believed to lie on."""
 
     def __init__(self, *, max_blocks: int = 2**18) -> None:
         """Begin with nothing.
@@ -91,6 +95,7 @@ class ReplicaView:
         self._last = -1
         self._newest = -1
         self._waiting: dict[int, EventBatch] = {}
+        self._waiting_items = 0
         self._clear()
         self.unplaced = 0
         """Blocks that could not be placed: their parent is not known, or there are too many."""
@@ -135,12 +140,19 @@ class ReplicaView:
         if seq <= self._last:
             return Receipt.DUPLICATE
         if seq > self._last + 1 and not _is_whole(batch):
-            if len(self._waiting) >= self.MAX_WAITING and seq not in self._waiting:
-                return Receipt.DROPPED
-            self._waiting[seq] = batch
-            return Receipt.WAITING
+            return self._keep_waiting(seq, batch)
         self._apply(seq, batch)
         return Receipt.APPLIED
+
+    def _keep_waiting(self, seq: int, batch: EventBatch) -> Receipt:
+        if seq in self._waiting:
+            return Receipt.WAITING
+        items = self._waiting_items + _items(batch)
+        if len(self._waiting) >= self.MAX_WAITING or items > self.MAX_WAITING_ITEMS:
+            return Receipt.DROPPED
+        self._waiting[seq] = batch
+        self._waiting_items = items
+        return Receipt.WAITING
 
     def give_up(self) -> None:
         """Go on without what is missing, since nobody can tell it any more.
@@ -177,6 +189,7 @@ class ReplicaView:
             self._epoch = epoch
             self._last = self._newest = -1
             self._waiting.clear()
+            self._waiting_items = 0
             self._clear()
         return True
 
@@ -190,7 +203,7 @@ class ReplicaView:
             seq += 1
             following = self._waiting.get(seq)
         for passed in [number for number in self._waiting if number <= self._last]:
-            del self._waiting[passed]
+            self._waiting_items -= _items(self._waiting.pop(passed))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, AllBlocksCleared):
@@ -213,7 +226,8 @@ class ReplicaView:
             if block is None:
                 self.unplaced += len(event.block_hashes) - number
                 return
-            block.media.add(medium)
+            if len(block.media) < self.MAX_MEDIA:
+                block.media.add(medium)
             self._names[block.name] = block
             parent = block.name
 
@@ -242,6 +256,18 @@ class ReplicaView:
         if not block.media:
             del self._blocks[hashed]
             self._names.pop(block.name, None)
+
+
+def _items(batch: EventBatch) -> int:
+    """Return what a batch takes, in blocks, token ids and events."""
+    total = 0
+    for event in batch.events:
+        total += 1
+        if not isinstance(event, AllBlocksCleared):
+            total += len(event.block_hashes)
+        if isinstance(event, BlockStored):
+            total += len(event.token_ids)
+    return total
 
 
 def _is_whole(batch: EventBatch) -> bool:

@@ -101,7 +101,8 @@ class KVEventPublisher:
         head = (identity, b"", KV_TOPIC)
         try:
             for seq, payload in self._log.replay(start):
-                self._router.send_multipart([*head, _number(seq), payload], zmq.NOBLOCK)
+                # Not copied: all who are told again at once are told the same bytes.
+                self._router.send_multipart([*head, _number(seq), payload], zmq.NOBLOCK, copy=False)
             self._router.send_multipart([*head, _END, b""], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # it reads too slowly, or is gone: it may ask again
             logger.warning("a replay of KV events was cut short: %s", error)

@@ -113,3 +113,14 @@ def test_a_state_that_no_batch_holds_is_cut_at_its_ends() -> None:
     held = [name for name, _ in state(log)]
     assert held == [*range(70), *range(1000, 1000 + len(held) - 70)]
     assert 70 < len(held) < 140
+
+
+def test_a_state_is_written_once_until_something_happens() -> None:
+    """Whoever asks again and again costs the engine's loop nothing."""
+    log = EventLog(1, max_batches=1)
+    for number in range(3):
+        log.publish([stored(number)], 0.0)
+    first = log.snapshot()
+    assert log.replay(0)[0].payload is first.payload
+    log.publish([stored(3)], 0.0)
+    assert [name for name, _ in state(log)] == [0, 1, 2, 3]

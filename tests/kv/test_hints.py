@@ -156,6 +156,30 @@ def test_a_view_is_bounded() -> None:
     assert view.missing == 1
 
 
+def test_what_waits_is_bounded_by_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplicaView, "MAX_WAITING_ITEMS", 100)
+    view = ReplicaView()
+    large = batch(BlockRemoved(block_hashes=tuple(range(60))))
+    assert view.receive(2, large) is Receipt.WAITING
+    assert view.receive(4, large) is Receipt.DROPPED
+    assert view.receive(2, large) is Receipt.WAITING
+    for number in range(2):
+        assert view.receive(number, batch(stored(range(SIZE)))) is Receipt.APPLIED
+    assert view.missing is None and view.next == 3
+    assert view.receive(4, large) is Receipt.WAITING  # there is room again
+    assert view.receive(0, batch(epoch=2)) is Receipt.APPLIED
+    assert view.receive(2, batch(*large.events, epoch=2)) is Receipt.WAITING
+
+
+def test_a_block_lies_on_a_bounded_number_of_media() -> None:
+    view = ReplicaView()
+    tokens = range(SIZE)
+    for number in range(100):
+        view.receive(number, batch(stored(tokens, medium=f"medium {number}")))
+    [block] = view._blocks.values()
+    assert len(block.media) == ReplicaView.MAX_MEDIA
+
+
 def test_a_gap_waits_for_its_replay() -> None:
     hints = Hints()
     view = hints.view("a")
