@@ -128,6 +128,9 @@ class Context:
     root: bytes
     length: int
 
+    def __repr__(self) -> str:
+        return f"Context({self.root.hex()[:12]}…, length={self.length})"
+
     def append(self, segment: Segment) -> Context:
         """Return this context with `segment` at its end."""
         root = self.tenant.root(self.root, segment.digest)

@@ -97,6 +97,8 @@ class GenerateRequest:
     """What the call may spend; see `within_budget`."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sampling, Sampling):
+            raise ConfigError("sampling", f"must be Sampling(…), not {self.sampling!r:.40}")
         if self.max_tokens < 0:
             raise ConfigError("max_tokens", f"must be 0 or more, not {self.max_tokens}")
         if not 0 <= self.logprobs <= MAX_LOGPROBS:

@@ -13,6 +13,11 @@ TENANT = TenantKey(b"t" * 32)
 EMPTY = TENANT.empty()
 
 
+def test_a_context_is_shown_by_its_root_as_commands_print_it() -> None:
+    context = EMPTY.user("Tides?")
+    assert repr(context) == f"Context({context.root.hex()[:12]}…, length=1)"
+
+
 def test_half_a_character_is_refused() -> None:
     context = TenantKey().empty()
     with pytest.raises(InvalidMessage, match="half a character"):
