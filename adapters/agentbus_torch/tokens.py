@@ -116,6 +116,10 @@ class Vocabulary:
         """Tokenize data."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids) if text else ()
 
+    def each_plain(self, texts: Sequence[str | Ids]) -> list[Ids]:
+        """Tokenize several pieces of data; what is ids already stays."""
+        return [self.plain(text) if isinstance(text, str) else text for text in texts]
+
     def markup(self, text: str) -> Ids:
         """Tokenize markup."""
         return self.around(text, "", "")

@@ -48,9 +48,8 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
     with tempfile.TemporaryDirectory(prefix="ab-") as folder:
         url = f"unix://{folder}/bus/bus.sock"
         log = Path(folder, "tokens.jsonl")
-        config = Path(folder, "agentbus.toml")
-        config.touch()  # whatever settings lie here, the ways are compared under the same
-        own = ["--bus", url, "--config", str(config)]
+        # no agentbus.toml that lies here: the ways are compared under the same settings
+        own = ["--bus", url, "--config", os.devnull]
         engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
         logged = ["--token-log", str(log)]
         async with AsyncExitStack() as stack:

@@ -184,6 +184,11 @@ class Usage:
     decode_s: float = 0.0
     ttft_s: float = 0.0
 
+    def __add__(self, other: Usage) -> Usage:
+        """Return what two calls cost, one made after the other: times add up, too."""
+        names = self.__slots__
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
