@@ -126,7 +126,6 @@ async def score(
     """
     if not isinstance(engine, Scorer):
         raise Unsupported(engine.capabilities.model, "score")
-    check_continuations(continuations)
     return await engine.score(prompt, continuations, tenant=tenant, budget=budget)
 
 
@@ -138,7 +137,6 @@ async def embed(engine: Engine, texts: Sequence[str], *, budget: Budget | None =
     """
     if not isinstance(engine, Embedder):
         raise Unsupported(engine.capabilities.model, "embed")
-    check_texts(texts)
     return await engine.embed(texts, budget=budget)
 
 

@@ -366,21 +366,27 @@ async def test_a_score_waits_for_its_prefix_and_nobody_waits_for_a_score() -> No
     crowd = Crowd(EngineService(engine))
     found: list[Scores] = []
 
-    async def score(text: str) -> None:
-        found.append(await crowd.service.score(asked(text).prompt, ["yes", "no"]))
+    other = "Something else. " * 40
+
+    async def score(document: str) -> None:
+        prompt = asked("judge", document).prompt
+        found.append(await crowd.service.score(prompt, ["yes", "no"]))
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             group.start_soon(crowd.ask, "agent-0")
             await engine.saw(1)
-            group.start_soon(score, "judge")
+            group.start_soon(score, DOCUMENT)
             await anyio.wait_all_tasks_blocked()
             assert engine.begun == ["agent-0"]
             engine.permits.release()
             await engine.saw(2)
-            group.start_soon(crowd.ask, "judge")
+            engine.permits.release()
+            group.start_soon(score, other)
             await engine.saw(3)
-            assert engine.begun[1:] == ["score: judge", "judge"]
+            group.start_soon(crowd.ask, "agent-1", other)
+            await engine.saw(4)
+            assert engine.begun == ["agent-0", "score: judge", "score: judge", "agent-1"]
             for _ in range(2):
                 engine.permits.release()
     assert found[0].usage.reused_tokens > 300
