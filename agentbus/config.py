@@ -241,32 +241,11 @@ class TokenSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonSettings:
-    """How a broker or a worker runs. Times in seconds."""
-
-    __pydantic_config__ = _STRICT
-
-    listen: str = ""
-    """The broker's url; empty for the socket of this user's daemon."""
-    metrics: str = "127.0.0.1:0"
-    """`HOST:PORT` where /metrics and /healthz are served, port 0 for a free one; `off` for none."""
-    drain_timeout: float = 10.0
-    """How long a worker that is told to end goes on with what it has begun."""
-    bus: BusSettings = field(default_factory=BusSettings)
-    log: LogSettings = field(default_factory=LogSettings)
-    acl: AclSettings | None = None
-    """None lets everyone who can join do all."""
-    tokens: Mapping[str, TokenSettings] = field(default_factory=dict)
-    """By the names that rules give their holders."""
-
-    def __post_init__(self) -> None:
-        _require_positive(self, or_zero=("drain_timeout",))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
     """What 1000 tokens cost, in a unit of your choice: of a prompt, of what of it is reused, and of
     an answer."""
+
+    __pydantic_config__ = _STRICT
 
     prompt: float = 0.0
     reused: float = 0.0
@@ -286,6 +265,8 @@ class Prices:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """How an engine runs one model."""
+
+    __pydantic_config__ = _STRICT
 
     dtype: str = "float32"
     """`float32` or `bfloat16`."""
@@ -338,3 +319,28 @@ class EngineSettings:
             raise ConfigError("kv_events", problem)
         if self.kv_disk_bytes and not self.kv_dir:
             raise ConfigError("kv_dir", "is needed to keep KV blocks on disk")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSettings:
+    """How a broker or a worker runs. Times in seconds."""
+
+    __pydantic_config__ = _STRICT
+
+    listen: str = ""
+    """The broker's url; empty for the socket of this user's daemon."""
+    metrics: str = "127.0.0.1:0"
+    """`HOST:PORT` where /metrics and /healthz are served, port 0 for a free one; `off` for none."""
+    drain_timeout: float = 10.0
+    """How long a worker that is told to end goes on with what it has begun."""
+    bus: BusSettings = field(default_factory=BusSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """For each model that a worker serves."""
+    log: LogSettings = field(default_factory=LogSettings)
+    acl: AclSettings | None = None
+    """None lets everyone who can join do all."""
+    tokens: Mapping[str, TokenSettings] = field(default_factory=dict)
+    """By the names that rules give their holders."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, or_zero=("drain_timeout",))

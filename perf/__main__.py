@@ -12,6 +12,8 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from agentbus.errors import AgentbusError
+
 from .children import ChildFailed
 from .compiled import is_compiled
 from .exact.suite import SUITE as EXACTNESS
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(word)
     try:
         rows = _run(suite, [peer.name for peer in selection.peers], arguments.quick, errors)
-    except ChildFailed as error:
+    except (ChildFailed, AgentbusError) as error:
         errors.print(f"perf: {error}")
         return 1
     except KeyboardInterrupt:

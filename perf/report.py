@@ -10,7 +10,9 @@ from pathlib import Path
 
 import orjson
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 __all__ = [
     "UNITS",
@@ -118,20 +120,20 @@ def show(
 ) -> None:
     """Print the rows as a table, with machine, versions and method under it."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("case", "metric"):
-        table.add_column(heading)
-    table.add_column("agentbus", justify="right")
-    table.add_column("peer")
-    table.add_column("its value", justify="right")
-    table.add_column("ratio", justify="right")
+    # A name that is cut names nothing, so cases stand above their metrics, and long ones fold.
+    table.add_column("case and metric", overflow="fold")
+    table.add_column("agentbus", justify="right", no_wrap=True)
+    table.add_column("peer", overflow="fold")
+    table.add_column("its value", justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
     last = ("", "")
     for row in rows:
         new = (row.case, row.metric) != last
-        if row.case != last[0] and last[0]:
+        if row.case != last[0]:
             table.add_section()
+            table.add_row(Text(row.case.strip(), style="bold"))
         table.add_row(
-            row.case if row.case != last[0] else "",
-            row.metric if new else "",
+            Padding(row.metric, (0, 0, 0, 2)) if new else "",
             _number(row.value) if new else "",
             row.peer or "–",
             _number(row.peer_value),

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Continuations
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,11 @@ from agentbus.engine.base import (
     Usage,
     within_budget,
 )
-from agentbus.engine.scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
+from agentbus.engine.scoring import Scores, Vectors, check_budget, check_continuations, check_texts
 from agentbus.engine.token_log import TokenLog, TokenRecord
 from agentbus.engine.tools import tool_parameters
 from agentbus.errors import AgentbusError, ContextTooLong, EngineFailed
+from agentbus.telemetry import Budget
 
 from .answer import Answer
 from .choose import Chooser, Chosen
@@ -245,31 +247,39 @@ class TorchEngine:
         continuations: Continuations[str | tuple[int, ...]],
         *,
         tenant: str = "",
-    ) -> tuple[Score, ...]:
+        budget: Budget | None = None,
+    ) -> Scores:
         """Return continuations' log-probabilities; see `agentbus.engine.Scorer`.
 
         All tokens of a continuation are scored in one pass, behind the prompt's reused KV.
         """
-        check_batch("continuations", continuations, MAX_CONTINUATIONS)
-        request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant)
-        scores = []
-        for continuation in continuations:
+        check_continuations(continuations)
+        self._check_texts([one for one in continuations if isinstance(one, str)])
+        request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant, budget=budget)
+        ids = await anyio.to_thread.run_sync(self._loaded.vocabulary.each_plain, continuations)
+        usage, scores = Usage(), []
+        for at in range(len(ids)):
             sinks: list[ContinuationScore] = []
-            make_call = partial(self._score_call, request, continuation, sinks)
-            await self._run(Job(request, make_call))
+            make_call = partial(self._score_call, request, ids[at:], sinks)
+            usage += await self._run(Job(request, make_call))
             scores.append(sinks[0].score())
-        return tuple(scores)
+            request = replace(request, budget=None)  # it pays for all, or the first was refused
+        return Scores(tuple(scores), usage)
 
-    async def embed(self, texts: Continuations[str]) -> tuple[Vector, ...]:
+    async def embed(self, texts: Continuations[str], *, budget: Budget | None = None) -> Vectors:
         """Return texts' vectors; see `agentbus.engine.Embedder`. No KV is reused or kept."""
-        check_batch("texts", texts, MAX_TEXTS)
+        check_texts(texts)
+        self._check_texts(texts)
+        ids = await anyio.to_thread.run_sync(self._loaded.vocabulary.each_plain, texts)
+        check_budget(sum(map(len, ids)), budget, self._capabilities.prices)
         request = GenerateRequest(prompt=(), max_tokens=0)
-        vectors = []
-        for text in texts:
+        usage, vectors = Usage(), []
+        for text in ids:
             pool = MeanPool(self._runner.model.normed)
-            await self._run(Job(request, partial(self._embed_call, text, pool)))
+            make_call = partial(Call, prompt=text, max_tokens=0, reuse=False, rows=pool)
+            usage += await self._run(Job(request, make_call))
             vectors.append(pool.vector())
-        return tuple(vectors)
+        return Vectors(tuple(vectors), usage)
 
     def publish(self, feed: KVEventFeed) -> None:
         """Tell a feed what the pool stores and removes, and close it with the engine.
@@ -355,12 +365,14 @@ class TorchEngine:
     def _score_call(
         self,
         request: GenerateRequest,
-        continuation: str | tuple[int, ...],
+        continuations: list[tuple[int, ...]],
         sinks: list[ContinuationScore],
     ) -> Call:
-        prompt, ids = self._prompt_ids(request), continuation
-        if isinstance(ids, str):
-            ids = self._plain(ids)
+        """Score the first of those that are left; a budget has to pay for all of them."""
+        prompt, ids = self._prompt_ids(request), continuations[0]
+        if request.budget is not None:
+            reads = sum(len(prompt) + len(one) - 1 for one in continuations)
+            check_budget(reads, request.budget, self._capabilities.prices)
         self._runner.check_ids(ids)
         sinks.append(ContinuationScore(len(prompt), ids, self._runner.model.logits))
         return Call(
@@ -371,10 +383,6 @@ class TorchEngine:
             reuse_limit=len(prompt) - 1,
         )
 
-    def _embed_call(self, text: str, pool: MeanPool) -> Call:
-        ids = self._plain(text)
-        return Call(prompt=ids, max_tokens=0, reuse=False, rows=pool)
-
     def _prompt_ids(self, request: GenerateRequest, *, cue: bool = True) -> tuple[int, ...]:
         prompt = request.prompt
         if not isinstance(prompt, Prompt):
@@ -382,9 +390,9 @@ class TorchEngine:
         self._check_length(sum(len(turn.text) for turn in prompt.turns))
         return self._loaded.encoder.encode(prompt, tenant=request.tenant, cue=cue)
 
-    def _plain(self, text: str) -> tuple[int, ...]:
-        self._check_length(len(text))
-        return self._loaded.vocabulary.plain(text)
+    def _check_texts(self, texts: Continuations[str]) -> None:
+        for text in texts:
+            self._check_length(len(text))
 
     def _check_length(self, characters: int) -> None:
         """Refuse what no window holds before it is tokenized, which may take minutes."""

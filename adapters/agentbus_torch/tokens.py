@@ -131,6 +131,10 @@ class Vocabulary:
             problem = f"the model's tokenizer cannot read a text ({_told(error)})"
             raise MisuseError(problem) from error
 
+    def each_plain(self, texts: Sequence[str | Ids]) -> list[Ids]:
+        """Tokenize several pieces of data; what is ids already stays."""
+        return [self.plain(text) if isinstance(text, str) else text for text in texts]
+
     def markup(self, text: str) -> Ids:
         """Tokenize markup."""
         return self.around(text, "", "")

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import anyio
 import typer
 
-from ..config import EngineSettings
 from .acl import acl
 from .context import context
 from .keys import Authorized, KeyFile, ServerKey, TokenFile, joining, keys, load, read_token
@@ -115,8 +114,13 @@ def worker(
         typer.Option("--serve", help="A model to run an engine for, in this process."),
     ] = None,
     name: Annotated[str, typer.Option(help="This process's name in logs and errors.")] = "worker",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for --serve.")] = "float32",
-    threads: Annotated[int, typer.Option(help="CPU threads for --serve; 0 for all cores.")] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32 or bfloat16, for --serve; more in agentbus.toml's [engine]."),
+    ] = "",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads for --serve; 0 for all cores.")
+    ] = None,
     prices: Annotated[
         str,
         typer.Option(
@@ -157,6 +161,10 @@ def worker(
             drain_timeout=drain_timeout,
             format=log,
             level=log_level,
+            dtype=dtype,
+            threads=threads,
+            prices=parse_prices(prices) if prices else None,
+            token_log=token_log,
         )
         configure_logging(settings.log)
         await start_worker(
@@ -167,9 +175,6 @@ def worker(
             name=name,
             model=model,
             serve=serves or [],
-            engine_settings=EngineSettings(
-                dtype=dtype, threads=threads, token_log=token_log, prices=parse_prices(prices)
-            ),
             keys=load(key_file, server=server_key, authorized=authorized),
             token=read_token(token),
             listen=listen,

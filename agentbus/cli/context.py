@@ -212,7 +212,7 @@ def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) 
         print_json({"equal": same, **_plain(finding, counting.unit), "parts": shown})
         return
     console = Console(highlight=False)
-    console.print(f"{same} parts are equal, {finding.shared} {counting.unit}.")
+    console.print(f"Equal: {same} parts whole, the first {finding.shared} {counting.unit}.")
     table = Table("", "part", "begins")
     table.add_column(counting.unit, justify="right")
     for sign, part in rows:

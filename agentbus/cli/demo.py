@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..demo import (
     DEFAULT_QUESTION,
+    MEANINGS,
     AgentbusWay,
     Comparison,
     LiveView,
@@ -64,6 +65,8 @@ async def run_demo(
     console.print(
         Text("\nThe same conversation again, in four ways, each started anew:", style="dim")
     )
+    for name, meaning in MEANINGS.items():
+        console.print(Text(f"  {name}: {meaning}", style="dim"))
     with replay_view(console, hops=len(steps()), ways=_WAYS) as progress:
         async with stage(model, settings) as team:
             comparison = await compare(

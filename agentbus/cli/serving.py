@@ -15,7 +15,7 @@ import orjson
 from anyio.abc import TaskStatus
 
 from ..client import Bus
-from ..config import DaemonSettings, EngineSettings, Keys, Prices
+from ..config import DaemonSettings, Keys, Prices
 from ..daemon import start_broker
 from ..errors import AgentbusError, ConfigError
 from ..guard import Guard
@@ -45,13 +45,11 @@ def _listen_at(url: str) -> str:
 
 
 def parse_prices(text: str) -> Prices:
-    """Read three numbers with commas between them; nothing makes everything free.
+    """Read three numbers with commas between them.
 
     Raises:
         ConfigError: they are not three prices.
     """
-    if not text:
-        return Prices()
     try:
         prompt, reused, answer = map(float, text.split(","))
     except ValueError:
@@ -138,7 +136,6 @@ async def start_worker(
     name: str,
     model: str,
     serve: Sequence[str],
-    engine_settings: EngineSettings,
     keys: Keys | None,
     token: str,
     listen: str,
@@ -154,7 +151,7 @@ async def start_worker(
         name=name,
         model=model,
         serve=serve,
-        engine_settings=engine_settings,
+        engine_settings=settings.engine,
         bus_settings=settings.bus,
         drain_timeout=settings.drain_timeout,
         serving=partial(

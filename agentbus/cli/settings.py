@@ -27,6 +27,9 @@ MAX_FILE = 1024 * 1024
 """Bytes of a settings file."""
 _HOLDERS = (tuple, Mapping)
 """Types of keys that hold several tables."""
+_LOG = ("format", "level")
+_ENGINE = ("dtype", "threads", "prices", "token_log")
+"""What the command line may say of a table."""
 _UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
@@ -93,8 +96,14 @@ def override(settings: DaemonSettings, **given: Any) -> DaemonSettings:
         ConfigError: a value cannot be used.
     """
     said = {name: value for name, value in given.items() if value not in (None, "")}
-    log = {name: said.pop(name) for name in ("format", "level") if name in said}
-    return dataclasses.replace(settings, log=dataclasses.replace(settings.log, **log), **said)
+    log = {name: said.pop(name) for name in _LOG if name in said}
+    engine = {name: said.pop(name) for name in _ENGINE if name in said}
+    return dataclasses.replace(
+        settings,
+        log=dataclasses.replace(settings.log, **log),
+        engine=dataclasses.replace(settings.engine, **engine),
+        **said,
+    )
 
 
 def _read(path: Path) -> str:
@@ -121,9 +130,8 @@ def _first_problem(path: Path, text: str, problem: ErrorDetails) -> ConfigError:
 
 def _out_of_range(path: Path, text: str, error: ConfigError) -> ConfigError:
     """Place an error that names its key alone, as settings objects raise it, or with its tables."""
-    if "." in error.setting:
-        return _error(path, text, error.setting.split("."), error.problem)
-    places = [keys for keys in _all_keys() if keys[-1] == error.setting]
+    said = tuple(error.setting.split("."))
+    places = [keys for keys in _all_keys() if keys[-len(said) :] == said] or [said]
     found = [keys for keys in places if _line_of(text, keys)]
     return _error(path, text, (found or places)[0], error.problem)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..context import Context, Reading
+from ..engine.scoring import Score, Vector
 from ..errors import AgentbusError, BudgetExceeded, ConfigError
 from ..telemetry import (
     NANOS,
@@ -196,6 +197,44 @@ class Call(Requester):
     ) -> AsyncGenerator[str | Answer, None]:
         """Ask the agent's model; yield its text as it comes and then the `Answer`. As `generate`."""
         return self._answer(Generation(text=text, whole=True, **options))
+
+    async def score(
+        self,
+        text: str,
+        continuations: Sequence[str | tuple[int, ...]],
+        *,
+        salt: str = "",
+        budget: Budget | None = None,
+    ) -> tuple[Score, ...]:
+        """Ask how probable the agent's model finds given answers, in their order.
+
+        `text` is read behind `context` as what the agent is asked to do (nothing, if it is empty),
+        and each of 1 to 1,024 continuations behind that, as text or as the model's token ids; the
+        call's context stays as it is. The log-probabilities are the model's own; see
+        `agentbus.engine.Scorer`. What is read counts for the budget once for each continuation.
+
+        Raises:
+            Unsupported: the engine cannot score.
+            BudgetExceeded: there is not enough left for all of it; nothing was computed.
+            ConfigError: there are none or too many continuations, or one is empty.
+            ModelNotFound, ContextTooLong: as `generate`.
+        """
+        self._node.prefetcher.reading(self.agent, self._delivery, salt)
+        return await self._node.models.score(self, text, continuations, salt, budget)
+
+    async def embed(
+        self, texts: Sequence[str], *, budget: Budget | None = None
+    ) -> tuple[Vector, ...]:
+        """Ask the agent's model for the vectors of 1 to 1,024 texts, in their order.
+
+        Each is of length 1 and has as many numbers as the model's hidden size; texts are read bare
+        and apart from each other and from the context. See `agentbus.engine.Embedder`.
+
+        Raises:
+            Unsupported: the engine cannot embed.
+            BudgetExceeded, ConfigError, ModelNotFound, ContextTooLong: as `score`.
+        """
+        return await self._node.models.embed(self, texts, budget)
 
     def read_ahead(
         self,

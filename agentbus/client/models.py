@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..config import Prices
 from ..context import Context, Prompt, find_layout, read_as
 from ..engine.base import Engine, Finished, Usage
+from ..engine.scoring import Score, Vector, check_continuations, check_texts
 from ..engine.service import EngineService
-from ..errors import BudgetExceeded, EngineError, LayoutError, ModelNotFound, NoResponder
+from ..errors import (
+    BudgetExceeded,
+    EngineError,
+    InvalidMessage,
+    LayoutError,
+    ModelNotFound,
+    NoResponder,
+)
 from ..routing import MODEL
-from ..telemetry import EngineReport, ModelCost
+from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
 from .generation import (
     Answer,
@@ -33,6 +41,7 @@ from .generation import (
     request_of,
     written_calls,
 )
+from .scoring import Embedded, EmbedTexts, ScoreTexts
 
 if TYPE_CHECKING:
     from .call import Call
@@ -47,6 +56,8 @@ __all__ = [
     "engine_reports",
     "model_agent_name",
 ]
+
+T = TypeVar("T")
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -115,6 +126,25 @@ class ModelAgent(Agent):
                 call.forfeit()
             raise
         call.remember(extended(context, call.source, "".join(text), calls))
+
+    @handler
+    async def score(self, ask: ScoreTexts, call: Call) -> AsyncIterator[Score]:
+        """Stream the continuations' scores, in their order."""
+        prompt = find_layout(ask.layout).render(_required(call.context), call.source)
+        found = await self.engine.score(
+            prompt, ask.continuations, tenant=ask.salt, budget=call.budget
+        )
+        call.charge(_cost(found.usage, self.engine.capabilities.prices))
+        for score in found.scores:
+            yield score
+
+    @handler
+    async def embed(self, ask: EmbedTexts, call: Call) -> AsyncIterator[Embedded]:
+        """Stream the texts' vectors, in their order."""
+        found = await self.engine.embed(ask.texts, budget=call.budget)
+        call.charge(_cost(found.usage, self.engine.capabilities.prices))
+        for vector in found.vectors:
+            yield Embedded(vector)
 
     @handler
     async def prefetch(self, ahead: Prefetch, call: Call) -> int:
@@ -186,45 +216,114 @@ class ModelClient:
         self, call: Call, origin: Origin, request: Generation
     ) -> AsyncGenerator[str | Answer, None]:
         """Yield the answer's text, then all of it if `request.whole`; extend the call's context."""
+        target = _served(call)
         context = self._asked(call, request.text)
         call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
         read = call.reading.context
         ask = request.ask(call.reading.layout)
-        target = model_agent_name(call.model)
         reader = AnswerReader()
         stream = call.stream(target, ask, context=read, returns=type(None), budget=request.budget)
         announcing = self._node.prefetcher.announcing(call.agent, origin, request, context)
-        try:
-            with announcing:
-                async with stream as parts:
-                    async for part in parts:
-                        if text := reader.take(part):
-                            yield text
-                    reply = parts.reply
-        except NoResponder as error:
-            if error.target != target:
-                raise
-            advice = (
-                f"no engine on this bus serves it; start one: agentbus worker --serve {call.model}"
-            )
-            raise ModelNotFound(call.model, advice) from error
-        except BudgetExceeded as error:
-            raise call.exceeded(error) from error
-        account = reply.account
-        cost = replace(
-            account.model, sent_bytes=account.sent_bytes, received_bytes=account.received_bytes
-        )
-        call.account_for(cost)
+        with _errors_of(call, target), announcing:
+            async with stream as parts:
+                async for part in parts:
+                    if text := reader.take(part):
+                        yield text
+                reply = parts.reply
+        cost = _charged(call, reply.account)
         answer = reader.answer(cost) if request.whole else None
         self._node.note_held(target, extended(read, call.agent, reader.text, reader.calls))
         call.context = extended(context, call.agent, reader.text, reader.calls)
         if answer is not None:
             yield answer
 
+    async def score(
+        self,
+        call: Call,
+        text: str,
+        continuations: Sequence[str | tuple[int, ...]],
+        salt: str,
+        budget: Budget | None,
+    ) -> tuple[Score, ...]:
+        """Return continuations' scores; the call's context stays as it is."""
+        check_continuations(continuations)
+        context = self._asked(call, text)
+        call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
+        ask = ScoreTexts(call.reading.layout, salt, tuple(continuations))
+        scores = await self._collect(call, ask, call.reading.context, budget, Score)
+        return tuple(_as_many(scores, continuations))
+
+    async def embed(
+        self, call: Call, texts: Sequence[str], budget: Budget | None
+    ) -> tuple[Vector, ...]:
+        """Return texts' vectors."""
+        check_texts(texts)
+        found = await self._collect(call, EmbedTexts(tuple(texts)), None, budget, Embedded)
+        return tuple(one.vector for one in _as_many(found, texts))
+
+    async def _collect(
+        self, call: Call, ask: object, context: Context | None, budget: Budget | None, kind: type[T]
+    ) -> list[T]:
+        """Ask the call's model for one part for each thing that is asked about.
+
+        Raises:
+            InvalidMessage: a part is of another kind.
+        """
+        target = _served(call)
+        found: list[T] = []
+        with _errors_of(call, target):
+            stream = call.stream(target, ask, context=context, returns=type(None), budget=budget)
+            async with stream as parts:
+                async for part in parts:
+                    if not isinstance(part, kind):
+                        raise InvalidMessage(type(part).__name__, f"is no {kind.__name__}")
+                    found.append(part)
+                reply = parts.reply
+        _charged(call, reply.account)
+        return found
+
     def _asked(self, call: Call, text: str) -> Context:
         """Return the context with what is asked behind it."""
-        if not call.model:
-            advice = "with model=, or its worker with --model, for example 'smollm2'"
-            raise ModelNotFound("", f"spawn {call.agent!r} {advice}")
         context = call.context or self._node.empty_context()
         return context.ask(text, author=call.source or "user") if text else context
+
+
+def _served(call: Call) -> str:
+    """Return the address of the call's model.
+
+    Raises:
+        ModelNotFound: the agent has none.
+    """
+    if not call.model:
+        advice = "with model=, or its worker with --model, for example 'smollm2'"
+        raise ModelNotFound("", f"spawn {call.agent!r} {advice}")
+    return model_agent_name(call.model)
+
+
+@contextmanager
+def _errors_of(call: Call, target: str) -> Iterator[None]:
+    """Say what a model's refusal means to who asked for it."""
+    try:
+        yield
+    except NoResponder as error:
+        if error.target != target:
+            raise
+        advice = f"no engine on this bus serves it; start one: agentbus worker --serve {call.model}"
+        raise ModelNotFound(call.model, advice) from error
+    except BudgetExceeded as error:
+        raise call.exceeded(error) from error
+
+
+def _charged(call: Call, account: HopAccount) -> ModelCost:
+    """Add what a model call has cost to its call's account, and return it."""
+    cost = replace(
+        account.model, sent_bytes=account.sent_bytes, received_bytes=account.received_bytes
+    )
+    call.account_for(cost)
+    return cost
+
+
+def _as_many(found: Sequence[T], asked: Sequence[object]) -> Sequence[T]:
+    if len(found) != len(asked):
+        raise InvalidMessage("answer", f"has {len(found)} parts, {len(asked)} were asked for")
+    return found

@@ -97,9 +97,12 @@ class TenantKey:
         """Make a segment under this key. `refers` counts in its name only if there is one.
 
         Raises:
-            InvalidMessage: author or text cannot be written as UTF-8, or `refers` is neither empty
-                nor as long as a digest.
+            InvalidMessage: author or text is no text, or cannot be written as UTF-8, or `refers`
+                is neither empty nor as long as a digest.
         """
+        if not (isinstance(author, str) and isinstance(text, str)):
+            wrong = text if isinstance(author, str) else author
+            raise InvalidMessage("context", f"is made of text, not of {type(wrong).__name__}")
         if refers and len(refers) != DIGEST_SIZE:
             raise InvalidMessage("context", f"refers to {len(refers)} bytes, which name nothing")
         fields = [kind.value, author, text, refers] if refers else [kind.value, author, text]
@@ -127,6 +130,9 @@ class Context:
     last: Segment | None = field(repr=False)
     root: bytes
     length: int
+
+    def __repr__(self) -> str:
+        return f"Context({self.root.hex()[:12]}…, length={self.length})"
 
     def append(self, segment: Segment) -> Context:
         """Return this context with `segment` at its end."""

@@ -19,12 +19,13 @@ from .roles import (
     steps,
 )
 from .script import Conversation, Hop, Said
-from .table import Comparison, WayReport, sentences, side_by_side, to_json
+from .table import MEANINGS, Comparison, WayReport, sentences, side_by_side, to_json
 from .view import LiveView, replay_view, show_comparison
 from .ways import Way
 
 __all__ = [
     "DEFAULT_QUESTION",
+    "MEANINGS",
     "ROLES",
     "ROUNDS",
     "WORKERS",

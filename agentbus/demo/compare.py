@@ -58,7 +58,7 @@ async def compare(
         )
         for way in ways
     )
-    return Comparison(conversation, tuple(reports), equal)
+    return Comparison(conversation, tuple(reports), equal, model_spec)
 
 
 def check_comparable(model_spec: str) -> None:

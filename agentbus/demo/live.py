@@ -48,15 +48,17 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
     with tempfile.TemporaryDirectory(prefix="ab-") as folder:
         url = f"unix://{folder}/bus/bus.sock"
         log = Path(folder, "tokens.jsonl")
+        # no agentbus.toml that lies here: the ways are compared under the same settings
+        own = ["--bus", url, "--config", os.devnull]
         engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
         logged = ["--token-log", str(log)]
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
-            await enter(running(["up", "--bus", url]))
-            await enter(running(["worker", "--bus", url, "--serve", model, *logged, *engine]))
+            await enter(running(["up", *own]))
+            await enter(running(["worker", *own, "--serve", model, *logged, *engine]))
             for members in WORKERS:
                 targets = [f"{name}={_MEMBER}" for name in members]
-                await enter(running(["worker", "--bus", url, "--model", model, *targets]))
+                await enter(running(["worker", *own, "--model", model, *targets]))
             yield Stage(await enter(Bus.open(url, name="demo")), log)
 
 

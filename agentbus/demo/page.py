@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .events import HopResult
 from .svg import COLOURS, Bar, Part, bars, legend, lines, spans
-from .table import Comparison, WayReport, sentences, side_by_side
+from .table import MEANINGS, Comparison, WayReport, sentences, side_by_side
 
 __all__ = ["render_page", "write_page"]
 
@@ -23,7 +23,9 @@ svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12p
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #8884; }
 .legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .8em;
-height: .8em; margin-right: .4em; } .pair { display: grid; grid-template-columns: 1fr 1fr; }
+height: .8em; margin-right: .4em; } .pair { display: grid; gap: 0 1rem;
+grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.wide { overflow-x: auto; } dt { font-weight: bold; } dd { margin: 0 0 .4rem 1rem; }
 figure { margin: 0 0 1rem; } blockquote { white-space: pre-wrap; margin: .2rem 0 1rem 1rem; }
 """
 
@@ -53,12 +55,14 @@ def render_page(comparison: Comparison) -> str:
         "<meta name='viewport' content='width=device-width'>",
         f"<title>agentbus: one conversation in {len(ways)} ways</title><style>{_STYLE}</style>",
         f"<h1>One conversation in {len(ways)} ways</h1>",
+        f"<p>Model: {escape(comparison.model)}.</p>",
+        _meanings(ways),
         _table(comparison),
         *(f"<p>{escape(line)}</p>" for line in sentences(comparison)),
         "<h2>Timeline of the hops</h2>",
         legend({"until the first text": _WAITING, "while text came": _WRITING}),
         spans([Bar(way.name, _times(way)) for way in ways], "s"),
-        "<h2>Time to first text by hop, ms</h2>",
+        "<h2>Time to first text by hop, ms, on a logarithmic scale</h2>",
         legend(colours),
         lines(ttft, colours, "ms"),
         "<h2>Tokens of the prompts by hop</h2>",
@@ -71,6 +75,15 @@ def render_page(comparison: Comparison) -> str:
         "</html>",
     ]
     return "\n".join(parts)
+
+
+def _meanings(ways: tuple[WayReport, ...]) -> str:
+    items = (
+        f"<dt>{escape(way.name)}</dt><dd>{escape(meaning)}</dd>"
+        for way in ways
+        if (meaning := MEANINGS.get(way.name))
+    )
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def _times(way: WayReport) -> tuple[Part, ...]:
@@ -110,7 +123,7 @@ def _table(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in cells
     )
-    return f"<table><tr>{heads}</tr>{rows}</table>"
+    return f"<div class='wide'><table><tr>{heads}</tr>{rows}</table></div>"
 
 
 def _conversation(comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -14,10 +14,26 @@ from .equal import EqualWork
 from .events import HopResult
 from .script import Conversation
 
-__all__ = ["AGENTBUS", "Comparison", "WayReport", "sentences", "side_by_side", "to_json"]
+__all__ = [
+    "AGENTBUS",
+    "MEANINGS",
+    "Comparison",
+    "WayReport",
+    "sentences",
+    "side_by_side",
+    "to_json",
+]
 
 AGENTBUS = "agentbus"
 """The name of our own way, to which the others' ratios refer."""
+
+MEANINGS: Mapping[str, str] = {
+    "plain": "each request carries the whole transcript over HTTP; the engine reads all of it anew",
+    "engine_cache": "the same, with an engine that reuses prefixes that it has read",
+    "engine_cache_same_layout": "the same, with prompts laid out by hand as agentbus lays them out",
+    AGENTBUS: "requests carry what is new, and the engine reads what is new",
+}
+"""What each way is, for people."""
 
 _MS = 1000.0
 
@@ -64,6 +80,8 @@ class Comparison:
     conversation: Conversation
     ways: tuple[WayReport, ...]
     equal: EqualWork
+    model: str
+    """What was run, as it was named."""
 
     def way(self, name: str) -> WayReport:
         """Return the report of the way of that name."""
@@ -104,28 +122,28 @@ def side_by_side(comparison: Comparison) -> Table:
     return table
 
 
-def _relation(theirs: float, ours: float, better: str, worse: str) -> str:
-    if theirs >= ours:
-        return f"{theirs / ours:.1f} times {better}"
-    return f"{ours / theirs:.1f} times {worse}"
+def _relation(way: str, theirs: float, ours: float, words: tuple[str, str, str]) -> str:
+    better, worse, alike = words
+    if round(theirs / ours, 1) == 1 or round(ours / theirs, 1) == 1:
+        return f"as {alike} as {way}"
+    if theirs > ours:
+        return f"{theirs / ours:.1f} times {better} than {way}"
+    return f"{ours / theirs:.1f} times {worse} than {way}"
 
 
 def sentences(comparison: Comparison) -> list[str]:
     """Return what the figures say in plain words, good or bad."""
     ours = comparison.way(AGENTBUS)
     others = [way for way in comparison.ways if way is not ours]
+    time, size = ("sooner", "later", "soon"), ("fewer", "more", "many")
     latency = ", ".join(
-        f"{_relation(way.ttft_p50_ms, ours.ttft_p50_ms, 'sooner', 'later')} than {way.name}"
-        for way in others
+        _relation(way.name, way.ttft_p50_ms, ours.ttft_p50_ms, time) for way in others
     )
-    size = ", ".join(
-        f"{_relation(way.sent_bytes, ours.sent_bytes, 'fewer', 'more')} than {way.name}"
-        for way in others
-    )
+    sent = ", ".join(_relation(way.name, way.sent_bytes, ours.sent_bytes, size) for way in others)
     return [
         f"agentbus prefilled {_per_new(ours)}; {'; '.join(map(_named_per_new, others))}.",
         f"Its first text came {latency} (median of {len(ours.results)} hops).",
-        f"It sent {size} (bytes of requests).",
+        f"It sent {sent} (bytes of requests).",
         _beside_content_sentence(comparison),
         _equal_sentence(comparison.equal),
     ]
@@ -170,6 +188,7 @@ def _equal_sentence(equal: EqualWork) -> str:
 def to_json(comparison: Comparison) -> dict[str, object]:
     """Return the comparison as one object for `--json`. Times as the names say."""
     return {
+        "model": comparison.model,
         "ways": {way.name: _way_json(comparison.conversation, way) for way in comparison.ways},
         "equal_work": asdict(comparison.equal),
     }

@@ -17,14 +17,30 @@ from .base import (
 )
 from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
 from .sampling import Sampling
-from .scoring import Embedder, Score, Scorer, Vector, embed, score
+from .scoring import (
+    MAX_CONTINUATIONS,
+    MAX_TEXTS,
+    Embedder,
+    Score,
+    Scorer,
+    Scores,
+    Vector,
+    Vectors,
+    check_budget,
+    check_continuations,
+    check_texts,
+    embed,
+    score,
+)
 from .service import EngineService
 from .tools import ToolCall
 
 __all__ = [
+    "MAX_CONTINUATIONS",
     "MAX_LOGPROBS",
     "MAX_STOPS",
     "MAX_STOP_CHARACTERS",
+    "MAX_TEXTS",
     "Alternative",
     "Capabilities",
     "Embedder",
@@ -39,10 +55,15 @@ __all__ = [
     "Sampling",
     "Score",
     "Scorer",
+    "Scores",
     "TokenLogprob",
     "ToolCall",
     "Usage",
     "Vector",
+    "Vectors",
+    "check_budget",
+    "check_continuations",
+    "check_texts",
     "embed",
     "installed_engines",
     "open_engine",

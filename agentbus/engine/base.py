@@ -99,6 +99,8 @@ class GenerateRequest:
     """What the call may spend; see `within_budget`."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sampling, Sampling):
+            raise ConfigError("sampling", f"must be Sampling(…), not {self.sampling!r:.40}")
         require_count("max_tokens", self.max_tokens, _MAX_ANSWER)
         require_count("logprobs", self.logprobs, MAX_LOGPROBS)
         if not all(type(token) is int for token in self.forced):
@@ -185,6 +187,11 @@ class Usage:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     ttft_s: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return what two calls cost, one made after the other: times add up, too."""
+        names = self.__slots__
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from ..errors import (
     Unsupported,
 )
 from ..kv import BlockPool, Lease, RadixIndex, Step
+from ..telemetry import Budget
 from .base import (
     Alternative,
     Capabilities,
@@ -41,7 +42,15 @@ from .base import (
     Usage,
     within_budget,
 )
-from .scoring import MAX_CONTINUATIONS, MAX_TEXTS, Score, Vector, check_batch
+from .scoring import (
+    Score,
+    Scores,
+    Vector,
+    Vectors,
+    check_budget,
+    check_continuations,
+    check_texts,
+)
 from .stop import StopScanner
 from .token_log import TokenLog, TokenRecord
 from .tools import ToolCall
@@ -200,25 +209,31 @@ class FakeEngine:
         continuations: Sequence[str | tuple[int, ...]],
         *,
         tenant: str = "",
-    ) -> tuple[Score, ...]:
+        budget: Budget | None = None,
+    ) -> Scores:
         """Return made-up log-probabilities: a longer word is a less probable one."""
         self._require_open()
-        check_batch("continuations", continuations, MAX_CONTINUATIONS)
+        check_continuations(continuations)
         ids = self._prompt_ids(prompt)
-        scores = []
-        for said in continuations:
-            tokens = tuple(self._words.encode(said)) if isinstance(said, str) else said
-            request = GenerateRequest(prompt=prompt, tenant=tenant)
-            lease = self._begin(request, [*ids, *tokens[:-1]], 1)
-            self._index.commit(lease, [*ids, *tokens[:-1]])
-            scores.append(Score(tokens, tuple(map(self._logprob, tokens))))
-        return tuple(scores)
+        said = [
+            tuple(self._words.encode(one)) if isinstance(one, str) else one for one in continuations
+        ]
+        whole = [[*ids, *tokens[:-1]] for tokens in said]
+        check_budget(sum(map(len, whole)), budget, self._capabilities.prices)
+        usage = Usage()
+        for tokens in whole:
+            lease = self._begin(GenerateRequest(prompt=prompt, tenant=tenant), tokens, 1)
+            self._index.commit(lease, tokens)
+            usage += self._usage(len(tokens), lease.reused, 0)
+        return Scores(tuple(Score(one, tuple(map(self._logprob, one))) for one in said), usage)
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vector, ...]:
+    async def embed(self, texts: Sequence[str], *, budget: Budget | None = None) -> Vectors:
         """Return made-up vectors: texts of the same words have the same."""
         self._require_open()
-        check_batch("texts", texts, MAX_TEXTS)
-        return tuple(map(_vector, texts))
+        check_texts(texts)
+        words = sum(len(self._words.encode(text)) for text in texts)
+        check_budget(words, budget, self._capabilities.prices)
+        return Vectors(tuple(map(_vector, texts)), self._usage(words, 0, 0))
 
     def stats(self) -> EngineStats:
         """Return the state of the pool. Nothing ever waits."""

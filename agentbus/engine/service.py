@@ -16,10 +16,11 @@ import anyio
 
 from ..context import LastPrompts
 from ..context.layout import Prompt
+from ..telemetry import Budget
 from . import scoring
 from .base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
 from .flights import Chain, Flight, SingleFlight, chain_of
-from .scoring import Score, Vector
+from .scoring import Scores, Vectors
 
 __all__ = ["EngineService"]
 
@@ -120,13 +121,32 @@ class EngineService:
         continuations: Sequence[str | tuple[int, ...]],
         *,
         tenant: str = "",
-    ) -> tuple[Score, ...]:
-        """As the engine's. Raises `Unsupported` where it cannot."""
-        return await scoring.score(self._engine, prompt, continuations, tenant=tenant)
+        budget: Budget | None = None,
+    ) -> Scores:
+        """As the engine's, behind those who compute a prefix of the prompt.
 
-    async def embed(self, texts: Sequence[str]) -> tuple[Vector, ...]:
+        Nobody waits for it in turn: it may have many continuations to read. Raises `Unsupported`
+        where the engine cannot.
+        """
+        chain = self._chain(prompt, tenant)
+        await self._wait_for_others(chain)
+        flight = self._enter(())
+        try:
+            found = await scoring.score(
+                self._engine, prompt, continuations, tenant=tenant, budget=budget
+            )
+        finally:
+            self._leave(flight, computed=False)
+        self._count_used(chain, found.usage.reused_tokens)
+        return found
+
+    async def embed(self, texts: Sequence[str], *, budget: Budget | None = None) -> Vectors:
         """As the engine's. Raises `Unsupported` where it cannot."""
-        return await scoring.embed(self._engine, texts)
+        flight = self._enter(())
+        try:
+            return await scoring.embed(self._engine, texts, budget=budget)
+        finally:
+            self._leave(flight, computed=False)
 
     async def prefetch(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV while the engine has no other prompt to read, for `owner`'s call.

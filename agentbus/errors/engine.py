@@ -84,7 +84,10 @@ class KVExhausted(EngineError):
     available: int
 
     def __str__(self) -> str:
-        return f"{self.needed} KV blocks are needed, {self.available} can be had"
+        return (
+            f"{self.needed} KV blocks are needed, {self.available} can be had; "
+            "shorten the input, or give the engine more kv_tokens"
+        )
 
 
 @dataclass(eq=False)

@@ -103,6 +103,7 @@ def test_diff_says_where_two_calls_part(calls: Path) -> None:
     assert (found["equal"], found["lost"]) == (0, 16)
     assert [p["sign"] for p in found["parts"]].count("+") == 5
     text = invoke("diff", calls).stdout.replace("\n", " ")
+    assert text.startswith("Equal: 0 parts whole, the first ")
     assert "They part at role of assistant: time or identifier" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from agentbus.cli.settings import (
     load_settings,
     override,
 )
-from agentbus.config import BusSettings, DaemonSettings, Limits, LogSettings
+from agentbus.config import (
+    BusSettings,
+    DaemonSettings,
+    EngineSettings,
+    Limits,
+    LogSettings,
+    Prices,
+)
 from agentbus.errors import ConfigError, UnreadableFile
 from agentbus.routing import hash_token
 
@@ -26,6 +34,11 @@ drain_timeout = 3
 mailbox = 7
 busy_poll = 0
 limits.frame = 1048576
+
+[engine]
+dtype = "bfloat16"
+kv_host_bytes = 1048576
+prices.answer = 2
 
 [log]
 format = "json"
@@ -45,6 +58,13 @@ WRONG = {
     "bus.limits.frame = 0": "line 1: bus.limits.frame: must be greater than 0",
     "bus = { mailbox = 0 }": "bus.mailbox: must be greater than 0",
     "bus = 3": "line 1: bus: input should be an object",
+    "[engine]\nkv_token = 3": "line 2: engine.kv_token: unknown key; did you mean kv_tokens?",
+    "[engine]\ndtype = 'int8'": "line 2: engine.dtype: must be float32 or bfloat16, not 'int8'",
+    "[engine]\nthreads = '2'": "line 2: engine.threads: input should be a valid integer",
+    "[engine]\nqueue = 9\nkv_disk_bytes = 1": "line 1: engine.kv_dir: is needed to keep KV blocks",
+    "[engine]\nkv_events = 'ipc://a'": "line 2: engine.kv_events: and kv_events_replay go together",
+    "[engine.prices]\nanswer = -1": "line 2: engine.prices.answer: must be 0 or more and finite",
+    "engine.prices.reused = 1.0e999": "line 1: engine.prices.reused: input should be a valid number",
     "[log]\nlevel = 'loud'": "line 2: log.level: input should be 'debug', 'info', 'warning' or",
     "drain_timeout = -1": "line 1: drain_timeout: must be greater than 0",
     "[acl]\nruls = []": "line 2: acl.ruls: unknown key; did you mean rules?",
@@ -94,6 +114,7 @@ def test_a_file_becomes_settings(tmp_path: Path) -> None:
         metrics="off",
         drain_timeout=3.0,
         bus=BusSettings(mailbox=7, busy_poll=0.0, limits=Limits(frame=1048576)),
+        engine=EngineSettings(dtype="bfloat16", kv_host_bytes=1048576, prices=Prices(answer=2.0)),
         log=LogSettings(format="json", level="info"),
     )
     path.write_text("")
@@ -141,6 +162,9 @@ def test_the_command_line_has_the_last_word() -> None:
         drain_timeout=0.0,
         log=LogSettings(format="json", level="info"),
     )
+    engine = EngineSettings(dtype="bfloat16", threads=2, kv_tokens=64)
+    said = override(DaemonSettings(engine=engine), dtype="", threads=0, prices=None, token_log="a")
+    assert said.engine == replace(engine, threads=0, token_log="a")
     with pytest.raises(ConfigError, match="drain_timeout"):
         override(settings, drain_timeout=-1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 from blake3 import blake3
@@ -13,6 +15,11 @@ TENANT = TenantKey(b"t" * 32)
 EMPTY = TENANT.empty()
 
 
+def test_a_context_is_shown_by_its_root_as_commands_print_it() -> None:
+    context = EMPTY.user("Tides?")
+    assert repr(context) == f"Context({context.root.hex()[:12]}…, length=1)"
+
+
 def test_half_a_character_is_refused() -> None:
     context = TenantKey().empty()
     with pytest.raises(InvalidMessage, match="half a character"):
@@ -20,6 +27,13 @@ def test_half_a_character_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="half a character"):
         context.message("\ud83d", "text")
     assert context.user("\N{GRINNING FACE}").length == 1
+
+
+@pytest.mark.parametrize("wrong", [3, b"text", None, ["text"]])
+def test_what_is_no_text_is_refused(wrong: Any) -> None:
+    for add in (EMPTY.user, EMPTY.document, lambda text: EMPTY.message(text, "text")):
+        with pytest.raises(InvalidMessage, match=f"not of {type(wrong).__name__}"):
+            add(wrong)
 
 
 def test_a_segment_that_refers_to_nothing_keeps_its_three_field_name() -> None:

@@ -88,4 +88,5 @@ def comparison_of(conversation: Conversation, *, ours_s: float = 0.1) -> Compari
     reports = tuple(
         WayReport(name, "wire", tuple(texts[name]), account(logs[name], START)) for name in logs
     )
-    return Comparison(conversation, reports, EqualWork(4, (3, 3, 3, 3), "ab" * 32, 40))
+    equal = EqualWork(4, (3, 3, 3, 3), "ab" * 32, 40)
+    return Comparison(conversation, reports, equal, "tiny")

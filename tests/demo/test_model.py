@@ -85,4 +85,4 @@ async def test_the_comparison_of_a_small_conversation(tmp_path: Path) -> None:
         "orchestrator to agent",
         "agent to engine",
     ]
-    assert set(to_json(found)) == {"ways", "equal_work"}
+    assert set(to_json(found)) == {"model", "ways", "equal_work"}

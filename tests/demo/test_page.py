@@ -13,6 +13,7 @@ import pytest
 from agentbus.demo.page import render_page, write_page
 from agentbus.demo.script import Conversation
 from agentbus.demo.svg import Bar, Part, bars, lines, spans
+from agentbus.demo.table import MEANINGS
 
 from .helpers import comparison_of
 
@@ -88,6 +89,34 @@ def test_lengths_are_to_scale() -> None:
         first, second, third = (float(rect.attrib[length]) for rect in found)
         assert second == pytest.approx(3 * first, abs=0.02)
         assert third == pytest.approx(2 * first, abs=0.02)
+
+
+def test_times_lie_on_a_logarithmic_scale() -> None:
+    plot = ElementTree.fromstring(lines({"a": [10, 100, 1000, 0]}, {"a": "red"}, "ms"))
+    first, second, third, nothing = (
+        float(point.attrib["cy"]) for point in plot.findall(f"{_SVG}circle")
+    )
+    assert first - second == pytest.approx(second - third, abs=0.02)
+    assert nothing == first > third
+    labels = [text.text for text in plot.findall(f"{_SVG}text")]
+    assert labels == ["1", "2", "3", "4", "10", "100", "1,000"]
+
+
+@pytest.mark.parametrize("highest", [99_999, 15_593, 0.5])
+def test_labels_of_axes_are_within_the_plot(highest: float) -> None:
+    by_hop = bars([Bar("1", (Part(highest, "red", ""),))], highest)
+    for plot in (by_hop, lines({"a": [highest]}, {"a": "red"}, "ms")):
+        for text in ElementTree.fromstring(plot).findall(f"{_SVG}text"):
+            if text.attrib["text-anchor"] == "end":
+                wide = 8 * len(text.text or "")  # a digit of 12 px is at most so wide
+                assert float(text.attrib["x"]) >= wide, text.text
+
+
+def test_the_page_says_what_was_run_and_what_each_way_is(conversation: Conversation) -> None:
+    page = render_page(comparison_of(conversation))
+    assert "Model: tiny." in page
+    assert MEANINGS["plain"] in page
+    assert "engine_cache" not in page  # it is not among the ways that were run
 
 
 def test_nothing_to_plot_is_no_error() -> None:

@@ -55,3 +55,8 @@ def test_good_figures_are_said(conversation: Conversation) -> None:
 def test_bad_figures_are_said_too(conversation: Conversation) -> None:
     latency = sentences(comparison_of(conversation, ours_s=11.0))[1]
     assert latency.startswith("Its first text came 5.0 times later than plain")
+
+
+def test_figures_that_are_alike_are_called_so(conversation: Conversation) -> None:
+    latency = sentences(comparison_of(conversation, ours_s=1.01))[1]
+    assert latency.startswith("Its first text came as soon as plain (")

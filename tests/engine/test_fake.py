@@ -132,7 +132,7 @@ async def test_scores_and_vectors_are_made_up_the_same_each_time() -> None:
     assert await first.score(PROMPT, [" a", " abc d"]) == await second.score(
         PROMPT, [" a", " abc d"]
     )
-    short, long = await first.score(PROMPT, [" a", " abc"])
+    short, long = (await first.score(PROMPT, [" a", " abc"])).scores
     assert short.logprob > long.logprob
     assert await first.embed(["a b"]) == await second.embed(["b a"])
 

@@ -54,6 +54,7 @@ for _ in range(400):
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "negative_length": ("max_tokens", {"max_tokens": -1}),
+    "sampling_that_is_a_table": ("sampling", {"sampling": {"temperature": 1.0}}),
     "too_many_logprobs": ("logprobs", {"logprobs": MAX_LOGPROBS + 1}),
     "negative_logprobs": ("logprobs", {"logprobs": -1}),
     "one_stop_that_is_no_tuple": ("stop", {"stop": "END"}),

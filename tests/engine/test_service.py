@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -12,10 +12,19 @@ import pytest
 
 from agentbus.config import EngineSettings
 from agentbus.context.layout import Prompt, Turn
-from agentbus.engine import EngineService, Finished, GenerateRequest, Piece, Usage
+from agentbus.engine import (
+    EngineService,
+    Finished,
+    GenerateRequest,
+    Piece,
+    Scores,
+    Usage,
+    Vectors,
+)
 from agentbus.engine.fake import FakeEngine
 from agentbus.engine.service import MOST_PREFETCHES
 from agentbus.errors import EngineFailed
+from agentbus.telemetry import Budget
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +63,21 @@ class HeldEngine(FakeEngine):
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         await self._hold(f"ahead: {last(prompt)}")
         return await super().prefill(prompt, tenant=tenant, owner=owner)
+
+    async def score(
+        self,
+        prompt: Prompt | tuple[int, ...],
+        continuations: Sequence[str | tuple[int, ...]],
+        *,
+        tenant: str = "",
+        budget: Budget | None = None,
+    ) -> Scores:
+        await self._hold(f"score: {last(prompt)}")
+        return await super().score(prompt, continuations, tenant=tenant, budget=budget)
+
+    async def embed(self, texts: Sequence[str], *, budget: Budget | None = None) -> Vectors:
+        await self._hold("embed")
+        return await super().embed(texts, budget=budget)
 
     async def saw(self, count: int) -> None:
         while len(self.begun) < count:
@@ -338,3 +362,65 @@ async def test_too_many_prefetches_are_not_begun() -> None:
         assert len(engine.begun) == 1
         engine.permits.release()
         await service.prefetch(shared("one more"))
+
+
+async def test_a_prefetch_gives_way_to_scores_and_vectors() -> None:
+    engine = HeldEngine()
+    service = EngineService(engine)
+    other = asked("urgent", "Something else. " * 40).prompt
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(service.prefetch, shared())
+            await engine.saw(1)
+            group.start_soon(service.score, other, ["yes", "no"])
+            await engine.saw(2)
+            group.start_soon(service.embed, ["a text"])
+            await engine.saw(3)
+            await anyio.wait_all_tasks_blocked()
+            assert engine.cancelled == [f"ahead: {DOCUMENT}"] and len(engine.begun) == 3
+            engine.permits.release()
+            await anyio.wait_all_tasks_blocked()
+            assert len(engine.begun) == 3  # the other one is not through
+            engine.permits.release()
+            await engine.saw(4)
+            engine.permits.release()
+    assert service.stats().prefetched_tokens > 0
+
+
+async def test_a_score_waits_for_its_prefix_and_nobody_waits_for_a_score() -> None:
+    engine = HeldEngine()
+    crowd = Crowd(EngineService(engine))
+    found: list[Scores] = []
+
+    other = "Something else. " * 40
+
+    async def score(document: str) -> None:
+        prompt = asked("judge", document).prompt
+        found.append(await crowd.service.score(prompt, ["yes", "no"]))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(crowd.ask, "agent-0")
+            await engine.saw(1)
+            group.start_soon(score, DOCUMENT)
+            await anyio.wait_all_tasks_blocked()
+            assert engine.begun == ["agent-0"]
+            engine.permits.release()
+            await engine.saw(2)
+            engine.permits.release()
+            group.start_soon(score, other)
+            await engine.saw(3)
+            group.start_soon(crowd.ask, "agent-1", other)
+            await engine.saw(4)
+            assert engine.begun == ["agent-0", "score: judge", "score: judge", "agent-1"]
+            for _ in range(2):
+                engine.permits.release()
+    assert found[0].usage.reused_tokens > 300
+
+
+async def test_scores_use_what_was_prefetched() -> None:
+    service = EngineService(FakeEngine())
+    await service.prefetch(shared())
+    await service.score(asked("judge").prompt, ["yes"])
+    stats = service.stats()
+    assert stats.prefetch_used_tokens == stats.prefetched_tokens > 300

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agentbus.errors import PeerLost
 from perf import __main__ as command
 from perf.children import ChildFailed
 from perf.micro.bus import CASES, SUITE
@@ -51,6 +53,17 @@ def test_an_unknown_peer_is_named_with_those_there_are() -> None:
 def test_every_peer_of_the_suite_has_a_case() -> None:
     in_cases = {peer for case in CASES.values() for peer in case.peers}
     assert in_cases == {peer.name for peer in SUITE.peers}
+
+
+def test_an_error_of_the_bus_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def lose(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
+        raise PeerLost("broker")
+
+    monkeypatch.setattr(command, "SUITES", {"toy": replace(TOY, run=lose)})
+    assert command.main(["toy"]) == 1
+    assert "perf: the process 'broker' went away" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -90,3 +90,15 @@ def test_the_table_shows_each_row_versions_and_method() -> None:
     for part in ("perf bus", "2.00", "0.50", "cores", "Python 3.x", "closed loop."):
         assert part in text
     assert text.count("unix") == 1
+
+
+def test_a_narrow_table_cuts_no_name() -> None:
+    out = io.StringIO()
+    case, metric, peer = "agentic_coding_subagents, pool 20%", "worst_below_lru_points", "a" * 24
+    rows = compare("reuse", case, {metric: 123_456_789.0}, {peer: {metric: 1_234.0}})
+    show(Console(file=out, width=80), "perf reuse", rows, {}, "")
+    assert "…" not in out.getvalue()
+    lines = [line.split("│")[1:-1] for line in out.getvalue().splitlines() if "│" in line]
+    cells = ["".join(cell.strip() for cell in column) for column in zip(*lines, strict=True)]
+    assert cells[0].replace(" ", "") == case.replace(" ", "") + metric
+    assert cells[1:4] == ["123,456,789", peer, "1,234"]

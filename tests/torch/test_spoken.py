@@ -155,7 +155,7 @@ async def test_log_probabilities_are_those_of_transformers(
 async def test_scores_are_those_of_transformers(engine: TorchEngine, folder: Path) -> None:
     given = engine.tokenize(SAID)
     texts = [" The moon pulls.", " x", " Ebb and flow. " * 30]
-    scores = await engine.score(SAID, texts)
+    scores = (await engine.score(SAID, texts)).scores
     for text, found in zip(texts, scores, strict=True):
         assert found.token_ids == engine._loaded.vocabulary.plain(text)
         prompt_ids = engine._loaded.encoder.encode(SAID)
@@ -163,8 +163,9 @@ async def test_scores_are_those_of_transformers(engine: TorchEngine, folder: Pat
         rows = logits[len(prompt_ids) - 1 : -1]
         expected = rows.gather(-1, torch.tensor(found.token_ids)[:, None])[:, 0].tolist()
         assert found.logprobs == pytest.approx(expected, abs=2e-4)
-    assert (await engine.score(SAID, texts))[2].logprobs == pytest.approx(scores[2].logprobs)
-    (one_token_prompt,) = await engine.score(given[:1], [given[1:5]])
+    again = (await engine.score(SAID, texts)).scores
+    assert again[2].logprobs == pytest.approx(scores[2].logprobs)
+    (one_token_prompt,) = (await engine.score(given[:1], [given[1:5]])).scores
     assert len(one_token_prompt.logprobs) == 4
     engine._runner.check_integrity()
 
@@ -195,7 +196,7 @@ async def test_vectors_are_the_mean_of_the_last_hidden_states(
 
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
     texts = ["Tides.", "The harbour master looked at the clock. " * 12]
-    for text, vector in zip(texts, await engine.embed(texts), strict=True):
+    for text, vector in zip(texts, (await engine.embed(texts)).vectors, strict=True):
         tokens = torch.tensor([engine._loaded.vocabulary.plain(text)])
         with torch.inference_mode():
             mean = model(tokens).last_hidden_state[0].mean(0)

@@ -10,6 +10,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
@@ -28,7 +29,8 @@ from ...engine import (
     embed,
     score,
 )
-from ...errors import ConfigError, ContextTooLong, InvalidSchema, Unsupported
+from ...errors import BudgetExceeded, ConfigError, ContextTooLong, InvalidSchema, Unsupported
+from ...telemetry import Budget
 
 __all__ = ["CUE", "POOL_TOKENS", "PRICES", "AnswersContract", "answer", "ids", "prompt"]
 
@@ -140,31 +142,56 @@ class AnswersContract:
                 await score(engine, prompt("Tides."), ["rise"])
             return
         given = [engine.tokenize(prompt(text))[-6:] for text in ("abc", "ab", "xyz")]
-        found = await score(engine, prompt("Tides."), given)
+        asked = prompt("Tides.")
+        result = await score(engine, asked, given)
+        found = result.scores
+        size = len(engine.tokenize(asked))
+        assert result.usage.prompt_tokens == sum(size + len(one) - 1 for one in given)
+        assert result.usage.reused_tokens >= 2 * (size - 1)
+        assert result.usage.decoded_tokens == 0
         assert [one.token_ids for one in found] == given
         for one in found:
-            asked = GenerateRequest(prompt=prompt("Tides."), forced=one.token_ids, logprobs=1)
-            pieces, _ = await answer(engine, asked)
+            request = GenerateRequest(prompt=asked, forced=one.token_ids, logprobs=1)
+            pieces, _ = await answer(engine, request)
             forced = [token.logprob for piece in pieces for token in piece.logprobs]
             assert one.logprobs == pytest.approx(forced, abs=1e-4)
             assert one.logprob == pytest.approx(sum(forced), abs=1e-3)
-        again = await score(engine, prompt("Tides."), list(reversed(given)))
+        again = (await score(engine, asked, list(reversed(given)))).scores
         assert [one.logprob for one in reversed(again)] == pytest.approx(
             [one.logprob for one in found], abs=1e-4
         )
-        (by_text,) = await score(engine, prompt("Tides."), [" rise and fall"])
+        (by_text,) = (await score(engine, asked, [" rise and fall"])).scores
         assert len(by_text.logprobs) == len(by_text.token_ids) > 1
         assert engine.stats().locked_blocks == engine.stats().running == 0
 
     async def test_what_cannot_be_scored_is_an_error(self, engine: Engine) -> None:
         if isinstance(engine, Scorer):
             window = engine.capabilities.window
-            for continuations in ([], [""], ["a", ""], ["a"] * 5000):
+            nonsense: list[Any] = [[], [""], ["a", ""], ["a"] * 5000, "abc", [7], [[1]], [("a",)]]
+            for continuations in nonsense:
                 with pytest.raises(ConfigError):
                     await engine.score(prompt("Tides."), continuations)
             with pytest.raises(ContextTooLong):
                 await engine.score(prompt("Tides."), [(1,) * (window + 1)])
             assert engine.stats().locked_blocks == 0
+
+    async def test_a_budget_pays_for_scores_and_vectors(self, engine: Engine) -> None:
+        if not (isinstance(engine, Scorer) and isinstance(engine, Embedder)):
+            return
+        asked, ids = prompt("Tides."), (1, 2, 3)
+        need = 2 * (len(engine.tokenize(asked)) + 2)
+        found = await engine.score(asked, [ids, ids], budget=Budget(tokens=need))
+        assert found.usage.prompt_tokens == need
+        whole = (await engine.embed(["Tides rise."])).usage.prompt_tokens
+        await engine.embed(["Tides rise."], budget=Budget(tokens=whole))
+        cached = engine.stats().cached_blocks
+        for what, least in (("tokens", Budget(tokens=need - 1)), ("cost", Budget(cost=1e-6))):
+            with pytest.raises(BudgetExceeded) as refused:
+                await engine.score(prompt("Moon and sun."), [ids, ids], budget=least)
+            assert refused.value.what == what
+        with pytest.raises(BudgetExceeded):
+            await engine.embed(["Tides rise."], budget=Budget(tokens=whole - 1))
+        assert engine.stats().cached_blocks == cached  # nothing was begun
 
     async def test_equal_texts_have_equal_vectors(self, engine: Engine) -> None:
         if not isinstance(engine, Embedder):
@@ -172,13 +199,16 @@ class AnswersContract:
                 await embed(engine, ["Tides."])
             return
         texts = ["Tides rise and fall.", "The moon.", "Tides rise and fall."]
-        vectors = await embed(engine, texts)
+        found = await embed(engine, texts)
+        vectors, usage = found.vectors, found.usage
+        assert usage.prompt_tokens == usage.prefilled_tokens > 0 == usage.reused_tokens
         assert len({len(vector) for vector in vectors}) == 1
         for vector in vectors:
             assert math.hypot(*vector) == pytest.approx(1, abs=1e-5)
         assert vectors[0] == pytest.approx(vectors[2], abs=1e-6)
         assert math.dist(vectors[0], vectors[1]) > 1e-3
-        for wrong in ([], [""]):
+        nonsense: list[Any] = [[], [""], "abc", ["a", 7], ["a"] * 5000]
+        for wrong in nonsense:
             with pytest.raises(ConfigError):
                 await engine.embed(wrong)
         assert engine.stats().cached_blocks == engine.stats().locked_blocks == 0
