@@ -104,7 +104,7 @@ class Grammars:
 
         Raises:
             InvalidSchema: llguidance cannot compile it.
-            ConfigError: llguidance is not installed.
+            ConfigError: llguidance is not installed, or cannot use the model's tokenizer.
         """
         return self.of_text("start: " + json_rule(schema))
 
@@ -129,9 +129,13 @@ class Grammars:
                 "install it with: pip install 'fm-agentbus[grammar]'",
             ) from error
         if self._tokenizer is None:
-            self._tokenizer = LLTokenizer(
-                self._json, n_vocab=self._vocabulary, eos_token=self._end_ids
-            )
+            try:
+                self._tokenizer = LLTokenizer(
+                    self._json, n_vocab=self._vocabulary, eos_token=self._end_ids
+                )
+            except ValueError as error:
+                problem = f"this model's tokenizer cannot be kept to one ({error})"
+                raise ConfigError("schema", problem) from error
         parser = LLMatcher(
             self._tokenizer,
             LLMatcher.grammar_from_lark(grammar),

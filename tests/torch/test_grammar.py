@@ -270,3 +270,10 @@ def test_without_the_package_the_error_names_the_extra(
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"fm-agentbus\[grammar\]"):
         grammars.of_schema({"const": 1})
+
+
+def test_a_tokenizer_that_is_larger_than_its_model(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    small = Grammars((tmp_path / "tokenizer.json").read_text(), 100, sorted(ENDS))
+    with pytest.raises(ConfigError, match="vocab size"):
+        small.of_schema({"type": "string"})
