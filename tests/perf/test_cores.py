@@ -8,6 +8,8 @@ import pytest
 from perf import cores
 from perf.cores import machine_idle
 
+pytestmark = pytest.mark.anyio
+
 
 async def test_a_turn_waits_until_others_have_stopped_computing(
     monkeypatch: pytest.MonkeyPatch,
