@@ -161,7 +161,7 @@ def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
     """Return scores in float32 behind grammars, ignored ends and penalties."""
     free = [(n, c) for n, c in enumerate(choosers) if not c.forced]
     masked = [(n, c.matcher) for n, c in free if c.matcher is not None]
-    deaf = [(n, sorted(c.end_ids)) for n, c in free if c.ignore_end and c.end_ids]
+    deaf = [(n, end) for n, c in free if c.ignore_end for end in c.end_ids]
     punished = [(n, c.sampling, c.penalties) for n, c in free if c.penalties is not None]
     scores = scores.to(torch.float32, copy=bool(masked or deaf or punished))
     if punished:
@@ -171,8 +171,9 @@ def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
         penalise(changed, samplings, penalties)
         if changed is not scores:
             scores[rows] = changed
-    for n, ids in deaf:
-        scores[n, ids] = -torch.inf
+    if deaf:
+        rows, ids = map(list, zip(*deaf, strict=True))
+        scores[rows, ids] = -torch.inf
     if masked:
         rows = [n for n, _ in masked]
         mask = allowed([matcher for _, matcher in masked], scores.shape[-1]).to(scores.device)
