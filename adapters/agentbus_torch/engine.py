@@ -77,6 +77,9 @@ class _Computation:
 
     def prepare(self) -> None:
         torch.set_num_threads(self._threads)
+        device = self._runner.model.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where kernels and graphs of this thread go
 
     def begin(self, job: Job) -> bool:
         try:

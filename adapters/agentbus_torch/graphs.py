@@ -2,11 +2,13 @@
 
 A graph is captured when a size of batch first comes, padded to one of a few sizes. What it reads
 anew each time are the numbers of `attention_cuda.Rows` and the block tables; all else about a step
-is fixed. Batches with rows of prompts are computed eagerly.
+is fixed. Batches with rows of prompts are computed eagerly, and so are sizes that could not be
+captured, for want of memory say.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +21,8 @@ from .device import Eager
 from .model import Model
 
 __all__ = ["SIZES", "Graphed"]
+
+logger = logging.getLogger(__name__)
 
 SIZES: Final = (1, 2, 4, 8, 16, 24, 32)
 """Rows of a captured step."""
@@ -40,8 +44,10 @@ class Graphed:
         self._model = model
         self._eager = Eager(model, attention)
         self.attention = attention
-        self._captured: dict[tuple[int, bool], _Captured] = {}
+        self._captured: dict[tuple[int, bool], _Captured | None] = {}
         self._memory = torch.cuda.graph_pool_handle()
+        # One for all: the libraries' work space is kept for each stream.
+        self._side = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
 
     def hidden(self, batch: Batch) -> Tensor:
         """See `Steps.hidden`."""
@@ -51,25 +57,38 @@ class Graphed:
             return self._eager.hidden(batch)
         width = next(size for size in SIZES if size >= len(parts))
         key = width, self.attention.is_shared(parts)
-        step = self._captured.get(key)
+        if key not in self._captured:
+            self._captured[key] = self._try_to_capture(width, parts)
+        step = self._captured[key]
         if step is None:
-            step = self._captured[key] = self._capture(width, parts)
+            return self._eager.hidden(batch)
         self.attention.fill(step.rows, parts)
         step.graph.replay()
         return step.hidden[: len(parts)]
 
+    def _try_to_capture(self, width: int, parts: tuple[Part, ...]) -> _Captured | None:
+        try:
+            return self._capture(width, parts)
+        except RuntimeError as error:  # torch's, out of memory included
+            logger.warning("no CUDA graph of %d rows (%s); they are computed without", width, error)
+            return None
+
     def _capture(self, width: int, parts: tuple[Part, ...]) -> _Captured:
         rows = self.attention.rows(parts, width)
         self.attention.bind(rows)
-        side = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        main = torch.cuda.current_stream()
+        self._side.wait_stream(main)
+        # A capture that fails to end leaves its stream the current one; this puts that right.
+        with torch.cuda.stream(self._side):
             for _ in range(_WARM_UPS):  # writes what the replay is going to write again
                 self._compute(rows)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
-            hidden = self._compute(rows)
+            graph = torch.cuda.CUDAGraph()
+            # What other threads do meanwhile, another engine's say, is none of the capture's business.
+            with torch.cuda.graph(
+                graph, pool=self._memory, stream=self._side, capture_error_mode="thread_local"
+            ):
+                hidden = self._compute(rows)
+        main.wait_stream(self._side)
         return _Captured(graph, rows, hidden)
 
     def _compute(self, rows: Rows) -> Tensor:
