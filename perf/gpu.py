@@ -2,11 +2,11 @@
 
 No network: the model has Llama 3.1 8B's shape and random weights, made on the device and written to
 a folder (16 GB, in memory where there is room), which our engine and transformers load. Prints a
-line of JSON a figure, with the floor that the device sets, measured in the same run.
+line of JSON a figure, with the floor that the device sets, measured in the same run. A figure that
+fails says so in `error`, and costs no other; transformers runs in a process of its own.
 
 Needs torch, transformers, safetensors, tokenizers, jinja2, and of agentbus's own dependencies
-anyio, apsw, blake3, msgpack, orjson, pydantic, prometheus-client, pyzmq and uvloop; no package of
-agentbus need be installed. `--tiny` checks the command itself, on a CPU within a minute.
+anyio, blake3, msgpack, orjson and pydantic; no package of agentbus need be installed. `--tiny` checks the command itself, on a CPU within a minute.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import torch
+
     from perf.device.figures import Device, Figure
     from perf.device.shapes import Shape
     from perf.device.work import Work
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_MEMORY = Path("/dev/shm")
+FIGURE_LIMIT_S = 90.0
+PEER_LIMIT_S = 300.0
+
+Result = TypeVar("Result")
 
 
 def main() -> int:
@@ -53,39 +61,82 @@ async def _measure(device_name: str, shape: Shape, work: Work, *, with_peer: boo
     import torch
 
     from perf.device.figures import device_figures, shared_figure
-    from perf.device.peer import continuous_batching_rate
     from perf.device.shapes import write_folder
 
     where = torch.device(device_name)
     device, figures = device_figures(where, work)
-    for figure in figures:
-        _print(device, figure)
+    for name, figure in figures.items():
+        _print(name, device, figure)
+    ours = theirs = None
+    shared = f"shared_{work.requests}x{work.decoded}_on_{work.cached}"
     with _folder(shape) as folder:
         write_folder(folder, shape, where)
-        ours = await _measure_ours(folder, device_name, shape, work, device)
+        with _told("engine", device):
+            ours = await _measure_ours(folder, device_name, shape, work, device)
         gc.collect()
         if where.type == "cuda":
-            torch.cuda.empty_cache()
-        theirs = continuous_batching_rate(folder, shape, work, where) if with_peer else None
-    _print(device, shared_figure(shape, work, device, ours, theirs))
+            with _told("free_memory", device):
+                torch.cuda.empty_cache()
+        if with_peer:
+            with _told(f"{shared}_peer", device):
+                theirs = await _measure_theirs(folder, shape, work, where)
+    _print(shared, device, shared_figure(shape, work, device, ours, theirs))
 
 
 async def _measure_ours(
     folder: Path, device_name: str, shape: Shape, work: Work, device: Device
-) -> float:
+) -> float | None:
+    """Measure our engine; return its tokens a second of siblings, if it got that far."""
     from agentbus_torch.engine import load_engine
 
     from agentbus.config import EngineSettings
     from perf.device.figures import engine_figures, shared_rate
+    from perf.device.work import warm_up
 
     settings = EngineSettings(dtype="bfloat16", device=device_name, kv_tokens=work.kv_tokens)
     engine = load_engine(str(folder), settings)
+    rate = None
     try:
-        async for figure in engine_figures(engine, shape, work, device):
-            _print(device, figure)
-        return await shared_rate(engine, shape, work)
+        with _told("warm_up", device):
+            await _in_time(partial(warm_up, engine, work, shape.vocabulary))
+        for name, measure in engine_figures(engine, shape, work, device).items():
+            with _told(name, device):
+                _print(name, device, await _in_time(measure))
+        with _told(f"shared_{work.requests}x{work.decoded}_on_{work.cached}_ours", device):
+            rate = await _in_time(partial(shared_rate, engine, shape, work))
     finally:
-        await engine.aclose()
+        with _told("close", device):
+            await engine.aclose()
+    return rate
+
+
+async def _measure_theirs(folder: Path, shape: Shape, work: Work, where: torch.device) -> float:
+    """Measure transformers, in a process of its own: with all of the device's memory."""
+    from anyio import fail_after, to_process
+
+    from perf.device.peer import continuous_batching_rate
+
+    with fail_after(PEER_LIMIT_S):
+        return await to_process.run_sync(
+            continuous_batching_rate, folder, shape, work, where, cancellable=True
+        )
+
+
+async def _in_time(measure: Callable[[], Awaitable[Result]]) -> Result:
+    async with asyncio.timeout(FIGURE_LIMIT_S):
+        return await measure()
+
+
+@contextmanager
+def _told(name: str, device: Device) -> Iterator[None]:
+    """Print what breaks, in the figure's place, and go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - one figure shall not cost the others
+        traceback.print_exception(error)
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        _print(name, device, {"value": None, "error": f"{type(error).__name__}: {error}"})
 
 
 @contextmanager
@@ -98,9 +149,9 @@ def _folder(shape: Shape) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _print(device: Device, figure: Figure) -> None:
+def _print(name: str, device: Device, figure: Figure) -> None:
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figure.items()}
-    print(json.dumps({**rounded, "device": device.name}), flush=True)
+    print(json.dumps({"figure": name, **rounded, "device": device.name}), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,8 +17,10 @@ from .work import Ids, Times, Work, ask, prompts, shared_prompts
 
 __all__ = ["Device", "Figure", "device_figures", "engine_figures", "shared_figure", "shared_rate"]
 
+Measure = Callable[[], Awaitable["Figure"]]
+
 Figure = dict[str, object]
-"""One line: `figure`, `value`, `unit`, `floor` in the same unit, and what compares them."""
+"""`value`, `unit`, `floor` in the same unit, and what compares them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +34,31 @@ class Device:
     """What the maker states; what was measured, where that is not known."""
 
 
-def device_figures(device: torch.device, work: Work) -> tuple[Device, list[Figure]]:
+def device_figures(device: torch.device, work: Work) -> tuple[Device, dict[str, Figure]]:
     """Measure the device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     read = bandwidth(device, work.bandwidth_bytes)
     product = matmul_rate(device, work.matmul_side)
     peak = stated_peak(name)
-    return Device(name, read, product, peak or product), [
-        {"figure": "read_bandwidth", "value": read / 1e9, "unit": "gb_s", "floor": None},
-        {
-            "figure": "matmul_bfloat16",
+    return Device(name, read, product, peak or product), {
+        "read_bandwidth": {"value": read / 1e9, "unit": "gb_s", "floor": None},
+        "matmul_bfloat16": {
             "value": product / 1e12,
             "unit": "tflop_s",
             "floor": peak / 1e12 if peak else None,
         },
-    ]
+    }
 
 
-async def engine_figures(
-    engine: Engine, shape: Shape, work: Work, device: Device
-) -> AsyncIterator[Figure]:
-    """Measure one engine, figure by figure."""
-    await ask(engine, prompts("warm-up", 2, work.prompt, shape.vocabulary), 4, salt="warm-up")
-    for batch in work.batches:
-        yield await _decode(engine, shape, work, device, batch)
-    yield await _hop(engine, shape, work, device)
-    for tokens in work.prefills:
-        yield await _prefill(engine, shape, work, device, tokens)
+def engine_figures(engine: Engine, shape: Shape, work: Work, device: Device) -> dict[str, Measure]:
+    """Return what measures each figure of one engine; each can be measured without the others."""
+    given = (engine, shape, work, device)
+    found: dict[str, Measure] = {
+        f"decode_batch_{batch}": partial(_decode, *given, batch) for batch in work.batches
+    }
+    found[f"ttft_{work.new}_on_{work.cached}"] = partial(_hop, *given)
+    found |= {f"prefill_{tokens}": partial(_prefill, *given, tokens) for tokens in work.prefills}
+    return found
 
 
 async def _decode(engine: Engine, shape: Shape, work: Work, device: Device, batch: int) -> Figure:
@@ -71,7 +72,6 @@ async def _decode(engine: Engine, shape: Shape, work: Work, device: Device, batc
         steps.append(1e3 * taken / (work.decoded - 1))
     step = statistics.median(steps)
     return {
-        "figure": f"decode_batch_{batch}",
         "value": step,
         "unit": "ms",
         "floor": (floor := 1e3 * shape.read_bytes / device.bytes_s),
@@ -90,7 +90,6 @@ async def _hop(engine: Engine, shape: Shape, work: Work, device: Device) -> Figu
     value = statistics.median(taken[1:])
     floor = 1e3 * shape.read_bytes / device.bytes_s
     return {
-        "figure": f"ttft_{work.new}_on_{work.cached}",
         "value": value,
         "unit": "ms",
         "floor": floor,
@@ -106,7 +105,6 @@ async def _prefill(engine: Engine, shape: Shape, work: Work, device: Device, tok
     floor = 1e3 * shape.prefill_flops(tokens) / device.peak_ops_s
     whole = 2.0 * tokens * (shape.read_bytes / 2 + shape.hidden * shape.vocabulary)
     return {
-        "figure": f"prefill_{tokens}",
         "value": value,
         "unit": "ms",
         "floor": floor,
@@ -125,7 +123,7 @@ async def _first_token_ms(engine: Engine, prompt: Ids, salt: str, cached: int) -
 
 
 def shared_figure(
-    shape: Shape, work: Work, device: Device, ours: float, theirs: float | None
+    shape: Shape, work: Work, device: Device, ours: float | None, theirs: float | None
 ) -> Figure:
     """Compare the answers' tokens a second of siblings that share a prefix which is new."""
     kept = work.requests * (work.tail + work.decoded / 2) + work.cached
@@ -133,13 +131,12 @@ def shared_figure(
     prefill = shape.prefill_flops(work.cached + work.requests * work.tail) / device.peak_ops_s
     least = prefill + (work.decoded - 1) * step
     return {
-        "figure": f"shared_{work.requests}x{work.decoded}_on_{work.cached}",
         "value": ours,
         "unit": "tok_s",
         "floor": work.requests * work.decoded / least,
         "peer": "transformers continuous batching",
         "peer_value": theirs,
-        "ratio": ours / theirs if theirs else None,
+        "ratio": ours / theirs if ours and theirs else None,
         "bar": 20.0,
     }
 

@@ -12,6 +12,8 @@ __all__ = ["bandwidth", "best_of", "matmul_rate", "stated_peak", "synchronize"]
 _PEAKS = {"H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations a second that the maker states, by a part of the device's name."""
 _REPEATS = 10
+_IN_A_ROW = 4
+"""Runs between two looks at the clock, so that the wait for the device counts for little."""
 
 
 def synchronize(device: torch.device) -> None:
@@ -21,20 +23,21 @@ def synchronize(device: torch.device) -> None:
 
 
 def best_of(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the fastest of some runs, after one that does not count."""
+    """Return the seconds of a run in the fastest of some series, after one that does not count."""
     taken = []
     for _ in range(_REPEATS + 1):
         synchronize(device)
         begun = time.perf_counter()
-        function()
+        for _ in range(_IN_A_ROW):
+            function()
         synchronize(device)
-        taken.append(time.perf_counter() - begun)
+        taken.append((time.perf_counter() - begun) / _IN_A_ROW)
     return min(taken[1:])
 
 
 def bandwidth(device: torch.device, size: int) -> float:
     """Return the bytes a second at which the device reads `size` bytes, larger than its caches."""
-    data = torch.zeros(size // 4, dtype=torch.float32, device=device)
+    data = torch.rand(size // 4, dtype=torch.float32, device=device)  # zeros cost less
     return size / best_of(lambda: data.sum(), device)
 
 

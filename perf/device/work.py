@@ -11,7 +11,7 @@ from time import perf_counter
 
 from agentbus.engine import Engine, Finished, GenerateRequest
 
-__all__ = ["FULL", "SMALL", "Ids", "Times", "Work", "ask", "prompts", "shared_prompts"]
+__all__ = ["FULL", "SMALL", "Ids", "Times", "Work", "ask", "prompts", "shared_prompts", "warm_up"]
 
 Ids = tuple[int, ...]
 
@@ -87,7 +87,14 @@ class Times:
 
 async def ask(engine: Engine, prompts: Sequence[Ids], max_tokens: int, *, salt: str) -> list[Times]:
     """Decode exactly `max_tokens` for each prompt, all at once."""
-    return await asyncio.gather(*(_one(engine, p, max_tokens, salt) for p in prompts))
+    async with asyncio.TaskGroup() as group:  # if one fails, the others do not go on
+        tasks = [group.create_task(_one(engine, p, max_tokens, salt)) for p in prompts]
+    return [task.result() for task in tasks]
+
+
+async def warm_up(engine: Engine, work: Work, vocabulary: int) -> None:
+    """Have an engine compile and lay out what its first requests need."""
+    await ask(engine, prompts("warm-up", 2, work.prompt, vocabulary), 4, salt="warm-up")
 
 
 async def _one(engine: Engine, prompt: Ids, max_tokens: int, salt: str) -> Times:

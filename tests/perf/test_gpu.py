@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from perf import gpu
+from perf.device import figures
 from perf.device.figures import Device, shared_figure
 from perf.device.shapes import LLAMA_8B, TINY, write_folder
 from perf.device.work import FULL, SMALL, prompts, shared_prompts
@@ -37,6 +40,43 @@ def test_every_figure_comes_as_a_line_of_json() -> None:
     assert floor == pytest.approx(1e3 * TINY.read_bytes / bytes_s, rel=1e-2)
     hop = lines["ttft_16_on_128"]
     assert hop["times_floor"] == pytest.approx(hop["value"] / hop["floor"], rel=1e-2)
+
+
+def test_what_breaks_is_told_and_costs_no_other_figure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(*_: object) -> dict[str, object]:
+        raise ExceptionGroup("some", [RuntimeError("an illegal memory access")])
+
+    monkeypatch.setattr(figures, "_hop", broken)
+    monkeypatch.setattr(gpu, "_measure_theirs", broken)
+    asyncio.run(gpu._measure("cpu", TINY, SMALL, with_peer=True))
+    lines = {line["figure"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    broke = {name for name, line in lines.items() if "error" in line}
+    assert broke == {"ttft_16_on_128", "shared_4x8_on_128_peer"}
+    assert lines["ttft_16_on_128"]["error"] == "RuntimeError: an illegal memory access"
+    assert lines["prefill_256"]["value"] > 0
+    assert lines["shared_4x8_on_128"]["value"] > 0
+    assert lines["shared_4x8_on_128"]["ratio"] is None
+
+
+def test_an_engine_that_does_not_load_does_not_cost_the_peers_figure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def theirs(*_: object) -> float:
+        return 160.0
+
+    monkeypatch.setattr(gpu, "_measure_ours", does_not_load)
+    monkeypatch.setattr(gpu, "_measure_theirs", theirs)
+    asyncio.run(gpu._measure("cpu", TINY, SMALL, with_peer=True))
+    lines = {line["figure"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert lines["engine"]["error"] == "OutOfMemoryError: none left"
+    assert lines["shared_4x8_on_128"]["value"] is None
+    assert lines["shared_4x8_on_128"]["peer_value"] == 160.0
+
+
+async def does_not_load(*_: object) -> float:
+    raise torch.OutOfMemoryError("none left")
 
 
 def test_the_shape_is_llamas() -> None:
