@@ -19,6 +19,7 @@ from agentbus.kv import Copy
 
 from .batch import Batch, Part, shared_blocks
 from .kernels import (
+    EVERYTHING,
     DecodePlan,
     attend_chunk,
     attend_rows,
@@ -52,6 +53,8 @@ class Rows:
     shared_table: Tensor
     """[blocks], int32: their blocks."""
     plan: DecodePlan
+    sliding_plan: DecodePlan
+    """For layers whose windows slide, in which nothing is read for all rows at once."""
 
     @property
     def tokens(self) -> Tensor:
@@ -75,8 +78,20 @@ class _Chunk:
 class PagedAttention:
     """The `Attention` of CUDA devices."""
 
-    def __init__(self, pool: KVPool, rope: Rope, *, heads: int, slots: int, positions: int) -> None:
+    def __init__(
+        self,
+        pool: KVPool,
+        rope: Rope,
+        *,
+        heads: int,
+        slots: int,
+        positions: int,
+        sliding: Sequence[int],
+    ) -> None:
         """Make block tables for `slots` sequences of up to `positions` tokens each.
+
+        Args:
+            sliding: how many of the last positions each layer sees; 0 for all.
 
         Raises:
             ConfigError: the kernels have no tiles for this size of head or block.
@@ -87,6 +102,7 @@ class PagedAttention:
         self._pool = pool
         self._rope = rope
         self._heads = heads
+        self._sees = [seen or EVERYTHING for seen in sliding]
         self._device = pool.layers[0].device
         self._tables = torch.zeros(
             (slots, -(-positions // size)), dtype=torch.int32, device=self._device
@@ -147,12 +163,12 @@ class PagedAttention:
     def rows(self, parts: Sequence[Part], width: int) -> Rows:
         """Return rows for sequences that decode, filled up with empty ones to `width`."""
         shared = self._shared(parts)
-        plan = self._plan(width, shared > 0)
         rows = Rows(
             torch.empty((5, width), dtype=torch.int32, device=self._device),
             torch.empty(width, dtype=torch.int32, device=self._device),
             torch.empty(self._tables.shape[1], dtype=torch.int32, device=self._device),
-            plan,
+            self._plan(width, shared > 0),
+            self._plan(width, shared=False),
         )
         self.fill(rows, parts)
         return rows
@@ -172,7 +188,7 @@ class PagedAttention:
             for part in parts
         ]
         numbers += [(0, 0, -1, 0, 0)] * (width - len(parts))
-        rows.numbers.copy_(torch.tensor(numbers, dtype=torch.int32).t(), non_blocking=True)
+        rows.numbers.copy_(torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.int32))
         rows.shared.fill_(self._shared(parts) * size if rows.plan.shared else 0)
         if rows.plan.shared:
             rows.shared_table.copy_(self._tables[parts[0].slot])
@@ -188,7 +204,7 @@ class PagedAttention:
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """See `Attention.attend`."""
-        pool, rope = self._pool.layers[layer], self._rope
+        pool, rope, sees = self._pool.layers[layer], self._rope, self._sees[layer]
         query = turn_and_store(
             qkv,
             rope.cosine,
@@ -200,20 +216,22 @@ class PagedAttention:
         )
         out = torch.empty(query.shape, dtype=qkv.dtype, device=qkv.device)
         if self._rows is not None:
-            self._attend_rows(self._rows, query, pool, out)
+            self._attend_rows(self._rows, query, pool, out, sees)
         for chunk in self._chunks:
             part = slice(chunk.row, chunk.row + chunk.rows)
-            attend_chunk(query[part], pool, self._tables[chunk.slot], chunk.start, out[part])
+            table = self._tables[chunk.slot]
+            attend_chunk(query[part], pool, table, chunk.start, out[part], sees=sees)
         return out.flatten(1)
 
-    def _attend_rows(self, rows: Rows, query: Tensor, pool: Tensor, out: Tensor) -> None:
+    def _attend_rows(self, rows: Rows, query: Tensor, pool: Tensor, out: Tensor, sees: int) -> None:
         width = rows.numbers.shape[1]
         which, lengths = rows.numbers[3], rows.numbers[4]
         own = query[:width]
-        if rows.plan.shared:
-            attend_shared(own, pool, rows.shared_table, rows.shared, rows.plan)
-        attend_rows(own, pool, self._tables, which, rows.shared, lengths, rows.plan)
-        merge_splits(rows.plan, out[:width])
+        plan = rows.plan if sees == EVERYTHING else rows.sliding_plan
+        if plan.shared:
+            attend_shared(own, pool, rows.shared_table, rows.shared, plan)
+        attend_rows(own, pool, self._tables, which, rows.shared, lengths, plan, sees=sees)
+        merge_splits(plan, out[:width])
 
     def _plan(self, rows: int, shared: bool) -> DecodePlan:
         """Return a plan of its own for each size of batch: graphs keep its addresses."""
@@ -239,7 +257,8 @@ class PagedAttention:
         if self._together[0] != slots:
             blocks = shared_blocks(parts, self._pool.shape.block_size)
             wins = (
-                len(parts) >= _SHARED_ROWS
+                EVERYTHING in self._sees
+                and len(parts) >= _SHARED_ROWS
                 and blocks * self._pool.shape.block_size >= _SHARED_TOKENS
             )
             self._together = slots, blocks if wins else 0

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from agentbus.errors import ConfigError
-
 from .attention import Attention
 from .attention_cpu import WindowAttention
 from .batch import Batch
@@ -60,13 +58,16 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
             sliding=model.config.windows,
         )
         return Eager(model, window)
-    if any(model.config.windows):
-        raise ConfigError("device", "models with sliding windows are not supported on a GPU")
     # Triton is needed from here on, and comes with torch for CUDA.
     from .attention_cuda import PagedAttention
     from .graphs import Graphed
 
     paged = PagedAttention(
-        pool, model.rope, heads=model.config.heads, slots=slots, positions=model.positions
+        pool,
+        model.rope,
+        heads=model.config.heads,
+        slots=slots,
+        positions=model.positions,
+        sliding=model.config.windows,
     )
     return Graphed(model, paged)

@@ -6,7 +6,9 @@ splits over the positions, as in FlashDecoding, and the splits' results are merg
 log-sum-exp; the heads that share keys are the rows of one tile. A prefix that several sequences
 share is read once for all of them (Hydragen, cascade attention) and is one more split.
 
-Triton is imported with this module, which only a CUDA device needs.
+Triton is imported with this module, which only a CUDA device needs. It compiles a kernel anew where
+a number is 1 or a multiple of 16, or an address is: numbers that change from step to step, and
+addresses of single numbers, are left out of that.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 __all__ = [
+    "EVERYTHING",
     "DecodePlan",
     "attend_chunk",
     "attend_rows",
@@ -28,13 +31,15 @@ __all__ = [
     "turn_and_store",
 ]
 
+EVERYTHING: Final = 2**30
+"""Positions that a row sees at most where no window slides: more than there are."""
 _LEAST_ROWS: Final = 16
 """Rows of the smallest tile that tensor cores multiply."""
 _NEVER: Final = -1.0e30
 """The score of a position that is not seen, and the log-sum-exp of a split that saw nothing."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions", "slots"])
 def _turn_and_store(
     qkv, cosine, sine, positions, slots, pool,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
@@ -170,16 +175,20 @@ def _keep_split(
     tl.store(sums + index, tl.where(some, best + tl.log(divisor), NEVER), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["which", "first", "lengths"])
 def _attend_rows(
-    query, query_stride, pool, tables, table_stride, which, first, lengths, found, sums, scale,
+    query, query_stride, pool, tables, table_stride, which, first, lengths, sees,
+    found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, SPLITS: tl.constexpr, SPLITS_BEFORE: tl.constexpr,
     TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One row, one head of keys, one split of its positions `first…length`."""
+    """One row, one head of keys, one split of the positions that it sees."""
     row, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    length, begin = tl.load(lengths + row), tl.load(first + row)
+    length = tl.load(lengths + row)
+    begin = tl.maximum(length - sees, 0)
+    if SPLITS_BEFORE:
+        begin = tl.maximum(begin, tl.load(first + row))
     table = tables + tl.load(which + row) * table_stride
     each = tl.cdiv(tl.cdiv(tl.maximum(length - begin, 0), SPLITS), TILE) * TILE
     start = begin + split * each
@@ -199,7 +208,7 @@ def _attend_rows(
     _keep_split(found, sums, index, best, total, result, real, SIZE, NEVER)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["lengths"])
 def _attend_shared(
     query, query_stride, pool, table, rows, lengths, found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, MEMBERS: tl.constexpr, SIZE: tl.constexpr,
@@ -265,6 +274,8 @@ def attend_rows(
     first: Tensor,
     lengths: Tensor,
     plan: DecodePlan,
+    *,
+    sees: int = EVERYTHING,
 ) -> None:
     """Attend from one row each of several sequences; the splits' results go into `plan`.
 
@@ -273,12 +284,15 @@ def attend_rows(
         pool: one layer's.
         tables: [sequences, blocks], int32.
         which: [rows], int32: the sequence, a row of `tables`.
-        first, lengths: [rows], int32: positions from `first` to before `lengths` are seen.
+        first: [rows], int32: positions that `attend_shared` reads; not read if `plan` has no splits
+            for it.
+        lengths: [rows], int32: positions up to before it are seen.
+        sees: only so many of the last of them are (sliding-window attention).
     """
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
     _attend_rows[(rows, kv_heads, plan.own)](
-        query, query.stride(0), pool, tables, tables.stride(0), which, first, lengths,
+        query, query.stride(0), pool, tables, tables.stride(0), which, first, lengths, sees,
         plan.found, plan.sums, size**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_SIZE=pool.shape[1],
         GROUP=max(_LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
@@ -297,7 +311,7 @@ def attend_shared(
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
     wanted = rows * (heads // kv_heads)
-    members = min(64, max(_LEAST_ROWS, triton.next_power_of_2(wanted)))
+    members = min(_most_rows(query.dtype), max(_LEAST_ROWS, triton.next_power_of_2(wanted)))
     _attend_shared[(triton.cdiv(wanted, members), kv_heads, plan.shared)](
         query, query.stride(0), pool, table, rows, length, plan.found, plan.sums, size**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, MEMBERS=members, SIZE=size, BLOCK_SIZE=pool.shape[1],
@@ -313,9 +327,9 @@ def merge_splits(plan: DecodePlan, out: Tensor) -> None:
     _merge_splits[(rows * heads,)](plan.found, plan.sums, out, SIZE=size, SPLITS=splits)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "start", "sees"])
 def _attend_chunk(
-    query, query_stride, pool, table, out, rows, start, scale,
+    query, query_stride, pool, table, out, rows, start, sees, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -332,10 +346,11 @@ def _attend_chunk(
     best = tl.full((ROWS,), NEVER, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     result = tl.zeros((ROWS, SIZE), tl.float32)
-    for at in range(0, end, TILE):
+    for at in range(tl.maximum(start + tile * ROWS + 1 - sees, 0), end, TILE):
         position = at + tl.arange(0, TILE)
         inside = position < end
-        seen = inside[None, :] & (position[None, :] <= start + row[:, None])
+        behind = start + row[:, None] - position[None, :]
+        seen = inside[None, :] & (behind >= 0) & (behind < sees)
         best, total, result = _fold(
             q, pool, table, position, inside, seen,
             best, total, result, kv_head, scale, KV_HEADS, SIZE, BLOCK_SIZE, NEVER, PRECISION,
@@ -345,8 +360,16 @@ def _attend_chunk(
     tl.store(target, result.to(out.dtype.element_ty), mask=real[:, None])
 
 
-def attend_chunk(query: Tensor, pool: Tensor, table: Tensor, start: int, out: Tensor) -> None:
-    """Attend from a chunk of one sequence's rows to all positions up to each row's own.
+def attend_chunk(
+    query: Tensor,
+    pool: Tensor,
+    table: Tensor,
+    start: int,
+    out: Tensor,
+    *,
+    sees: int = EVERYTHING,
+) -> None:
+    """Attend from a chunk of one sequence's rows to the last `sees` positions up to each row's own.
 
     Args:
         query: [rows, heads, head_size], at positions `start…`; their keys are in the pool.
@@ -355,9 +378,9 @@ def attend_chunk(query: Tensor, pool: Tensor, table: Tensor, start: int, out: Te
     """
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
-    at_once = 64 if rows > _LEAST_ROWS else _LEAST_ROWS
+    at_once = _most_rows(query.dtype) if rows > _LEAST_ROWS else _LEAST_ROWS
     _attend_chunk[(triton.cdiv(rows, at_once), heads)](
-        query, query.stride(0), pool, table, out, rows, start, size**-0.5,
+        query, query.stride(0), pool, table, out, rows, start, sees, size**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_SIZE=pool.shape[1],
         ROWS=at_once, TILE=_tile(query.dtype), NEVER=_NEVER, PRECISION=_precision(query.dtype),
     )  # fmt: skip
@@ -366,6 +389,11 @@ def attend_chunk(query: Tensor, pool: Tensor, table: Tensor, start: int, out: Te
 def _tile(dtype: torch.dtype) -> int:
     """Return how many positions are read at once."""
     return 32 if dtype == torch.float32 else 64
+
+
+def _most_rows(dtype: torch.dtype) -> int:
+    """Return how many rows a tile has at most; in float32 registers hold no more."""
+    return _LEAST_ROWS if dtype == torch.float32 else 64
 
 
 def _precision(dtype: torch.dtype) -> Any:

@@ -107,6 +107,36 @@ def test_a_shared_prefix_may_be_empty() -> None:
         )
 
 
+@pytest.mark.parametrize("sees", [1, 20, 64])
+def test_rows_see_the_last_positions_alone_where_a_window_slides(sees: int) -> None:
+    pool, query = some(20, BLOCK, 4, 16), some(3, 4, 16, seed=6)
+    tables = torch.arange(18, dtype=torch.int32, device=DEVICE).view(3, 6)
+    lengths = torch.tensor([5, 64, 90], dtype=torch.int32, device=DEVICE)
+    plan = DecodePlan(3, 4, 16, shared=0, own=2, device=DEVICE)
+    unread = torch.full_like(lengths, 80)
+    attend_rows(query, pool, tables, each(3), unread, lengths, plan, sees=sees)
+    found = torch.empty_like(query)
+    merge_splits(plan, found)
+    for row, length in enumerate((5, 64, 90)):
+        wanted = reference(query[row], pool, tables[row], length, max(0, length - sees))
+        torch.testing.assert_close(found[row], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sees", [1, 7, 40])
+@pytest.mark.parametrize(("start", "rows"), [(0, 16), (0, 70), (37, 5), (64, 33)])
+def test_a_chunk_sees_the_last_positions_alone_where_a_window_slides(
+    start: int, rows: int, sees: int
+) -> None:
+    pool, query = some(20, BLOCK, 4, 16), some(rows, 4, 16, seed=7)
+    table = torch.arange(19, 5, -1, dtype=torch.int32, device=DEVICE)
+    out = torch.empty_like(query)
+    attend_chunk(query, pool, table, start, out, sees=sees)
+    for row in range(rows):
+        end = start + row + 1
+        wanted = reference(query[row], pool, table, end, max(0, end - sees))
+        torch.testing.assert_close(out[row], wanted, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("start", "rows"), [(0, 1), (0, 16), (0, 70), (37, 5), (64, 33)])
 def test_a_chunk_sees_what_stands_before_each_of_its_rows(start: int, rows: int) -> None:
     heads, kv_heads, size = 4, 2, 32
