@@ -25,6 +25,7 @@ from .kernels import (
     attend_rows,
     attend_shared,
     merge_splits,
+    shared_members,
     turn_and_store,
 )
 from .kv import KVPool
@@ -238,15 +239,14 @@ class PagedAttention:
         key = rows, shared
         if key not in self._plans:
             shape = self._pool.shape
-            splits = 1
-            while splits < _MOST_SPLITS and splits * rows * shape.kv_heads < _PROGRAMS:
-                splits *= 2
+            wanted = rows * (self._heads // shape.kv_heads)
+            tiles = -(-wanted // shared_members(wanted, self._pool.layers[0].dtype))
             self._plans[key] = DecodePlan(
                 rows,
                 self._heads,
                 shape.head_size,
-                shared=splits if shared else 0,
-                own=splits,
+                shared=_splits(tiles * shape.kv_heads) if shared else 0,
+                own=_splits(rows * shape.kv_heads),
                 device=self._device,
             )
         return self._plans[key]
@@ -274,3 +274,11 @@ class PagedAttention:
         if places:
             slots, numbers, blocks = torch.tensor(places, device=self._device).t()
             self._tables[slots, numbers] = blocks.int()
+
+
+def _splits(programs: int) -> int:
+    """Return into how many parts positions are split for so many programs to keep a GPU busy."""
+    splits = 1
+    while splits < _MOST_SPLITS and splits * programs < _PROGRAMS:
+        splits *= 2
+    return splits

@@ -27,6 +27,7 @@ __all__ = [
     "attend_rows",
     "attend_shared",
     "merge_splits",
+    "shared_members",
     "silu_times",
     "turn_and_store",
 ]
@@ -238,12 +239,19 @@ def _attend_shared(
 
 
 @triton.jit
-def _merge_splits(found, sums, out, SIZE: tl.constexpr, SPLITS: tl.constexpr):
+def _merge_splits(
+    found, sums, out,
+    SIZE: tl.constexpr, SPLITS: tl.constexpr, WIDTH: tl.constexpr, NEVER: tl.constexpr,
+):  # fmt: skip
     place = tl.program_id(0).to(tl.int64)
-    split, column = tl.arange(0, SPLITS), tl.arange(0, SIZE)
-    total = tl.load(sums + place * SPLITS + split)
-    weights = tl.exp(total - tl.max(total, 0))
-    parts = tl.load(found + (place * SPLITS + split[:, None]) * SIZE + column[None, :])
+    split, column = tl.arange(0, WIDTH), tl.arange(0, SIZE)
+    real = split < SPLITS
+    total = tl.load(sums + place * SPLITS + split, mask=real, other=NEVER)
+    weights = tl.where(real, tl.exp(total - tl.max(total, 0)), 0.0)
+    parts = tl.load(
+        found + (place * SPLITS + split[:, None]) * SIZE + column[None, :],
+        mask=real[:, None], other=0.0,
+    )  # fmt: skip
     result = tl.sum(parts * weights[:, None], 0) / tl.sum(weights, 0)
     tl.store(out + place * SIZE + column, result.to(out.dtype.element_ty))
 
@@ -254,7 +262,7 @@ class DecodePlan:
     Args:
         rows, heads, size: of the queries.
         shared: splits of a prefix that all rows share; 0 if none is.
-        own: splits of what is each row's own. Their sum is a power of two.
+        own: splits of what is each row's own.
     """
 
     def __init__(
@@ -310,9 +318,9 @@ def attend_shared(
     """
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
-    wanted = rows * (heads // kv_heads)
-    members = min(_most_rows(query.dtype), max(_LEAST_ROWS, triton.next_power_of_2(wanted)))
-    _attend_shared[(triton.cdiv(wanted, members), kv_heads, plan.shared)](
+    members = shared_members(rows * (heads // kv_heads), query.dtype)
+    tiles = triton.cdiv(rows * (heads // kv_heads), members)
+    _attend_shared[(tiles, kv_heads, plan.shared)](
         query, query.stride(0), pool, table, rows, length, plan.found, plan.sums, size**-0.5,
         HEADS=heads, KV_HEADS=kv_heads, MEMBERS=members, SIZE=size, BLOCK_SIZE=pool.shape[1],
         SPLITS=plan.shared, ALL_SPLITS=plan.shared + plan.own, TILE=_tile(query.dtype),
@@ -324,7 +332,10 @@ def merge_splits(plan: DecodePlan, out: Tensor) -> None:
     """Write all splits together to `out`, [rows, heads, head_size], contiguous."""
     rows, heads, size = out.shape
     splits = plan.shared + plan.own
-    _merge_splits[(rows * heads,)](plan.found, plan.sums, out, SIZE=size, SPLITS=splits)
+    _merge_splits[(rows * heads,)](
+        plan.found, plan.sums, out,
+        SIZE=size, SPLITS=splits, WIDTH=triton.next_power_of_2(splits), NEVER=_NEVER,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows", "start", "sees"])
@@ -389,6 +400,12 @@ def attend_chunk(
 def _tile(dtype: torch.dtype) -> int:
     """Return how many positions are read at once."""
     return 32 if dtype == torch.float32 else 64
+
+
+def shared_members(wanted: int, dtype: torch.dtype) -> int:
+    """Return how many of `wanted` rows, heads that share keys counted apart, are in one tile."""
+    members: int = min(_most_rows(dtype), max(_LEAST_ROWS, triton.next_power_of_2(wanted)))
+    return members
 
 
 def _most_rows(dtype: torch.dtype) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,7 +71,8 @@ def test_rows_attend_to_their_own_blocks_alone(heads: int, kv_heads: int, size: 
         )
 
 
-def test_a_shared_prefix_is_read_once_and_gives_the_same() -> None:
+@pytest.mark.parametrize(("together", "own"), [(2, 2), (4, 1), (1, 2)])
+def test_a_shared_prefix_is_read_once_and_gives_the_same(together: int, own: int) -> None:
     heads, kv_heads, size, rows, prefix = 6, 3, 32, 7, 80
     pool = some(60, BLOCK, 2 * kv_heads, size)
     shared = list(range(5))
@@ -80,7 +84,7 @@ def test_a_shared_prefix_is_read_once_and_gives_the_same() -> None:
     lengths = torch.tensor([prefix + 1 + 6 * row for row in range(rows)], dtype=torch.int32)
     lengths = lengths.to(DEVICE)
     query = some(rows, heads, size, seed=3)
-    plan = DecodePlan(rows, heads, size, shared=2, own=2, device=DEVICE)
+    plan = DecodePlan(rows, heads, size, shared=together, own=own, device=DEVICE)
     first = torch.full_like(lengths, prefix)
     attend_shared(query, pool, tables[0], first, plan)
     attend_rows(query, pool, tables, each(rows), first, lengths, plan)
@@ -168,6 +172,24 @@ def test_keys_are_turned_and_stored_and_queries_turned_in_place() -> None:
     stored = pool.view(-1, 2 * kv_heads, size)
     torch.testing.assert_close(stored[slots], turned[:, heads:])
     assert stored.count_nonzero() == stored[slots].count_nonzero()
+
+
+def test_kernels_compile_for_an_h100_and_fit_its_multiprocessors() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    argv = [sys.executable, "-m", "tests.torch.compile_kernels"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=600, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    attending = [line for line in lines if line["kernel"].startswith("_attend")]
+    assert {line["kernel"] for line in attending} == {
+        "_attend_rows",
+        "_attend_shared",
+        "_attend_chunk",
+    }
+    assert all(line["tensor_cores"] for line in attending)
+    assert max(line["shared_bytes"] for line in lines) <= 227 * 1024
 
 
 def test_swiglu() -> None:

@@ -1,0 +1,73 @@
+"""Compiles the GPU's kernels for an H100, where there need be none; prints a line of JSON each.
+
+The interpreter shows what kernels compute, but not whether they compile, nor what shared memory
+they take. To be run in a process of its own: whether Triton interprets is decided at its import.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from agentbus_torch import kernels
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+HEADS, KV_HEADS, BLOCK = 32, 8, 16
+CPU = torch.device("cpu")
+
+
+class H100:
+    """What Triton asks of a driver before it launches anything."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_all(dtype: torch.dtype, size: int) -> None:
+    pool = torch.zeros(4, BLOCK, 2 * KV_HEADS, size, dtype=dtype)
+    numbers = torch.zeros(5, 300, dtype=torch.int32)
+    tables = torch.zeros(32, 64, dtype=torch.int32)
+    rope = torch.zeros(8, size, dtype=dtype)
+    qkv = torch.zeros(300, HEADS + 2 * KV_HEADS, size, dtype=dtype)
+    query = kernels.turn_and_store(qkv, rope, rope, numbers[1], numbers[2], pool, KV_HEADS)
+    out = torch.zeros(300, HEADS, size, dtype=dtype)
+    kernels.attend_chunk(query, pool, tables[0], 7, out)
+    kernels.attend_chunk(query[:9], pool, tables[0], 7, out[:9])
+    for rows in (1, 32):
+        plan = kernels.DecodePlan(rows, HEADS, size, shared=16, own=2, device=CPU)
+        kernels.attend_shared(query[:rows], pool, tables[0], numbers[0], plan)
+        kernels.attend_rows(query[:rows], pool, tables, numbers[3], numbers[0], numbers[4], plan)
+        kernels.merge_splits(plan, out[:rows])
+    kernels.silu_times(torch.zeros(2, 2 * 14336, dtype=dtype))
+
+
+def main() -> None:
+    run = JITFunction.run
+
+    def compiled(kernel: Any, *args: Any, warmup: bool, **options: Any) -> Any:
+        found = run(kernel, *args, warmup=True, **options)
+        line = {
+            "kernel": kernel.__name__,
+            "shared_bytes": found.metadata.shared,
+            "tensor_cores": "mma" in found.asm["ptx"],
+        }
+        print(json.dumps(line), flush=True)
+        return found
+
+    driver.set_active(H100())
+    JITFunction.run = compiled
+    for size in (64, 128, 256):
+        compile_all(torch.bfloat16, size)
+
+
+if __name__ == "__main__":
+    main()
