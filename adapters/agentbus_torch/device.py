@@ -11,6 +11,7 @@ from .attention_cpu import WindowAttention
 from .batch import Batch
 from .kv import KVPool
 from .model import Model
+from .scheduler import CHUNK_TOKENS
 
 __all__ = ["Eager", "Steps", "make_steps"]
 
@@ -23,6 +24,12 @@ class Steps(Protocol):
         """Where the sequences' keys and values are."""
         ...
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Prompt tokens of one step that keep the device busy, and others waiting no longer than
+        they bear."""
+        ...
+
     def hidden(self, batch: Batch) -> Tensor:
         """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
 
@@ -33,6 +40,8 @@ class Steps(Protocol):
 
 class Eager:
     """One operation after another."""
+
+    chunk_tokens = CHUNK_TOKENS
 
     def __init__(self, model: Model, attention: Attention) -> None:
         self._model = model

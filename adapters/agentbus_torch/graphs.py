@@ -40,6 +40,8 @@ class _Captured:
 class Graphed:
     """Computes batches in which every sequence decodes by graphs."""
 
+    chunk_tokens = 2048  # with 256 a prompt reads all weights so often that reading takes the time
+
     def __init__(self, model: Model, attention: PagedAttention) -> None:
         self._model = model
         self._eager = Eager(model, attention)

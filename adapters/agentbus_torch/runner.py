@@ -73,7 +73,7 @@ class Runner:
         """Prompt tokens of the last step, if it computed nothing else; else 0."""
         changes = None if self.tiers is None else self.tiers.changes
         self._index = RadixIndex(BlockPool(blocks), block_size, changes=changes)
-        self._scheduler = Scheduler(self._index, block_size)
+        self._scheduler = Scheduler(self._index, block_size, chunk_tokens=self._steps.chunk_tokens)
         self._numbers = itertools.count()
         self._to_publish: list[Sequence] = []
         self._end_ids = frozenset(end_ids)

@@ -68,7 +68,9 @@ class Step:
 class Scheduler:
     """The sequences of one engine, over its KV index."""
 
-    def __init__(self, index: RadixIndex, block_size: int) -> None:
+    def __init__(
+        self, index: RadixIndex, block_size: int, *, chunk_tokens: int = CHUNK_TOKENS
+    ) -> None:
         self.waiting: list[Sequence] = []
         """In the order of their arrival."""
         self.running: list[Sequence] = []
@@ -76,6 +78,7 @@ class Scheduler:
         """How often a sequence was put back."""
         self._index = index
         self._block_size = block_size
+        self._chunk_tokens = chunk_tokens
         self._version = 0
         self._cached: dict[Sequence, tuple[int, int]] = {}
         self._shared: dict[tuple[int, int], int] = {}
@@ -185,7 +188,7 @@ class Scheduler:
 
     def _fill(self, step: Step) -> None:
         """Give rows of prompts to a step, and start sequences that wait."""
-        may_start, budget = True, CHUNK_TOKENS
+        may_start, budget = True, self._chunk_tokens
         decodes = bool(step.rows)
         for sequence in self._line():
             if decodes and _is_ahead(sequence):
@@ -304,7 +307,7 @@ class Scheduler:
         self.waiting.remove(sequence)
         self.running.append(sequence)
         step.started.append(sequence)
-        step.rows.append((sequence, min(CHUNK_TOKENS, sequence.left)))
+        step.rows.append((sequence, min(self._chunk_tokens, sequence.left)))
 
 
 def _is_ahead(sequence: Sequence) -> bool:
