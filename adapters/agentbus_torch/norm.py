@@ -8,9 +8,6 @@ from torch.nn import functional
 
 __all__ = ["RMSNorm"]
 
-_FEW_ROWS = 4
-"""Rows up to which the layer norm was measured to be faster on a CPU."""
-
 
 class RMSNorm:
     """`x` [rows, size] over the root of the mean of its squares, times a weight [size].
@@ -27,7 +24,7 @@ class RMSNorm:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the norm."""
         size = self._weight.shape[0]
-        if self._both is None or len(x) > _FEW_ROWS:
+        if self._both is None:
             return functional.rms_norm(x, (size,), self._weight, self._eps)
         both = torch.cat((x, -x), -1)
         return functional.layer_norm(both, (2 * size,), self._both, None, self._eps)[:, :size]
