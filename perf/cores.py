@@ -20,6 +20,8 @@ __all__ = ["can_pin", "cpu_seconds", "group_threads", "machine_idle", "one_core"
 _LOOK_S = 0.2
 _BUSY_SHARE = 0.1
 """Of one core: what the system and idle processes use now and then."""
+_IDLE_LOOKS = 7
+"""Looks in a row at an idle machine: cores that were busy a moment ago are faster for a while."""
 _LONGEST_WAIT_S = 10.0
 
 
@@ -48,17 +50,17 @@ def cpu_seconds() -> float:
 
 
 async def machine_idle() -> None:
-    """Wait until nothing computes on this machine, or for 10 seconds.
+    """Wait until nothing has computed on this machine for over a second, or for 10 seconds.
 
     Servers go on looking for work for a while: vLLM's keeps a core busy for a second after an
     answer, which the contender whose turn is next would pay for.
     """
-    deadline = perf_counter() + _LONGEST_WAIT_S
-    while perf_counter() < deadline:
+    deadline, idle = perf_counter() + _LONGEST_WAIT_S, 0
+    while idle < _IDLE_LOOKS and perf_counter() < deadline:
         before = _busy_seconds()
         await asyncio.sleep(_LOOK_S)
-        if _busy_seconds() - before < _BUSY_SHARE * _LOOK_S:
-            return
+        is_idle = _busy_seconds() - before < _BUSY_SHARE * _LOOK_S
+        idle = idle + 1 if is_idle else 0
 
 
 def _busy_seconds() -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -96,15 +97,22 @@ async def _rounds(
                 raise ChildFailed(f"{name} did not become ready")
         for number in range(lengths.rounds):
             for case in CASES:
-                for name, asked in children.items():
+                for name in _turns(names, f"{case}-{number}"):
                     progress(f"round {number + 1} of {lengths.rounds}: {case}, {name}")
                     await machine_idle()
-                    await asked.tell(order(case, lengths, number))
-                    taken[case][name].append(json.loads(await asked.hear(CASE_TIMEOUT_S)))
+                    await children[name].tell(order(case, lengths, number))
+                    answer = await children[name].hear(CASE_TIMEOUT_S)
+                    taken[case][name].append(json.loads(answer))
     return {
         case: {name: medians(rounds) for name, rounds in by_name.items()}
         for case, by_name in taken.items()
     }
+
+
+def _turns(names: Sequence[str], seed: str) -> list[str]:
+    """Return the names in an order of its own, so that nobody always follows the same one: what
+    ran before leaves the cores faster or slower."""
+    return random.Random(seed).sample(names, len(names))
 
 
 def _open(name: str, folder: Path) -> AbstractAsyncContextManager[Child]:
@@ -119,7 +127,8 @@ SUITE = Suite(
         "SmolLM2-135M-Instruct in bfloat16 on the CPU, greedy, ends ignored, the same token ids and "
         "number of threads for all; engine_: in the engine's process, vLLM's from its own metrics; "
         "client_: in another process, ours over a Unix socket, vLLM's over HTTP; contenders take "
-        "turns case by case, each once the machine is idle, medians over rounds."
+        "turns case by case, in changing order, each once the machine has been idle for a while; "
+        "medians over rounds."
     ),
     run=run,
 )

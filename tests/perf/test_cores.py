@@ -14,13 +14,14 @@ pytestmark = pytest.mark.anyio
 async def test_a_turn_waits_until_others_have_stopped_computing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used = [0.0, 0.2, 0.2, 0.4, 0.4, 0.4, 0.401]
+    used = [0.0, 0.2, 0.2, 0.2, 0.2, 0.4, 0.4, 0.4, 0.4, 0.401, 0.401]
     seen = iter(used)
     monkeypatch.setattr(cores, "_busy_seconds", lambda: next(seen))
     monkeypatch.setattr(cores, "_LOOK_S", 0.001)
     monkeypatch.setattr(cores, "_BUSY_SHARE", 10.0)
+    monkeypatch.setattr(cores, "_IDLE_LOOKS", 2)
     await machine_idle()
-    assert list(seen) == used[6:], "it did not look until two looks in a row were alike"
+    assert list(seen) == used[-1:], "it did not wait for two looks in a row at an idle machine"
 
 
 async def test_a_machine_that_is_never_idle_is_waited_for_a_bounded_time(
