@@ -117,7 +117,7 @@ class _Products:
         common = torch.baddbmm(
             query.new_empty(1, 1, 1),
             query.transpose(0, 1).reshape(together),
-            _in_one_piece(keys[0, :, :shared]).transpose(1, 2),
+            keys[0, :, :shared].contiguous().transpose(1, 2),
             beta=0,
             alpha=1 / math.sqrt(size),
         )
@@ -148,7 +148,7 @@ class _Products:
         torch.baddbmm(
             scores,
             query.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, size),
-            _in_one_piece(keys).transpose(1, 2),
+            keys.contiguous().transpose(1, 2),  # else oneDNN makes a transposed copy
             beta=0,
             alpha=1 / math.sqrt(size),
             out=scores,
@@ -188,11 +188,6 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
     """Return sums of values [count, kv_heads, longest, size], weighted by [.., group, longest]."""
     found = torch.bmm(weights.flatten(0, 1), values.flatten(0, 1))
     return found.view((*weights.shape[:3], values.shape[3]))
-
-
-def _in_one_piece(keys: Tensor) -> Tensor:
-    """Return keys that oneDNN can read transposed; of others it would make a transposed copy."""
-    return keys.contiguous()
 
 
 def make_kernel(dtype: torch.dtype) -> Kernel:

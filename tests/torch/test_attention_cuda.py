@@ -98,18 +98,22 @@ def test_batches_prompts_forks_and_returns(tmp_path: Path) -> None:
             torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
 
 
-def test_siblings_read_what_they_share_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows read a shared prefix together, call by call; two rows and 32 tokens do."""
     monkeypatch.setattr(attention_cuda, "_SHARED_ROWS", 2)
     monkeypatch.setattr(attention_cuda, "_SHARED_TOKENS", 32)
-    together: list[int] = []
+    found: list[int] = []
 
     def noted(query: torch.Tensor, *rest: object) -> None:
-        together.append(len(query))
+        found.append(len(query))
         attend_shared(query, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(attention_cuda, "attend_shared", noted)
+    return found
+
+
+def test_siblings_read_what_they_share_together(tmp_path: Path, together: list[int]) -> None:
     folder = MODEL.write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
     shared = ids(48)
@@ -123,17 +127,8 @@ def test_siblings_read_what_they_share_together(
 
 @pytest.mark.parametrize("layers", SLIDING)
 def test_layers_whose_windows_slide_read_nothing_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: str
+    tmp_path: Path, together: list[int], layers: str
 ) -> None:
-    monkeypatch.setattr(attention_cuda, "_SHARED_ROWS", 2)
-    monkeypatch.setattr(attention_cuda, "_SHARED_TOKENS", 32)
-    together: list[int] = []
-
-    def noted(query: torch.Tensor, *rest: object) -> None:
-        together.append(len(query))
-        attend_shared(query, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(attention_cuda, "attend_shared", noted)
     folder = SLIDING[layers].write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
     shared = ids(48)

@@ -17,6 +17,7 @@ from agentbus.errors import ConfigError
 from agentbus.kv import Hints
 from agentbus.transport.kv_events import KVEventSubscriber
 from tests.torch.tiny import TinyModel
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -44,13 +45,6 @@ class Reader:
     def held(self, prompt: tuple[int, ...]) -> int:
         """Return how many tokens of a prompt the engine is believed to hold in its own pool."""
         return self.hints.overlaps(prompt, salt=self.salt)["a"].device_tokens
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        for _ in range(4000):
-            if holds():
-                return
-            await anyio.sleep(0.005)
-        raise AssertionError("it does not come about")
 
 
 Readers = Callable[[TorchEngine, EngineSettings], Reader]
@@ -103,9 +97,9 @@ async def test_stored_and_removed_blocks_are_told(
     async with opened(folder, socket_dir, kv_host_bytes=host) as (engine, settings):
         reader = readers(engine, settings)
         await ask(engine, ONE)
-        await reader.until(lambda: reader.held(ONE) == 160)
+        await until(lambda: reader.held(ONE) == 160)
         await ask(engine, TWO)
-        await reader.until(lambda: reader.held(TWO) == 160)
+        await until(lambda: reader.held(TWO) == 160)
         assert 0 < reader.held(ONE) < 160
         assert (
             reader.held(ONE)
@@ -124,7 +118,7 @@ async def test_what_a_reader_missed_is_told_again(
     async with opened(folder, socket_dir) as (engine, settings):
         await ask(engine, ONE)  # nobody reads yet
         reader = readers(engine, settings)
-        await reader.until(lambda: reader.held(ONE) == 160)
+        await until(lambda: reader.held(ONE) == 160)
         feed = engine._computation.feed
         assert feed is not None
         send = feed._publisher._pub.send_multipart
@@ -134,7 +128,7 @@ async def test_what_a_reader_missed_is_told_again(
         assert not reader.held(TWO)
         assert send == feed._publisher._pub.send_multipart
         await ask(engine, ONE)
-        await reader.until(lambda: reader.held(ONE) == 160 and reader.view.missing is None)
+        await until(lambda: reader.held(ONE) == 160 and reader.view.missing is None)
         assert 0 < reader.held(TWO) < 160
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
+from agentbus_torch.load import load
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-__all__ = ["CHATML", "SPECIAL", "TinyModel", "write_tokenizer"]
+from agentbus.config import EngineSettings
+from agentbus.errors import ModelBroken
+
+__all__ = ["CHATML", "SPECIAL", "TinyModel", "assert_broken", "write_tokenizer"]
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -125,3 +130,11 @@ class TinyModel:
         write_tokenizer(folder, template)
         save_file(self.weights(), folder / "model.safetensors", metadata={"format": "pt"})
         return folder
+
+
+def assert_broken(folder: Path, damage: Callable[[Path], None]) -> None:
+    """Check that a model with that damage is refused in one line that names its folder."""
+    damage(TinyModel().write(folder))
+    with pytest.raises(ModelBroken) as caught:
+        load(str(folder), EngineSettings(kv_tokens=256, threads=1))
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 import msgpack
 import pytest
 import zmq
@@ -14,6 +13,7 @@ import zmq
 from agentbus.errors import ConfigError
 from agentbus.kv import EventLog, Hints
 from agentbus.transport.kv_events import KV_TOPIC, KVEventPublisher, KVEventSubscriber
+from tests.waiting import until
 
 from .stored import SIZE, stored
 
@@ -50,13 +50,6 @@ class Ends:
     def held(self, start: int, blocks: int = 1) -> int:
         return self.hints.overlaps(range(start, start + blocks * SIZE))["a"].tokens // SIZE
 
-    async def until(self, holds: Callable[[], bool], also: Callable[[], object] = object) -> None:
-        """Wait until something holds, doing `also` again and again meanwhile."""
-        with anyio.fail_after(20):
-            while not holds():
-                also()
-                await anyio.sleep(0.005)
-
 
 @pytest.fixture
 def ends(socket_dir: Path) -> Ends:
@@ -65,14 +58,14 @@ def ends(socket_dir: Path) -> Ends:
 
 async def joined(ends: Ends, publisher: KVEventPublisher) -> None:
     """Wait until what is published arrives: a SUB socket misses what comes before it is known."""
-    await ends.until(lambda: ends.held(10_000) == 1, lambda: publisher.publish([stored(10_000)]))
+    await until(lambda: ends.held(10_000) == 1, lambda: publisher.publish([stored(10_000)]))
 
 
 async def test_a_view_follows_what_is_published(ends: Ends) -> None:
     with ends.publisher(EventLog(1)) as publisher, ends.subscriber() as subscriber:
         await joined(ends, publisher)
         publisher.publish([stored(0, 3)])
-        await ends.until(lambda: ends.held(0, 3) == 3)
+        await until(lambda: ends.held(0, 3) == 3)
         assert subscriber.malformed == 0
 
 
@@ -82,7 +75,7 @@ async def test_who_comes_late_gets_the_state(ends: Ends) -> None:
         for start in range(0, 100, 10):
             publisher.publish([stored(start)])
         with ends.subscriber():
-            await ends.until(lambda: all(ends.held(start) for start in range(0, 100, 10)))
+            await until(lambda: all(ends.held(start) for start in range(0, 100, 10)))
 
 
 async def test_who_comes_before_the_replica_waits_for_it(ends: Ends) -> None:
@@ -90,7 +83,7 @@ async def test_who_comes_before_the_replica_waits_for_it(ends: Ends) -> None:
     log.publish([stored(0)], 0.0)
     with ends.subscriber():
         with ends.publisher(log):
-            await ends.until(lambda: ends.held(0) == 1)
+            await until(lambda: ends.held(0) == 1)
 
 
 @pytest.mark.parametrize("kept", [100, 1])
@@ -101,7 +94,7 @@ async def test_what_was_lost_is_asked_for(ends: Ends, kept: int) -> None:
         for start in range(0, 100, 10):
             log.publish([stored(start)], 0.0)  # numbered, and never sent
         publisher.publish([stored(200)])
-        await ends.until(lambda: ends.view.missing is None and ends.held(200) == 1)
+        await until(lambda: ends.view.missing is None and ends.held(200) == 1)
         assert all(ends.held(start) for start in range(0, 100, 10))
 
 
@@ -110,7 +103,7 @@ async def test_a_replica_that_was_started_again_holds_nothing_of_before(ends: En
         with ends.publisher(EventLog(1)) as publisher:
             await joined(ends, publisher)
         with ends.publisher(EventLog(2)) as publisher:
-            await ends.until(lambda: ends.held(0) == 1, lambda: publisher.publish([stored(0)]))
+            await until(lambda: ends.held(0) == 1, lambda: publisher.publish([stored(0)]))
             assert ends.held(10_000) == 0
 
 
@@ -172,14 +165,14 @@ async def test_vllm_is_understood(ends: Ends, with_topic: bool) -> None:
             server.send(as_map(0))
             server.serve()
 
-        await ends.until(lambda: ends.held(0) == 1, publish)
+        await until(lambda: ends.held(0) == 1, publish)
         server.send(as_map(10), lost=True)
         server.send(["BlockStored", [20], None, [20, 21, 22, 23], SIZE, None, "GPU", None])
-        await ends.until(lambda: ends.held(10) + ends.held(20) == 2, server.serve)
+        await until(lambda: ends.held(10) + ends.held(20) == 2, server.serve)
         server.send(as_map(30), lost=True)
         server.kept.clear()  # nobody can tell any more
         server.send(as_map(40))
-        await ends.until(lambda: ends.held(40) == 1, server.serve)
+        await until(lambda: ends.held(40) == 1, server.serve)
         assert (ends.held(0), ends.held(30), ends.view.missing) == (0, 0, None)
         assert subscriber.malformed == 0
     server.context.destroy(linger=0)
@@ -193,12 +186,12 @@ async def test_what_cannot_be_read_is_counted_and_passed_over(ends: Ends) -> Non
             server.send(as_map(0))
             server.serve()
 
-        await ends.until(lambda: ends.held(0) == 1, publish)
+        await until(lambda: ends.held(0) == 1, publish)
         for frames in ([b"x"], [b"x" * 8, b"\xc1"], [b"x", b"y", b"z"], [b"x" * 8, b""]):
             server.pub.send_multipart([KV_TOPIC, *frames])
         server.send(7)
         server.send(as_map(50))
-        await ends.until(lambda: ends.held(50) == 1, server.serve)
+        await until(lambda: ends.held(50) == 1, server.serve)
         assert subscriber.malformed >= 5
     server.context.destroy(linger=0)
 
@@ -218,10 +211,10 @@ async def test_malformed_requests_are_passed_over(ends: Ends) -> None:
             [b"", bytes(8)],
         ):
             dealer.send_multipart(request)
-        await ends.until(lambda: bool(dealer.poll(0)))
+        await until(lambda: bool(dealer.poll(0)))
         first = dealer.recv_multipart()
         assert first[:3] == [b"", KV_TOPIC, bytes(8)]
-        await ends.until(lambda: bool(dealer.poll(0)))
+        await until(lambda: bool(dealer.poll(0)))
         assert dealer.recv_multipart() == [b"", KV_TOPIC, b"\xff" * 8, b""]
         assert not dealer.poll(0)
     context.destroy(linger=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from agentbus.kv import AllBlocksCleared, BlockRemoved, Event, ReplicaView
 from agentbus.transport import kv_feed
 from agentbus.transport.kv_events import KVEventSubscriber
 from agentbus.transport.kv_feed import KVEventFeed
+from tests.waiting import until
 
 from .stored import stored
 
@@ -37,13 +38,6 @@ class Read:
         thread = threading.Thread(target=self.feed.tell, args=(events,))
         thread.start()
         thread.join()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        for _ in range(4000):
-            if holds():
-                return
-            await anyio.sleep(0.005)
-        raise AssertionError("it does not come about")
 
     async def joined(self) -> None:
         """Wait until what is published arrives."""
@@ -69,7 +63,7 @@ async def test_what_a_thread_tells_arrives_in_order(socket_dir: Path) -> None:
         for start in range(0, 400, 10):
             read.tell(stored(start))
             read.tell(BlockRemoved(block_hashes=(start,)), stored(start + 1))
-        await read.until(lambda: read.view.blocks == 41)
+        await until(lambda: read.view.blocks == 41)
         assert read.view.missing is None and read.reader.malformed == 0
 
 
@@ -80,7 +74,7 @@ async def test_what_is_too_much_for_one_batch_goes_in_several(
     async with reading(socket_dir) as read:
         before = read.view.next
         read.tell(*(stored(start) for start in range(0, 200, 10)))
-        await read.until(lambda: read.view.blocks == 21)
+        await until(lambda: read.view.blocks == 21)
         assert read.view.next - before == 7  # three of 628 bytes each
 
 
@@ -94,9 +88,9 @@ async def test_a_loop_that_lags_too_far_makes_readers_forget(
         assert isinstance(read.feed._waiting[0], AllBlocksCleared)
         assert read.feed._size <= 10_000
         last = len(read.feed._waiting) - 1
-        await read.until(lambda: read.view.blocks == last)
+        await until(lambda: read.view.blocks == last)
         read.tell(stored(500))
-        await read.until(lambda: read.view.blocks == last + 1)
+        await until(lambda: read.view.blocks == last + 1)
 
 
 async def test_what_waits_is_published_at_the_end(socket_dir: Path) -> None:
