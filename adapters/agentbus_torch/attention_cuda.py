@@ -17,24 +17,24 @@ from torch import Tensor
 from agentbus.errors import ConfigError, MisuseError
 from agentbus.kv import Copy
 
-from .batch import Batch, Part, shared_blocks
-from .kernels import (
+from .attention_kernels import (
     EVERYTHING,
-    DecodePlan,
-    attend_chunk,
+    SplitPlan,
     attend_rows,
     attend_shared,
+    attend_tiles,
     merge_splits,
-    shared_members,
-    turn_and_store,
+    tile_rows,
 )
+from .batch import Batch, Part, shared_blocks, upload
 from .kv import KVPool
 from .rope import Rope
+from .row_kernels import turn_and_store
 
-__all__ = ["PagedAttention", "Rows"]
+__all__ = ["Chunk", "PagedAttention", "Rows"]
 
-_PROGRAMS: Final = 264
-"""Programs of a decode kernel that keep an H100's 132 multiprocessors busy."""
+_MULTIPROCESSORS: Final = 132
+"""Of an H100. Programs of single rows are small: it takes four on each to keep it busy."""
 _MOST_SPLITS: Final = 32
 _SHARED_ROWS: Final = 4
 _SHARED_TOKENS: Final = 512
@@ -53,8 +53,8 @@ class Rows:
     """[rows], int32: how many positions are read for all rows at once; the same for each."""
     shared_table: Tensor
     """[blocks], int32: their blocks."""
-    plan: DecodePlan
-    sliding_plan: DecodePlan
+    plan: SplitPlan
+    sliding_plan: SplitPlan
     """For layers whose windows slide, in which nothing is read for all rows at once."""
 
     @property
@@ -68,12 +68,43 @@ class Rows:
         return self.numbers[1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    row: int
+@dataclass(slots=True)
+class Tiles:
+    """How rows of prompts are cut up."""
+
+    numbers: Tensor
+    """[tiles, 5], int32: see `attend_tiles`."""
+    wide: int
+    """Members of a tile, rows with the heads that share keys."""
     rows: int
-    slot: int
-    start: int
+    plan: SplitPlan | None
+    """Where what they see is split, so that few tiles keep the GPU busy."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of one sequence's prompt, in numbers on the device, as `Rows` are."""
+
+    numbers: Tensor
+    """[3, rows], int32: token, position, slot in the pool; a row of no token has slot -1."""
+    wanted: Tensor
+    """[1], int64: the last row of a token."""
+    tiles: Tiles
+
+    @property
+    def tokens(self) -> Tensor:
+        """[rows]"""
+        return self.numbers[0]
+
+
+@dataclass(slots=True)
+class _Bound:
+    """What `attend` computes: rows of one token each, then those of prompts."""
+
+    positions: Tensor
+    slots: Tensor
+    rows: Rows | None = None
+    tiles: Tiles | None = None
 
 
 class PagedAttention:
@@ -111,12 +142,10 @@ class PagedAttention:
         self._known = [0] * slots
         """Blocks of each sequence that its table on the device has."""
         self._free = list(range(slots - 1, -1, -1))
-        self._plans: dict[tuple[int, bool], DecodePlan] = {}
+        self._plans: dict[tuple[int, bool], SplitPlan] = {}
         self._together: tuple[tuple[int, ...], int] = ((), 0)
         """Sequences of the last step, and how many blocks they share."""
-        self._rows: Rows | None = None
-        self._chunks: list[_Chunk] = []
-        self._positions = self._slots = torch.empty(0)
+        self._bound = _Bound(torch.empty(0), torch.empty(0))
 
     def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
         """Give a sequence a table; what was cached of it is in its blocks already, but for copies."""
@@ -145,21 +174,21 @@ class PagedAttention:
     def prepare(self, batch: Batch) -> None:
         """Lay out where the batch's rows go, and which kernels read them."""
         singles = [part for part in batch.parts if part.rows == 1]
+        prompts = batch.parts[len(singles) :]
         self._extend_tables(batch.parts)
-        self._rows = self.rows(singles, len(singles)) if singles else None
-        self._chunks = []
-        row = len(singles)
-        for part in batch.parts[row:]:
-            self._chunks.append(_Chunk(row, part.rows, part.slot, part.start))
-            row += part.rows
+        places = [place for part in batch.parts for place in self._places(part)]
+        self._bound = _Bound(
+            batch.positions,
+            upload(places, torch.int32, self._device),
+            self.rows(singles, len(singles)) if singles else None,
+            self._tiles(prompts, sum(part.rows for part in prompts)) if prompts else None,
+        )
+
+    def _places(self, part: Part) -> list[int]:
+        """Return where in the pool a part's rows go."""
         size = self._pool.shape.block_size
-        places = [
-            part.blocks[position // size] * size + position % size
-            for part in batch.parts
-            for position in range(part.start, part.end)
-        ]
-        self._positions = batch.positions
-        self._slots = torch.tensor(places, dtype=torch.int32, device=self._device)
+        blocks = part.blocks
+        return [blocks[p // size] * size + p % size for p in range(part.start, part.end)]
 
     def rows(self, parts: Sequence[Part], width: int) -> Rows:
         """Return rows for sequences that decode, filled up with empty ones to `width`."""
@@ -179,25 +208,71 @@ class PagedAttention:
         size, width = self._pool.shape.block_size, rows.numbers.shape[1]
         self._extend_tables(parts)
         numbers = [
-            (
-                part.tokens[0],
-                part.start,
-                part.blocks[part.start // size] * size + part.start % size,
-                part.slot,
-                part.end,
-            )
-            for part in parts
+            (part.tokens[0], part.start, *self._places(part), part.slot, part.end) for part in parts
         ]
         numbers += [(0, 0, -1, 0, 0)] * (width - len(parts))
-        rows.numbers.copy_(torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.int32))
+        rows.numbers.copy_(upload(list(zip(*numbers, strict=True)), torch.int32, self._device))
         rows.shared.fill_(self._shared(parts) * size if rows.plan.shared else 0)
         if rows.plan.shared:
             rows.shared_table.copy_(self._tables[parts[0].slot])
 
-    def bind(self, rows: Rows) -> None:
-        """Have `attend` compute these rows, as `prepare` does those of a batch."""
-        self._rows, self._chunks = rows, []
-        self._positions, self._slots = rows.numbers[1], rows.numbers[2]
+    def chunk(self, part: Part, width: int) -> Chunk:
+        """Return a part of a prompt, filled up with empty rows to `width`."""
+        chunk = Chunk(
+            torch.empty((3, width), dtype=torch.int32, device=self._device),
+            torch.empty(1, dtype=torch.int64, device=self._device),
+            self._tiles([part], width),
+        )
+        self.fill_chunk(chunk, part)
+        return chunk
+
+    def fill_chunk(self, chunk: Chunk, part: Part) -> None:
+        """Write a part of a prompt into a step like its own."""
+        self._extend_tables([part])
+        rest = chunk.tiles.rows - part.rows
+        numbers = (
+            [*part.tokens, *[0] * rest],
+            [*range(part.start, part.end), *[0] * rest],
+            [*self._places(part), *[-1] * rest],
+        )
+        chunk.numbers.copy_(upload(numbers, torch.int32, self._device))
+        chunk.wanted.fill_(part.rows - 1)
+        chunk.tiles.numbers.copy_(self._cut([part], chunk.tiles.wide, len(chunk.tiles.numbers)))
+
+    def bind(self, step: Rows | Chunk) -> None:
+        """Have `attend` compute this, as `prepare` does the rows of a batch."""
+        if isinstance(step, Rows):
+            self._bound = _Bound(step.numbers[1], step.numbers[2], rows=step)
+        else:
+            self._bound = _Bound(step.numbers[1], step.numbers[2], tiles=step.tiles)
+
+    def _tiles(self, parts: Sequence[Part], rows: int) -> Tiles:
+        """Cut parts of prompts into tiles, with room for so many rows."""
+        shape = self._pool.shape
+        group = self._heads // shape.kv_heads
+        most = rows if len(parts) == 1 else max(part.rows for part in parts)
+        wide = tile_rows(most * group, self._pool.layers[0].dtype)
+        numbers = self._cut(parts, wide, -(-rows * group // wide) if len(parts) == 1 else 0)
+        splits = _splits(len(numbers) * shape.kv_heads // 2)
+        plan = None
+        if splits > 1:
+            plan = SplitPlan(
+                rows, self._heads, shape.head_size, shared=0, own=splits, device=self._device
+            )
+        return Tiles(numbers, wide, rows, plan)
+
+    def _cut(self, parts: Sequence[Part], wide: int, least: int) -> Tensor:
+        """Return the tiles of parts, at least so many: the last part's go on, and are empty."""
+        group = self._heads // self._pool.shape.kv_heads
+        tiles: list[tuple[int, int, int, int, int]] = []
+        row = 0
+        for part in parts:
+            count = -(-part.rows * group // wide)
+            if part is parts[-1]:
+                count = max(count, least - len(tiles))
+            tiles += [(part.slot, part.start, part.rows, row, number) for number in range(count)]
+            row += part.rows
+        return upload(tiles, torch.int32, self._device)
 
     def is_shared(self, parts: Sequence[Part]) -> bool:
         """Say whether a prefix is to be read once for all of these rows."""
@@ -206,22 +281,26 @@ class PagedAttention:
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """See `Attention.attend`."""
         pool, rope, sees = self._pool.layers[layer], self._rope, self._sees[layer]
+        bound = self._bound
         query = turn_and_store(
             qkv,
             rope.cosine,
             rope.sine,
-            self._positions,
-            self._slots,
+            bound.positions,
+            bound.slots,
             pool,
             self._pool.shape.kv_heads,
         )
         out = torch.empty(query.shape, dtype=qkv.dtype, device=qkv.device)
-        if self._rows is not None:
-            self._attend_rows(self._rows, query, pool, out, sees)
-        for chunk in self._chunks:
-            part = slice(chunk.row, chunk.row + chunk.rows)
-            table = self._tables[chunk.slot]
-            attend_chunk(query[part], pool, table, chunk.start, out[part], sees=sees)
+        if bound.rows is not None:
+            self._attend_rows(bound.rows, query, pool, out, sees)
+        if (tiles := bound.tiles) is not None:
+            query, part = query[-tiles.rows :], out[-tiles.rows :]
+            attend_tiles(
+                query, pool, self._tables, tiles.numbers, tiles.wide, tiles.plan, part, sees=sees
+            )
+            if tiles.plan is not None:
+                merge_splits(tiles.plan, part)
         return out.flatten(1)
 
     def _attend_rows(self, rows: Rows, query: Tensor, pool: Tensor, out: Tensor, sees: int) -> None:
@@ -234,19 +313,19 @@ class PagedAttention:
         attend_rows(own, pool, self._tables, which, rows.shared, lengths, plan, sees=sees)
         merge_splits(plan, out[:width])
 
-    def _plan(self, rows: int, shared: bool) -> DecodePlan:
+    def _plan(self, rows: int, shared: bool) -> SplitPlan:
         """Return a plan of its own for each size of batch: graphs keep its addresses."""
         key = rows, shared
         if key not in self._plans:
             shape = self._pool.shape
             wanted = rows * (self._heads // shape.kv_heads)
-            tiles = -(-wanted // shared_members(wanted, self._pool.layers[0].dtype))
-            self._plans[key] = DecodePlan(
+            tiles = -(-wanted // tile_rows(wanted, self._pool.layers[0].dtype))
+            self._plans[key] = SplitPlan(
                 rows,
                 self._heads,
                 shape.head_size,
                 shared=_splits(tiles * shape.kv_heads) if shared else 0,
-                own=_splits(rows * shape.kv_heads),
+                own=_splits(rows * shape.kv_heads // 4),
                 device=self._device,
             )
         return self._plans[key]
@@ -272,13 +351,15 @@ class PagedAttention:
             places += [(part.slot, n, part.blocks[n]) for n in range(known, len(part.blocks))]
             self._known[part.slot] = max(known, len(part.blocks))
         if places:
-            slots, numbers, blocks = torch.tensor(places, device=self._device).t()
+            slots, numbers, blocks = upload(
+                list(zip(*places, strict=True)), torch.int64, self._device
+            )
             self._tables[slots, numbers] = blocks.int()
 
 
 def _splits(programs: int) -> int:
     """Return into how many parts positions are split for so many programs to keep a GPU busy."""
     splits = 1
-    while splits < _MOST_SPLITS and splits * programs < _PROGRAMS:
+    while splits < _MOST_SPLITS and 2 * splits * programs <= _MULTIPROCESSORS:
         splits *= 2
     return splits

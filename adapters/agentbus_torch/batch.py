@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Part", "make_batch", "shared_blocks"]
+__all__ = ["Batch", "Part", "make_batch", "shared_blocks", "upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +36,55 @@ class Part:
         return self.start + len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of tokens, part after part; parts of one row stand first, in the order of their slots."""
+    """Rows of tokens, part after part; parts of one row stand first, in the order of their slots.
 
-    parts: tuple[Part, ...]
-    tokens: Tensor
-    """[rows]"""
-    positions: Tensor
-    """[rows]"""
-    wanted: Tensor
-    """[rows whose hidden states are wanted]"""
+    Its tensors are made when they are first asked for: a CUDA graph has its own.
+    """
+
+    def __init__(self, parts: tuple[Part, ...], device: torch.device) -> None:
+        self.parts = parts
+        self._device = device
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """[rows]"""
+        return self._upload([token for part in self.parts for token in part.tokens])
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[rows]"""
+        return self._upload([p for part in self.parts for p in range(part.start, part.end)])
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """[rows whose hidden states are wanted]"""
+        wanted: list[int] = []
+        end = 0
+        for part in self.parts:
+            end += part.rows
+            wanted += range(end - part.wanted, end)
+        return self._upload(wanted)
+
+    def _upload(self, numbers: list[int]) -> Tensor:
+        return upload(numbers, torch.int64, self._device)
 
 
 def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
     """Lay parts out as a batch."""
-    ordered = sorted(parts, key=lambda part: (part.rows > 1, part.slot))
-    tokens: list[int] = []
-    positions: list[int] = []
-    wanted: list[int] = []
-    for part in ordered:
-        tokens += part.tokens
-        positions += range(part.start, part.end)
-        wanted += range(len(tokens) - part.wanted, len(tokens))
-    rows = torch.tensor((tokens, positions), device=device)
-    return Batch(
-        tuple(ordered), rows[0], rows[1], torch.tensor(wanted, dtype=torch.int64, device=device)
-    )
+    return Batch(tuple(sorted(parts, key=lambda part: (part.rows > 1, part.slot))), device)
+
+
+def upload(numbers: object, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers, a list or lists of a size, as a tensor on a device.
+
+    A copy from ordinary memory to a GPU first waits for all that the GPU was given; this one does
+    not.
+    """
+    if device.type != "cuda":
+        return torch.tensor(numbers, dtype=dtype, device=device)
+    pinned = torch.tensor(numbers, dtype=dtype, pin_memory=True)
+    return pinned.to(device, non_blocking=True)
 
 
 def shared_blocks(parts: Sequence[Part], block_size: int) -> int:

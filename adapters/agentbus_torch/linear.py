@@ -1,24 +1,27 @@
 """Matrix products with a model's weights, in the fastest form that this machine's torch has.
 
-On a CPU the weights are laid out once as oneDNN wants them, and a bias or the residual sum that
+A product may have a norm of its input before it: on a GPU both are one kernel for a single row. On a CPU the weights are laid out once as oneDNN wants them, and a bias or the residual sum that
 follows a product is computed while its result is still in registers. These are the operations that
 torch's own compiler emits for a CPU; nothing is compiled here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .norm import RMSNorm
+
 __all__ = ["Linear", "SwiGLU", "has_fast_bfloat16", "make_linear", "make_swiglu"]
 
 
 class Linear(Protocol):
-    """`x` [rows, in] times a weight [out, in], transposed; all results are [rows, out]."""
+    """`x` [rows, in], normed first if there is a norm, times a weight [out, in], transposed; all
+    results are [rows, out]."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product."""
@@ -32,34 +35,70 @@ class Linear(Protocol):
 class _Plain:
     """The weight as it lies in memory."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: RMSNorm | None) -> None:
         self._weight = weight
         self._bias = bias
+        self._norm = norm
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self._weight, self._bias)
+        return functional.linear(_normed(x, self._norm), self._weight, self._bias)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        if self._bias is None and x.is_cuda:
-            return other.addmm_(x, self._weight.t())  # one kernel
         return other.add_(self(x))
 
 
 class _Packed:
     """The weight as oneDNN lays it out in blocks."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: RMSNorm | None) -> None:
         operators = torch.ops.mkldnn
         self._weight = operators._reorder_linear_weight(weight.contiguous())
         self._bias = bias
+        self._norm = norm
         self._unary = operators._linear_pointwise.default
         self._binary = operators._linear_pointwise.binary
 
     def __call__(self, x: Tensor) -> Tensor:
+        x = _normed(x, self._norm)
         return self._unary(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        x = _normed(x, self._norm)
         return self._binary(x, other, self._weight, self._bias, "add")  # type: ignore[no-any-return]
+
+
+class _OnGPU:
+    """The weight as it lies in memory; a single row reads it faster than cuBLAS does."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: RMSNorm | None) -> None:
+        from .row_kernels import gemv  # needs Triton, which is for CUDA
+
+        self._weight = weight.contiguous()
+        self._bias = bias
+        self._norm = norm
+        self._gemv = partial(
+            gemv,
+            weight=self._weight,
+            bias=bias,
+            norm=None if norm is None else norm.weight,
+            eps=0.0 if norm is None else norm.eps,
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return self._gemv(x)
+        return functional.linear(_normed(x, self._norm), self._weight, self._bias)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        if len(x) == 1:
+            return self._gemv(x, plus=other)
+        if self._bias is None:
+            return other.addmm_(_normed(x, self._norm), self._weight.t())  # one kernel
+        return other.add_(self(x))
+
+
+def _normed(x: Tensor, norm: RMSNorm | None) -> Tensor:
+    return x if norm is None else norm(x)
 
 
 def has_fast_bfloat16() -> bool:
@@ -73,20 +112,22 @@ def _has_onednn() -> bool:
 
 
 def _packs(weight: Tensor) -> bool:
-    if weight.device.type != "cpu":
-        return False
     if weight.dtype == torch.bfloat16:
         return has_fast_bfloat16()
     return weight.dtype == torch.float32 and _has_onednn()
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """Prepare a weight [out, in] and its bias [out] for products."""
-    return _Packed(weight, bias) if _packs(weight) else _Plain(weight, bias)
+def make_linear(
+    weight: Tensor, bias: Tensor | None = None, *, norm: RMSNorm | None = None
+) -> Linear:
+    """Prepare a weight [out, in] and its bias [out] for products, behind a norm of their input."""
+    if weight.is_cuda:
+        return _OnGPU(weight, bias, norm)
+    return _Packed(weight, bias, norm) if _packs(weight) else _Plain(weight, bias, norm)
 
 
 class SwiGLU(Protocol):
-    """silu(x * gate) * (x * up), from [rows, in] to [rows, inner]."""
+    """silu(x * gate) * (x * up), of `x` normed first, from [rows, in] to [rows, inner]."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return it."""
@@ -96,23 +137,32 @@ class SwiGLU(Protocol):
 class _OneProduct:
     """One product with both weights: fewer and longer ones come nearer to a memory's bandwidth."""
 
-    def __init__(self, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> None:
-        self._both = make_linear(torch.cat((gate, up)))
-        self._act = act
+    def __init__(self, both: Tensor, norm: RMSNorm) -> None:
+        self._both = make_linear(both, norm=norm)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._act(self._both(x))
+        gate, up = self._both(x).chunk(2, -1)
+        return functional.silu(gate).mul_(up)
 
 
-def _silu_times(both: Tensor) -> Tensor:
-    gate, up = both.chunk(2, -1)
-    return functional.silu(gate).mul_(up)
+class _GatedOnGPU:
+    """The same; what follows the product is one kernel, and part of it for a single row."""
+
+    def __init__(self, both: Tensor, norm: RMSNorm) -> None:
+        from .row_kernels import gemv, silu_times  # needs Triton, which is for CUDA
+
+        self._both = both
+        self._norm = norm
+        self._act = silu_times
+        self._gemv = partial(gemv, weight=both, norm=norm.weight, eps=norm.eps, gated=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return self._gemv(x)
+        return self._act(functional.linear(self._norm(x), self._both))
 
 
-def make_swiglu(gate: Tensor, up: Tensor) -> SwiGLU:
-    """Prepare the weights [inner, in] of a SwiGLU."""
-    if gate.is_cuda:
-        from .kernels import silu_times  # needs Triton, which is for CUDA
-
-        return _OneProduct(gate, up, silu_times)
-    return _OneProduct(gate, up, _silu_times)
+def make_swiglu(gate: Tensor, up: Tensor, norm: RMSNorm) -> SwiGLU:
+    """Prepare the weights [inner, in] of a SwiGLU, behind a norm of its input."""
+    both = torch.cat((gate, up))
+    return _GatedOnGPU(both, norm) if gate.is_cuda else _OneProduct(both, norm)

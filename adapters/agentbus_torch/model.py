@@ -2,7 +2,7 @@
 
 It computes a batch of rows, of one sequence or of several; where their keys and values go, and
 what stands before them, is an `Attention` backend's business. The rows of q, k and v are one
-product; residual sums and SwiGLU's gate are computed with the products before them.
+product; norms, residual sums and SwiGLU's gate are the business of the products beside them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ __all__ = ["Model"]
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    input_norm: RMSNorm
     qkv: Linear
     qk_norm: Tensor | None
     """Weights [heads + kv_heads, head_size] of the norms of queries and keys (Qwen3)."""
     output: Linear
-    mlp_norm: RMSNorm
     act: SwiGLU
     down: Linear
 
@@ -51,9 +49,8 @@ class Model:
         self._embedding = weights.take("model.embed_tokens.weight", shape)
         self._layers = [_layer(config, weights, n) for n in range(config.layers)]
         self._norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
-        self._head = make_linear(
-            self._embedding if config.tied else weights.take("lm_head.weight", shape)
-        )
+        head = self._embedding if config.tied else weights.take("lm_head.weight", shape)
+        self._head = make_linear(head, norm=self._norm)
         weights.refuse_rest(
             except_for=lambda name: name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
         )
@@ -84,7 +81,7 @@ class Model:
         heads = (len(tokens), config.heads + 2 * config.kv_heads, config.head_size)
         last = config.layers - 1
         for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(layer.input_norm(x)).view(heads)
+            qkv = layer.qkv(x).view(heads)
             if layer.qk_norm is not None:
                 both = qkv[:, : config.heads + config.kv_heads]
                 both.copy_(
@@ -96,7 +93,7 @@ class Model:
                 if not len(x):
                     break
             x = layer.output.plus(attended, x)
-            x = layer.down.plus(layer.act(layer.mlp_norm(x)), x)
+            x = layer.down.plus(layer.act(x), x)
         return x
 
     def normed(self, hidden: Tensor) -> Tensor:
@@ -105,7 +102,7 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden]."""
-        return self._head(self.normed(hidden))
+        return self._head(hidden)
 
 
 def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
@@ -122,20 +119,20 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
     qkv_bias = weights.fuse(biases) if weights.has(biases[0][0]) else None
     output_bias = f"{attention}o_proj.bias"
     return _Layer(
-        input_norm=norm("input_layernorm"),
         qkv=make_linear(
             weights.fuse([(f"{attention}{n}_proj.weight", (size, hidden)) for n, size in rows]),
             qkv_bias,
+            norm=norm("input_layernorm"),
         ),
         qk_norm=_qk_norm(config, weights, attention) if config.qk_norm else None,
         output=make_linear(
             weights.take(f"{attention}o_proj.weight", (hidden, q)),
             weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
         ),
-        mlp_norm=norm("post_attention_layernorm"),
         act=make_swiglu(
             weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
             weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
+            norm("post_attention_layernorm"),
         ),
         down=make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
     )

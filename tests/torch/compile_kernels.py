@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import torch
-from agentbus_torch import kernels
+from agentbus_torch import attention_kernels, row_kernels
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -38,16 +38,26 @@ def compile_all(dtype: torch.dtype, size: int) -> None:
     tables = torch.zeros(32, 64, dtype=torch.int32)
     rope = torch.zeros(8, size, dtype=dtype)
     qkv = torch.zeros(300, HEADS + 2 * KV_HEADS, size, dtype=dtype)
-    query = kernels.turn_and_store(qkv, rope, rope, numbers[1], numbers[2], pool, KV_HEADS)
+    query = row_kernels.turn_and_store(qkv, rope, rope, numbers[1], numbers[2], pool, KV_HEADS)
     out = torch.zeros(300, HEADS, size, dtype=dtype)
-    kernels.attend_chunk(query, pool, tables[0], 7, out)
-    kernels.attend_chunk(query[:9], pool, tables[0], 7, out[:9])
+    for rows, splits in ((300, 1), (9, 8)):
+        plan = attention_kernels.SplitPlan(rows, HEADS, size, shared=0, own=splits, device=CPU)
+        wide = attention_kernels.tile_rows(rows * (HEADS // KV_HEADS), dtype)
+        tiles = torch.zeros(8, 5, dtype=torch.int32)
+        split = plan if splits > 1 else None
+        attention_kernels.attend_tiles(query[:rows], pool, tables, tiles, wide, split, out[:rows])
     for rows in (1, 32):
-        plan = kernels.DecodePlan(rows, HEADS, size, shared=16, own=2, device=CPU)
-        kernels.attend_shared(query[:rows], pool, tables[0], numbers[0], plan)
-        kernels.attend_rows(query[:rows], pool, tables, numbers[3], numbers[0], numbers[4], plan)
-        kernels.merge_splits(plan, out[:rows])
-    kernels.silu_times(torch.zeros(2, 2 * 14336, dtype=dtype))
+        plan = attention_kernels.SplitPlan(rows, HEADS, size, shared=16, own=2, device=CPU)
+        few, at = query[:rows], numbers
+        attention_kernels.attend_shared(few, pool, tables[0], at[0], plan)
+        attention_kernels.attend_rows(few, pool, tables, at[3], at[0], at[4], plan)
+        attention_kernels.merge_splits(plan, out[:rows])
+    row_kernels.silu_times(torch.zeros(2, 2 * 14336, dtype=dtype))
+    x, norm, weight = (torch.zeros(n, 4096, dtype=dtype) for n in (1, 1, 512))
+    row_kernels.rms_norm(x, norm[0], 1e-5)
+    row_kernels.gemv(x, weight, norm=norm[0], eps=1e-5)
+    row_kernels.gemv(x, weight, norm=norm[0], eps=1e-5, gated=True)
+    row_kernels.gemv(x, weight, plus=torch.zeros(1, 512, dtype=dtype))
 
 
 def main() -> None:

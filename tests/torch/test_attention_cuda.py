@@ -14,12 +14,12 @@ if not HAS_GPU:
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
 
 from agentbus_torch import attention_cuda, graphs
-from agentbus_torch.attention_cuda import PagedAttention, Rows
+from agentbus_torch.attention_cuda import Chunk, PagedAttention, Rows
+from agentbus_torch.attention_kernels import attend_shared
 from agentbus_torch.batch import Part, shared_blocks
 from agentbus_torch.config import read_config
 from agentbus_torch.device import Eager
 from agentbus_torch.graphs import Graphed
-from agentbus_torch.kernels import attend_shared
 from agentbus_torch.load import load_runner
 from agentbus_torch.runner import Runner
 from agentbus_torch.sequence import Call, Sequence
@@ -145,10 +145,10 @@ def test_layers_whose_windows_slide_read_nothing_together(
 class Replayed:
     """In the place of a graph: computes its step again, and leaves the result where it was."""
 
-    def __init__(self, steps: Graphed, rows: Rows) -> None:
+    def __init__(self, steps: Graphed, step: Rows | Chunk) -> None:
         self.replays = 0
         self._steps = steps
-        self._rows = rows
+        self.step = step
         self.hidden = self._compute()
 
     def replay(self) -> None:
@@ -156,8 +156,8 @@ class Replayed:
         self.hidden.copy_(self._compute())
 
     def _compute(self) -> torch.Tensor:
-        self._steps.attention.bind(self._rows)
-        return self._steps._compute(self._rows)
+        self._steps.attention.bind(self.step)
+        return self._steps._compute(self.step)
 
 
 def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
@@ -174,10 +174,9 @@ def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
 def test_a_step_is_padded_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Replayed] = []
 
-    def capture(steps: Graphed, width: int, parts: tuple[Part, ...]) -> graphs._Captured:
-        rows = steps.attention.rows(parts, width)
-        made.append(Replayed(steps, rows))
-        return graphs._Captured(made[-1], rows, made[-1].hidden)  # type: ignore[arg-type]
+    def capture(steps: Graphed, step: Rows | Chunk) -> graphs._Captured:
+        made.append(Replayed(steps, step))
+        return graphs._Captured(made[-1], step, made[-1].hidden)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Graphed, "_capture", capture)
     monkeypatch.setattr(attention_cuda, "_SHARED_ROWS", 2)
@@ -192,7 +191,9 @@ def test_a_step_is_padded_and_replayed(tmp_path: Path, monkeypatch: pytest.Monke
             assert one.generated == other.generated
             assert one.logits is not None and other.logits is not None
             torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
-    assert sorted(len(one.hidden) for one in made)[-2:] == [4, 4]  # 3 rows, shared and not
+    rows = [len(one.hidden) for one in made if isinstance(one.step, Rows)]
+    assert sorted(rows)[-2:] == [4, 4]  # 3 rows, shared and not
+    assert any(isinstance(one.step, Chunk) for one in made)
     assert any(one.replays > 1 for one in made)
 
 
