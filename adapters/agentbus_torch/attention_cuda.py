@@ -7,6 +7,7 @@ enough to win.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -26,10 +27,11 @@ from .attention_kernels import (
     merge_splits,
     tile_rows,
 )
-from .batch import Batch, Part, shared_blocks, upload
+from .batch import Batch, Part, shared_blocks
 from .kv import KVPool
 from .rope import Rope
 from .row_kernels import turn_and_store
+from .transfer import overwrite, upload
 
 __all__ = ["Chunk", "PagedAttention", "Rows"]
 
@@ -47,12 +49,9 @@ class Rows:
     """Rows of one token each, in numbers on the device; what a CUDA graph reads anew each time."""
 
     numbers: Tensor
-    """[5, rows], int32: token, position, slot in the pool, sequence, length. A row of no sequence
-    has slot -1 and length 0."""
-    shared: Tensor
-    """[rows], int32: how many positions are read for all rows at once; the same for each."""
-    shared_table: Tensor
-    """[blocks], int32: their blocks."""
+    """[6, rows], int32: token, position, slot in the pool, sequence, length, and how many positions
+    are read for all rows at once, the same for each. A row of no sequence has slot -1 and length
+    0."""
     plan: SplitPlan
     sliding_plan: SplitPlan
     """For layers whose windows slide, in which nothing is read for all rows at once."""
@@ -61,11 +60,6 @@ class Rows:
     def tokens(self) -> Tensor:
         """[rows]"""
         return self.numbers[0]
-
-    @property
-    def positions(self) -> Tensor:
-        """[rows]"""
-        return self.numbers[1]
 
 
 @dataclass(slots=True)
@@ -85,10 +79,12 @@ class Tiles:
 class Chunk:
     """A part of one sequence's prompt, in numbers on the device, as `Rows` are."""
 
+    all_numbers: Tensor
+    """All of these, int32, one behind the other: they are written at once."""
     numbers: Tensor
-    """[3, rows], int32: token, position, slot in the pool; a row of no token has slot -1."""
+    """[3, rows]: token, position, slot in the pool; a row of no token has slot -1."""
     wanted: Tensor
-    """[1], int64: the last row of a token."""
+    """[1]: the last row of a token."""
     tiles: Tiles
 
     @property
@@ -181,7 +177,7 @@ class PagedAttention:
             batch.positions,
             upload(places, torch.int32, self._device),
             self.rows(singles, len(singles)) if singles else None,
-            self._tiles(prompts, sum(part.rows for part in prompts)) if prompts else None,
+            self._cut(prompts) if prompts else None,
         )
 
     def _places(self, part: Part) -> list[int]:
@@ -194,9 +190,7 @@ class PagedAttention:
         """Return rows for sequences that decode, filled up with empty ones to `width`."""
         shared = self._shared(parts)
         rows = Rows(
-            torch.empty((5, width), dtype=torch.int32, device=self._device),
-            torch.empty(width, dtype=torch.int32, device=self._device),
-            torch.empty(self._tables.shape[1], dtype=torch.int32, device=self._device),
+            torch.empty((6, width), dtype=torch.int32, device=self._device),
             self._plan(width, shared > 0),
             self._plan(width, shared=False),
         )
@@ -207,21 +201,26 @@ class PagedAttention:
         """Write sequences that decode into rows of a step like theirs."""
         size, width = self._pool.shape.block_size, rows.numbers.shape[1]
         self._extend_tables(parts)
+        shared = self._shared(parts) * size if rows.plan.shared else 0
         numbers = [
-            (part.tokens[0], part.start, *self._places(part), part.slot, part.end) for part in parts
+            (part.tokens[0], part.start, *self._places(part), part.slot, part.end, shared)
+            for part in parts
         ]
-        numbers += [(0, 0, -1, 0, 0)] * (width - len(parts))
-        rows.numbers.copy_(upload(list(zip(*numbers, strict=True)), torch.int32, self._device))
-        rows.shared.fill_(self._shared(parts) * size if rows.plan.shared else 0)
-        if rows.plan.shared:
-            rows.shared_table.copy_(self._tables[parts[0].slot])
+        numbers += [(0, 0, -1, 0, 0, shared)] * (width - len(parts))
+        overwrite(rows.numbers, list(zip(*numbers, strict=True)))
 
     def chunk(self, part: Part, width: int) -> Chunk:
         """Return a part of a prompt, filled up with empty rows to `width`."""
+        group = self._heads // self._pool.shape.kv_heads
+        wide = tile_rows(width * group, self._pool.layers[0].dtype)
+        tiles = -(-width * group // wide)
+        rows, wanted = 3 * width, 3 * width + 1
+        everything = torch.empty(wanted + 5 * tiles, dtype=torch.int32, device=self._device)
         chunk = Chunk(
-            torch.empty((3, width), dtype=torch.int32, device=self._device),
-            torch.empty(1, dtype=torch.int64, device=self._device),
-            self._tiles([part], width),
+            everything,
+            everything[:rows].view(3, width),
+            everything[rows:wanted],
+            self._tiles(everything[wanted:].view(tiles, 5), wide, width),
         )
         self.fill_chunk(chunk, part)
         return chunk
@@ -230,14 +229,15 @@ class PagedAttention:
         """Write a part of a prompt into a step like its own."""
         self._extend_tables([part])
         rest = chunk.tiles.rows - part.rows
+        tiles = [(part.slot, part.start, part.rows, 0, n) for n in range(len(chunk.tiles.numbers))]
         numbers = (
             [*part.tokens, *[0] * rest],
             [*range(part.start, part.end), *[0] * rest],
             [*self._places(part), *[-1] * rest],
+            [part.rows - 1],
+            *tiles,
         )
-        chunk.numbers.copy_(upload(numbers, torch.int32, self._device))
-        chunk.wanted.fill_(part.rows - 1)
-        chunk.tiles.numbers.copy_(self._cut([part], chunk.tiles.wide, len(chunk.tiles.numbers)))
+        overwrite(chunk.all_numbers, list(itertools.chain.from_iterable(numbers)))
 
     def bind(self, step: Rows | Chunk) -> None:
         """Have `attend` compute this, as `prepare` does the rows of a batch."""
@@ -246,13 +246,21 @@ class PagedAttention:
         else:
             self._bound = _Bound(step.numbers[1], step.numbers[2], tiles=step.tiles)
 
-    def _tiles(self, parts: Sequence[Part], rows: int) -> Tiles:
-        """Cut parts of prompts into tiles, with room for so many rows."""
-        shape = self._pool.shape
-        group = self._heads // shape.kv_heads
-        most = rows if len(parts) == 1 else max(part.rows for part in parts)
+    def _cut(self, parts: Sequence[Part]) -> Tiles:
+        """Cut parts of prompts into tiles."""
+        group = self._heads // self._pool.shape.kv_heads
+        most = max(part.rows for part in parts)
         wide = tile_rows(most * group, self._pool.layers[0].dtype)
-        numbers = self._cut(parts, wide, -(-rows * group // wide) if len(parts) == 1 else 0)
+        tiles: list[tuple[int, int, int, int, int]] = []
+        row = 0
+        for part in parts:
+            count = -(-part.rows * group // wide)
+            tiles += [(part.slot, part.start, part.rows, row, number) for number in range(count)]
+            row += part.rows
+        return self._tiles(upload(tiles, torch.int32, self._device), wide, row)
+
+    def _tiles(self, numbers: Tensor, wide: int, rows: int) -> Tiles:
+        shape = self._pool.shape
         splits = _splits(len(numbers) * shape.kv_heads // 2)
         plan = None
         if splits > 1:
@@ -260,19 +268,6 @@ class PagedAttention:
                 rows, self._heads, shape.head_size, shared=0, own=splits, device=self._device
             )
         return Tiles(numbers, wide, rows, plan)
-
-    def _cut(self, parts: Sequence[Part], wide: int, least: int) -> Tensor:
-        """Return the tiles of parts, at least so many: the last part's go on, and are empty."""
-        group = self._heads // self._pool.shape.kv_heads
-        tiles: list[tuple[int, int, int, int, int]] = []
-        row = 0
-        for part in parts:
-            count = -(-part.rows * group // wide)
-            if part is parts[-1]:
-                count = max(count, least - len(tiles))
-            tiles += [(part.slot, part.start, part.rows, row, number) for number in range(count)]
-            row += part.rows
-        return upload(tiles, torch.int32, self._device)
 
     def is_shared(self, parts: Sequence[Part]) -> bool:
         """Say whether a prefix is to be read once for all of these rows."""
@@ -305,12 +300,12 @@ class PagedAttention:
 
     def _attend_rows(self, rows: Rows, query: Tensor, pool: Tensor, out: Tensor, sees: int) -> None:
         width = rows.numbers.shape[1]
-        which, lengths = rows.numbers[3], rows.numbers[4]
+        which, lengths, shared = rows.numbers[3:]
         own = query[:width]
         plan = rows.plan if sees == EVERYTHING else rows.sliding_plan
         if plan.shared:
-            attend_shared(own, pool, rows.shared_table, rows.shared, plan)
-        attend_rows(own, pool, self._tables, which, rows.shared, lengths, plan, sees=sees)
+            attend_shared(own, pool, self._tables, which, shared, plan)
+        attend_rows(own, pool, self._tables, which, shared, lengths, plan, sees=sees)
         merge_splits(plan, out[:width])
 
     def _plan(self, rows: int, shared: bool) -> SplitPlan:
@@ -345,16 +340,11 @@ class PagedAttention:
 
     def _extend_tables(self, parts: Sequence[Part]) -> None:
         """Tell the device which blocks the sequences got since the last step."""
-        places: list[tuple[int, int, int]] = []
         for part in parts:
-            known = self._known[part.slot]
-            places += [(part.slot, n, part.blocks[n]) for n in range(known, len(part.blocks))]
-            self._known[part.slot] = max(known, len(part.blocks))
-        if places:
-            slots, numbers, blocks = upload(
-                list(zip(*places, strict=True)), torch.int64, self._device
-            )
-            self._tables[slots, numbers] = blocks.int()
+            known, count = self._known[part.slot], len(part.blocks)
+            if known < count:
+                overwrite(self._tables[part.slot, known:count], part.blocks[known:])
+                self._known[part.slot] = count
 
 
 def _splits(programs: int) -> int:

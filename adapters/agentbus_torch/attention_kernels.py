@@ -141,7 +141,7 @@ def _attend_rows(
     begin = tl.maximum(length - sees, 0)
     if SPLITS_BEFORE:
         begin = tl.maximum(begin, tl.load(first + row))
-    table = tables + tl.load(which + row) * table_stride
+    table = tables + tl.load(which + row).to(tl.int64) * table_stride
     each = tl.cdiv(tl.cdiv(tl.maximum(length - begin, 0), SPLITS), TILE) * TILE
     start = begin + split * each
     end = tl.minimum(start + each, length)
@@ -160,9 +160,9 @@ def _attend_rows(
     _keep_split(found, sums, index, best, total, result, real, SIZE, NEVER)
 
 
-@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["lengths"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["which", "lengths"])
 def _attend_shared(
-    query, query_stride, pool, table, rows, lengths, found, sums, scale,
+    query, query_stride, pool, tables, table_stride, which, rows, lengths, found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, MEMBERS: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, SPLITS: tl.constexpr, ALL_SPLITS: tl.constexpr,
     TILE: tl.constexpr, NEVER: tl.constexpr, PRECISION: tl.constexpr,
@@ -177,6 +177,7 @@ def _attend_shared(
         query + row[:, None] * query_stride + head[:, None] * SIZE + column[None, :],
         mask=real[:, None], other=0.0,
     )  # fmt: skip
+    table = tables + tl.load(which).to(tl.int64) * table_stride
     length = tl.load(lengths)
     each = tl.cdiv(tl.cdiv(length, SPLITS), TILE) * TILE
     start = split * each
@@ -189,7 +190,7 @@ def _attend_shared(
     _keep_split(found, sums, index, best, total, result, real, SIZE, NEVER)
 
 
-@triton.jit(do_not_specialize=["sees"])
+@triton.jit(do_not_specialize=["sees"], do_not_specialize_on_alignment=["tiles"])
 def _attend_tiles(
     query, query_stride, pool, tables, table_stride, tiles, sees, out, found, sums, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, ROWS: tl.constexpr, SIZE: tl.constexpr,
@@ -315,19 +316,20 @@ def attend_rows(
 
 
 def attend_shared(
-    query: Tensor, pool: Tensor, table: Tensor, length: Tensor, plan: SplitPlan
+    query: Tensor, pool: Tensor, tables: Tensor, which: Tensor, length: Tensor, plan: SplitPlan
 ) -> None:
-    """Attend from all rows to the first `length` positions, whose blocks `table` all of them share.
+    """Attend from all rows to the first `length` positions, whose blocks all of them share.
 
-    As `attend_rows`; `length` is [1], int32, and may be 0. Each key is read once for a tile of rows
-    instead of once for each.
+    As `attend_rows`; of `which` and `length` only the first is read, which may be 0 for a length.
+    Each key is read once for a tile of rows instead of once for each.
     """
     rows, heads, size = query.shape
     kv_heads = pool.shape[2] // 2
     members = tile_rows(rows * (heads // kv_heads), query.dtype)
     tiles = triton.cdiv(rows * (heads // kv_heads), members)
     _attend_shared[(tiles, kv_heads, plan.shared)](
-        query, query.stride(0), pool, table, rows, length, plan.found, plan.sums, _scale(size),
+        query, query.stride(0), pool, tables, tables.stride(0), which, rows, length,
+        plan.found, plan.sums, _scale(size),
         HEADS=heads, KV_HEADS=kv_heads, MEMBERS=members, SIZE=size, BLOCK_SIZE=pool.shape[1],
         SPLITS=plan.shared, ALL_SPLITS=plan.shared + plan.own, TILE=_tile(query.dtype),
         NEVER=_NEVER, PRECISION=_precision(query.dtype),

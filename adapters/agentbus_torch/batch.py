@@ -9,7 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Part", "make_batch", "shared_blocks", "upload"]
+from .transfer import upload
+
+__all__ = ["Batch", "Part", "make_batch", "shared_blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,6 @@ class Batch:
 def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
     """Lay parts out as a batch."""
     return Batch(tuple(sorted(parts, key=lambda part: (part.rows > 1, part.slot))), device)
-
-
-def upload(numbers: object, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return numbers, a list or lists of a size, as a tensor on a device.
-
-    A copy from ordinary memory to a GPU first waits for all that the GPU was given; this one does
-    not.
-    """
-    if device.type != "cuda":
-        return torch.tensor(numbers, dtype=dtype, device=device)
-    pinned = torch.tensor(numbers, dtype=dtype, pin_memory=True)
-    return pinned.to(device, non_blocking=True)
 
 
 def shared_blocks(parts: Sequence[Part], block_size: int) -> int:

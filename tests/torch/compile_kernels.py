@@ -49,7 +49,7 @@ def compile_all(dtype: torch.dtype, size: int) -> None:
     for rows in (1, 32):
         plan = attention_kernels.SplitPlan(rows, HEADS, size, shared=16, own=2, device=CPU)
         few, at = query[:rows], numbers
-        attention_kernels.attend_shared(few, pool, tables[0], at[0], plan)
+        attention_kernels.attend_shared(few, pool, tables, at[3], at[0], plan)
         attention_kernels.attend_rows(few, pool, tables, at[3], at[0], at[4], plan)
         attention_kernels.merge_splits(plan, out[:rows])
     row_kernels.silu_times(torch.zeros(2, 2 * 14336, dtype=dtype))
