@@ -156,8 +156,7 @@ class PagedAttention:
         self._known[slot] = 0
         self._together = ((), 0)
         for source, target, tokens in copies:
-            for layer in self._pool.layers:
-                layer[target, :tokens] = layer[source, :tokens]
+            self._pool.copy(source, target, tokens)
 
     def save(self, slot: int, blocks: Sequence[int], first: int, length: int) -> None:
         """Nothing to do: what is computed goes into the blocks at once."""

@@ -36,8 +36,13 @@ class KVPool:
     ) -> None:
         self.shape = shape
         size = (blocks, shape.block_size, 2 * shape.kv_heads, shape.head_size)
-        self.layers = [torch.empty(size, dtype=dtype, device=device) for _ in range(shape.layers)]
+        self._all = torch.empty((shape.layers, *size), dtype=dtype, device=device)
+        self.layers = list(self._all.unbind())
         self._versions = [0] * blocks
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first `tokens` of a block to another one."""
+        self._all[:, target, :tokens] = self._all[:, source, :tokens]
 
     def own(self, blocks: Iterable[int]) -> None:
         """Say that blocks will be written by a new owner."""
