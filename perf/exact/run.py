@@ -63,28 +63,32 @@ async def compare_folder(
     never: Collection[int],
     threads: int,
     progress: Callable[[str], None],
+    device: str = "cpu",
 ) -> list[Found]:
     """Ask the torch engine on a model folder, in each batch size by an engine of its own.
 
     Args:
         source: of prompts.
         never: tokens that end answers, which neither side may choose.
+        device: the engine's; the reference computes on a CPU.
 
     Raises:
         EngineError: the model cannot be had, or a call failed.
     """
+    settings = EngineSettings(
+        dtype=dtype, device=device, threads=threads, kv_tokens=size.pool_tokens
+    )
     asked = []
     for batch in batches:
         progress(f"{dtype}, batches of {batch}")
-        asked.append(await _ask(folder, dtype, batch, size, source, threads))
+        asked.append(await _ask(folder, settings, batch, size, source))
     progress(f"{dtype}: the reference")
     return await asyncio.to_thread(_judge, folder, dtype, asked, never)
 
 
 async def _ask(
-    folder: Path, dtype: str, batch: int, size: Size, source: Source, threads: int
+    folder: Path, settings: EngineSettings, batch: int, size: Size, source: Source
 ) -> tuple[int, Asker]:
-    settings = EngineSettings(dtype=dtype, threads=threads, kv_tokens=size.pool_tokens)
     engine = await open_engine(str(folder), settings)
     try:
         asker = Asker(engine, batch=batch, size=size, source=source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from agentbus.config import EngineSettings
 from agentbus.engine import Engine, EngineService, open_engine
 from agentbus.testing import ScriptedEngine
 from agentbus.testing.contracts.engine import EngineContract
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import DEVICE, TinyModel
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ class TestTorch(EngineContract):
         self.folder = tiny_folder
 
     async def open(self, settings: EngineSettings) -> Engine:
-        return await open_engine(f"torch:{self.folder}", settings)
+        return await open_engine(f"torch:{self.folder}", replace(settings, device=str(DEVICE)))
 
 
 class TestServiceOfFake(EngineContract):

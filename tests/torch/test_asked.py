@@ -12,11 +12,10 @@ from agentbus_torch.engine import load_engine
 
 from agentbus import Agent, Answer, Bus, Call, handler
 from agentbus.client import ModelAgent, model_agent_name
-from agentbus.config import EngineSettings
 from agentbus.context import Reading, find_layout
 from agentbus.engine import Finished, GenerateRequest, Sampling
 from agentbus.errors import InvalidSchema
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 
 pytest.importorskip("llguidance", reason="llguidance (the extra 'grammar') is not installed")
 pytestmark = pytest.mark.anyio
@@ -70,7 +69,7 @@ async def test_a_tiny_model_is_asked_over_the_bus(
     apart: bool, tmp_path: Path, socket_dir: Path
 ) -> None:
     folder = TinyModel(window=1024).write(tmp_path / "tiny")
-    engine = load_engine(str(folder), EngineSettings(kv_tokens=4096, threads=1))
+    engine = load_engine(str(folder), tiny_settings(kv_tokens=4096))
     listen = str(socket_dir / "bus.sock")
     agent = Asker()
     async with Bus.open(listen=listen, name="host") as host:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ pytest.importorskip("triton", reason="Triton is not installed (it comes with tor
 from agentbus_torch import attention_cuda, graphs
 from agentbus_torch.attention_cuda import Chunk, PagedAttention, Rows
 from agentbus_torch.attention_kernels import attend_shared
-from agentbus_torch.batch import Part, shared_blocks
+from agentbus_torch.batch import Batch, Part, shared_blocks
 from agentbus_torch.config import read_config
 from agentbus_torch.device import Eager
 from agentbus_torch.graphs import Graphed
@@ -40,17 +42,21 @@ SLIDING = {
         more={"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
     ),
 }
-SETTINGS = EngineSettings(
-    kv_tokens=512, block_size=16, threads=1, device="cuda" if HAS_GPU else "cpu"
-)
+DEVICE = "cuda" if HAS_GPU else "cpu"
 
 
 def ids(length: int, seed: int = 1) -> tuple[int, ...]:
     return tuple(3 + (7 * n * n + seed * n) % 250 for n in range(length))
 
 
+def load_on(folder: Path, device: str) -> Runner:
+    settings = EngineSettings(kv_tokens=512, block_size=16, threads=1, device=device)
+    return load_runner(folder, read_config(folder), settings, (2,))
+
+
 def make_runner(folder: Path, *, paged: bool) -> Runner:
-    runner = load_runner(folder, read_config(folder), SETTINGS, (2,))
+    """Make a runner that reads blocks, on a GPU where there is one, or windows, on the CPU."""
+    runner = load_on(folder, DEVICE if paged else "cpu")
     if paged and not HAS_GPU:
         model = runner._model
         attention = PagedAttention(
@@ -80,6 +86,15 @@ def run(runner: Runner, prompts: list[tuple[int, ...]], answer: int) -> list[Seq
     return found
 
 
+def assert_same(ours: list[Sequence], theirs: list[Sequence]) -> None:
+    """Check that blocks and windows gave the same tokens, by the same scores."""
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.generated == other.generated
+        assert one.reused == other.reused
+        assert one.logits is not None and other.logits is not None
+        torch.testing.assert_close(one.logits.cpu(), other.logits, atol=2e-4, rtol=2e-4)
+
+
 def test_batches_prompts_forks_and_returns(tmp_path: Path) -> None:
     folder = MODEL.write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
@@ -90,12 +105,7 @@ def test_batches_prompts_forks_and_returns(tmp_path: Path) -> None:
         [(*shared, 4, 5, 6), (*shared[:33], 8)],
     ]
     for prompts in rounds:
-        ours, theirs = run(paged, prompts, 3), run(window, prompts, 3)
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.generated == other.generated
-            assert one.reused == other.reused
-            assert one.logits is not None and other.logits is not None
-            torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
+        assert_same(run(paged, prompts, 3), run(window, prompts, 3))
 
 
 @pytest.fixture
@@ -120,9 +130,8 @@ def test_siblings_read_what_they_share_together(tmp_path: Path, together: list[i
     for runner in (paged, window):
         run(runner, [shared], 1)
     prompts = [(*shared, 10 + n, 20 + n) for n in range(3)]
-    ours, theirs = run(paged, prompts, 3), run(window, prompts, 3)
-    assert [one.generated for one in ours] == [other.generated for other in theirs]
-    assert 3 in together
+    assert_same(run(paged, prompts, 3), run(window, prompts, 3))
+    assert max(together) == (4 if HAS_GPU else 3)  # a graph's rows are padded
 
 
 @pytest.mark.parametrize("layers", SLIDING)
@@ -134,11 +143,7 @@ def test_layers_whose_windows_slide_read_nothing_together(
     shared = ids(48)
     rounds = [[shared], [(*shared, 10 + n, 20 + n) for n in range(3)], [ids(70), shared[:30]]]
     for prompts in rounds:
-        ours, theirs = run(paged, prompts, 4), run(window, prompts, 4)
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.generated == other.generated
-            assert one.logits is not None and other.logits is not None
-            torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
+        assert_same(run(paged, prompts, 4), run(window, prompts, 4))
     assert bool(together) == (layers == "one")
 
 
@@ -160,6 +165,24 @@ class Replayed:
         return self._steps._compute(self.step)
 
 
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="only a GPU has graphs")
+
+
+def graphs_of(runner: Runner) -> Graphed:
+    assert isinstance(runner._steps, Graphed)
+    return runner._steps
+
+
+def only_prompts(hidden: Callable[[Eager, Batch], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Wrap `Eager.hidden`: batches in which every sequence decodes must not come."""
+
+    def checked(eager: Eager, batch: Batch) -> torch.Tensor:
+        assert any(part.rows > 1 for part in batch.parts)
+        return hidden(eager, batch)
+
+    return checked
+
+
 def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
     """Give a runner steps as graphs, where there is no GPU to capture any."""
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
@@ -168,6 +191,10 @@ def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
     steps = Graphed(runner._model, runner._attention)
     runner._steps = steps
     return steps
+
+
+ROUNDS = [[ids(20), ids(5, 2), ids(9, 3)], [(*ids(48), n) for n in range(3)], [ids(48)]]
+"""Three rows with nothing in common, three that share a prefix, and one."""
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there are graphs")
@@ -184,13 +211,8 @@ def test_a_step_is_padded_and_replayed(tmp_path: Path, monkeypatch: pytest.Monke
     folder = SLIDING["one"].write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
     graphed(paged, monkeypatch)
-    shared = ids(48)
-    for prompts in ([ids(20), ids(5, 2), ids(9, 3)], [(*shared, n) for n in range(3)], [shared]):
-        ours, theirs = run(paged, prompts, 4), run(window, prompts, 4)
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.generated == other.generated
-            assert one.logits is not None and other.logits is not None
-            torch.testing.assert_close(one.logits, other.logits, atol=2e-4, rtol=2e-4)
+    for prompts in ROUNDS:
+        assert_same(run(paged, prompts, 4), run(window, prompts, 4))
     rows = [len(one.hidden) for one in made if isinstance(one.step, Rows)]
     assert sorted(rows)[-2:] == [4, 4]  # 3 rows, shared and not
     assert any(isinstance(one.step, Chunk) for one in made)
@@ -208,9 +230,63 @@ def test_without_memory_for_a_graph_steps_are_computed_without(
     folder = MODEL.write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
     graphed(paged, monkeypatch)
-    ours, theirs = run(paged, [ids(20)], 5), run(window, [ids(20)], 5)
-    assert ours[0].generated == theirs[0].generated
+    assert_same(run(paged, [ids(20)], 5), run(window, [ids(20)], 5))
     assert caplog.text.count("no CUDA graph of 1 rows") == 1
+
+
+@needs_gpu
+@pytest.mark.parametrize("sliding", SLIDING)
+def test_captured_steps_are_padded_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: list[int], sliding: str
+) -> None:
+    folder = SLIDING[sliding].write(tmp_path)
+    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    steps = graphs_of(paged)
+    for prompts in (*ROUNDS, *ROUNDS):
+        assert_same(run(paged, prompts, 4), run(window, prompts, 4))
+    assert None not in steps._captured.values()
+    shared = {(4, True)} if sliding == "one" else set()
+    assert {(1, False), (4, False)} | shared <= set(steps._captured)
+    before = dict(steps._captured)
+    # What was captured is all that decodes: nothing is captured or launched from here on.
+    with monkeypatch.context() as patch:
+        patch.setattr(Graphed, "_compute", None)
+        patch.setattr(Graphed, "_capture", None)
+        patch.setattr(Eager, "hidden", only_prompts(Eager.hidden))
+        for prompts in ROUNDS:
+            assert_same(run(paged, prompts, 4), run(window, prompts, 4))
+    assert steps._captured == before
+
+
+@needs_gpu
+def test_a_capture_that_runs_out_of_memory_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps of that size are computed without a graph; those of other sizes have theirs."""
+    compute = Graphed._compute
+
+    def no_memory(steps: Graphed, rows: Rows) -> torch.Tensor:
+        hidden = compute(steps, rows)
+        if torch.cuda.is_current_stream_capturing():
+            torch.empty(2**50, dtype=torch.uint8, device=hidden.device)
+        return hidden
+
+    folder = MODEL.write(tmp_path)
+    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    steps = graphs_of(paged)
+    assert_same(run(paged, [ids(20)], 5), run(window, [ids(20)], 5))
+    three = [ids(20), ids(5, 2), ids(9, 3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Graphed, "_compute", no_memory)
+        assert_same(run(paged, three, 5), run(window, three, 5))
+        assert_same(run(paged, [ids(31)], 5), run(window, [ids(31)], 5))
+    assert caplog.text.count("no CUDA graph of 4 rows") == 1 and "emory" in caplog.text
+    assert steps._captured[4, False] is None and steps._captured[1, False] is not None
+    two = three[:2]
+    assert_same(run(paged, two, 5), run(window, two, 5))
+    assert steps._captured[2, False] is not None
+    assert_same(run(paged, three, 5), run(window, three, 5))
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
 def test_how_much_is_shared() -> None:
@@ -224,8 +300,38 @@ def test_how_much_is_shared() -> None:
 
 
 def test_a_head_that_has_no_tile_is_refused(tmp_path: Path) -> None:
-    runner = make_runner(TinyModel(head_size=8).write(tmp_path), paged=False)
+    folder = TinyModel(head_size=8).write(tmp_path)
+    runner = make_runner(folder, paged=False)
     with pytest.raises(ConfigError, match="heads of size 8"):
         PagedAttention(
             runner._pool, runner._model.rope, heads=4, slots=2, positions=64, sliding=[0, 0]
         )
+    if HAS_GPU:
+        with pytest.raises(ConfigError, match="heads of size 8"):
+            load_on(folder, DEVICE)
+
+
+@needs_gpu
+@pytest.mark.parametrize("rows", [1, 2])
+def test_another_runner_goes_on_while_a_step_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """As another engine's thread does: it replays what it has captured, or captures as well."""
+    folder = MODEL.write(tmp_path)
+    runner, other = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    window, beside = make_runner(folder, paged=False), make_runner(folder, paged=True)
+    prompts = ROUNDS[0][:rows]
+    assert_same(run(beside, ROUNDS[0][:1], 5), run(other, ROUNDS[0][:1], 5))
+    compute, found = Graphed._compute, list[list[Sequence]]()
+
+    def interrupted(steps: Graphed, rows: Rows) -> torch.Tensor:
+        if steps is runner._steps and torch.cuda.is_current_stream_capturing():
+            found.append(threads.submit(run, beside, prompts, 5).result())
+        return compute(steps, rows)
+
+    monkeypatch.setattr(Graphed, "_compute", interrupted)
+    with ThreadPoolExecutor(1) as threads:
+        assert_same(run(runner, ROUNDS[2], 5), run(window, ROUNDS[2], 5))
+    (ours,) = found
+    assert_same(ours, run(other, prompts, 5))
+    assert_same(run(runner, ROUNDS[0], 5), run(window, ROUNDS[0], 5))

@@ -13,12 +13,11 @@ from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.sequence import Call
 from agentbus_torch.spoken import Spoken
 
-from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
 from agentbus.engine import GenerateRequest
 from agentbus.errors import AgentbusError, Closed, ConfigError, EngineFailed
 from tests.torch.test_torch_engine import ask
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(folder: Path, tmp_path: Path) -> AsyncIterator[TorchEngine]:
-    settings = EngineSettings(kv_tokens=1024, threads=1, token_log=str(tmp_path / "log.jsonl"))
+    settings = tiny_settings(kv_tokens=1024, token_log=str(tmp_path / "log.jsonl"))
     opened = load_engine(str(folder), settings)
     yield opened
     await opened.aclose()

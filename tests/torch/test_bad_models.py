@@ -23,15 +23,13 @@ from jinja2 import TemplateError
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
-from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn, probe
 from agentbus.engine import GenerateRequest, Sampling
 from agentbus.errors import AgentbusError, ContextTooLong, EngineFailed, MisuseError, ModelBroken
-from tests.torch.test_gguf import write_gguf
 from tests.torch.test_torch_engine import ask
-from tests.torch.tiny import TinyModel, assert_broken, write_tokenizer
+from tests.torch.tiny import TinyModel, assert_broken, tiny_settings, write_tokenizer
 
-SETTINGS = EngineSettings(kv_tokens=256, threads=1)
+SETTINGS = tiny_settings(kv_tokens=256)
 CUE = Turn("assistant", "", "writer")
 Edit = Callable[[Path], None]
 
@@ -256,18 +254,24 @@ GGUF: dict[str, dict[str, object]] = {
 }
 
 
+def _write_gguf(path: Path) -> Path:
+    from tests.torch.test_gguf import write_gguf  # skips the test where gguf is not installed
+
+    return write_gguf(path, TinyModel())
+
+
 @pytest.mark.parametrize("how", GGUF)
 def test_a_gguf_file_that_lies(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(tmp_path / "model.gguf", TinyModel())
+    path = _write_gguf(tmp_path / "model.gguf")
     _lie(monkeypatch, GGUF[how])
-    settings = EngineSettings(kv_tokens=64, threads=1, cache_dir=str(tmp_path / "cache"))
+    settings = tiny_settings(kv_tokens=64, cache_dir=str(tmp_path / "cache"))
     with pytest.raises(ModelBroken):
         load(str(path), settings)
     assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_a_gguf_file_whose_tokenizer_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(tmp_path / "model.gguf", TinyModel())
+    path = _write_gguf(tmp_path / "model.gguf")
     _lie(monkeypatch, {"tokenizer.ggml.eos_token_id": -(10**12)})
     assert read_model_text(str(path)).count("tides") == 5
     _lie(monkeypatch, {"tokenizer.ggml.tokens": [5] * 3, "tokenizer.ggml.token_type": (1,) * 3})

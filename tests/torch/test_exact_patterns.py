@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentbus.config import EngineSettings
 from agentbus.demo import load_default_document
 from agentbus.engine import Engine, Finished, GenerateRequest, Piece, open_engine
 from perf.exact.check import Reference, exact_verdict, near_verdict
 from perf.exact.patterns import PATTERNS, Asker, Exchange, Ids, Size
 from perf.exact.run import BATCHES, QUICK, Found, compare_folder, windows_of
 from perf.small_model import small_model, tokens_of
-from tests.torch.tiny import SPECIAL, TinyModel, vocabulary
+from tests.torch.tiny import DEVICE, SPECIAL, TinyModel, tiny_settings, vocabulary
 
 TINY = Size(families=4, rows=5, prompt_tokens=64, decoded=16)
 BRIEF = Size(families=2, rows=3, prompt_tokens=40, decoded=4)
@@ -52,6 +51,7 @@ async def _compare(
         never=ENDS,
         threads=1,
         progress=lambda _: None,
+        device=str(DEVICE),
     )
 
 
@@ -88,7 +88,7 @@ class _Forgetful:
 
 @pytest.mark.anyio
 async def test_patterns_that_reuse_nothing_are_seen(folder: Path) -> None:
-    engine = await open_engine(str(folder), EngineSettings(threads=1, kv_tokens=BRIEF.pool_tokens))
+    engine = await open_engine(str(folder), tiny_settings(kv_tokens=BRIEF.pool_tokens))
     forgetful: Engine = _Forgetful(engine)  # type: ignore[assignment]
     asker = Asker(forgetful, batch=1, size=BRIEF, source=_random_ids)
     await asker.run(PATTERNS)
@@ -134,6 +134,7 @@ async def test_the_small_model_is_exact_in_every_pattern(
         never=tokens.ends,
         threads=1,
         progress=lambda _: None,
+        device=str(DEVICE),
     )
     checked, skipped = found.verdict.checked, found.verdict.skipped
     with capsys.disabled():

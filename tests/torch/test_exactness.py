@@ -17,6 +17,7 @@ from agentbus_torch.sequence import Call
 
 from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
+from tests.torch.tiny import DEVICE
 
 pytestmark = [
     pytest.mark.model,
@@ -61,7 +62,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     cache = tmp_path_factory.mktemp("cache")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
-    yield load("smollm2", EngineSettings(cache_dir=str(cache), kv_tokens=8192))
+    settings = EngineSettings(cache_dir=str(cache), kv_tokens=8192, device=str(DEVICE))
+    yield load("smollm2", settings)
     torch.set_num_threads(threads)
 
 
@@ -97,7 +99,7 @@ def decode(
         if sequence.logits is not None:
             rows.append(sequence.logits)
     runner.finish(sequence)
-    return tuple(sequence.generated), torch.stack(rows), sequence.reused
+    return tuple(sequence.generated), torch.stack(rows).cpu(), sequence.reused
 
 
 def disagreements(found: torch.Tensor, expected: torch.Tensor) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
 import numpy
 import pytest
 import torch
@@ -19,6 +18,8 @@ from agentbus.config import EngineSettings
 from agentbus.errors import AgentbusError, ModelBroken
 from tests.torch.test_model import IDS, forced_logits, make_runner, reference_logits
 from tests.torch.tiny import CHATML, SPECIAL, TinyModel, vocabulary
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
 NAMES = {
     "self_attn.q_proj": "attn_q",

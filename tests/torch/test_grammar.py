@@ -18,12 +18,11 @@ from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.grammar import MAX_GRAMMARS, Grammars, Matcher, allowed
 from agentbus_torch.tool_calls import FORMATS, ToolFormat, read_calls
 
-from agentbus.config import EngineSettings
 from agentbus.engine import GenerateRequest, Sampling
 from agentbus.errors import ConfigError, InvalidSchema
 from agentbus.testing.contracts.answers import answer, ids, prompt
 from tests.torch.schemas import random_schema
-from tests.torch.tiny import TinyModel, vocabulary, write_tokenizer
+from tests.torch.tiny import DEVICE, TinyModel, tiny_settings, vocabulary, write_tokenizer
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 pytest.importorskip("llguidance", reason="llguidance (the extra 'grammar') is not installed")
@@ -39,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(folder: Path) -> AsyncIterator[TorchEngine]:
-    opened = load_engine(str(folder), EngineSettings(kv_tokens=4096, threads=1))
+    opened = load_engine(str(folder), tiny_settings(kv_tokens=4096))
     yield opened
     await opened.aclose()
 
@@ -62,7 +61,7 @@ def babble(grammars: Grammars, schema: Mapping[str, object], seed: int) -> str:
     chooser = Chooser(
         Sampling(temperature=1.0, seed=seed), end_ids=ENDS, matcher=grammars.of_schema(schema)
     )
-    scores = torch.zeros(1, len(WORDS) + 37)
+    scores = torch.zeros(1, len(WORDS) + 37, device=DEVICE)
     tokens: list[int] = []
     for _ in range(1500):
         (chosen,) = choose(scores, [chooser])
@@ -204,7 +203,7 @@ def said(grammars: Grammars, tool_format: ToolFormat, seed: int, once: bool) -> 
     chooser = Chooser(
         Sampling(temperature=1.0, seed=seed), end_ids=ENDS, matcher=grammars.of_text(grammar)
     )
-    scores = torch.zeros(1, len(WORDS) + 37)
+    scores = torch.zeros(1, len(WORDS) + 37, device=DEVICE)
     scores[0, sorted(ENDS)] = 2.0
     tokens: list[int] = []
     while True:
@@ -252,7 +251,7 @@ def test_a_grammar_over_its_limits_ends_its_own_answer_only(
     warm = Sampling(temperature=temperature, seed=1)
     good = Chooser(warm, end_ids=ENDS, matcher=grammars.of_schema({"const": 7}))
     spent = Chooser(warm, end_ids=ENDS, matcher=Matcher(cast(Any, Exhausted())))
-    first, second = choose(torch.zeros(2, len(WORDS) + 37), [spent, good])
+    first, second = choose(torch.zeros(2, len(WORDS) + 37, device=DEVICE), [spent, good])
     assert isinstance(first.error, InvalidSchema) and "too complex" in str(first.error)
     assert second.error is None and WORDS[second.token] in ("7", "Ġ")
 

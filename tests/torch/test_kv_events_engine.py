@@ -16,7 +16,7 @@ from agentbus.engine import GenerateRequest
 from agentbus.errors import ConfigError
 from agentbus.kv import Hints
 from agentbus.transport.kv_events import KVEventSubscriber
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -68,8 +68,8 @@ async def readers() -> AsyncIterator[Readers]:
 async def opened(
     folder: Path, sockets: Path, **more: object
 ) -> AsyncIterator[tuple[TorchEngine, EngineSettings]]:
-    fields = {"kv_tokens": 256, "threads": 1, **more}
-    settings = EngineSettings(
+    fields = {"kv_tokens": 256, **more}
+    settings = tiny_settings(
         kv_events=f"ipc://{sockets}/events",
         kv_events_replay=f"ipc://{sockets}/replay",
         **fields,  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ class Deaf:
 
 
 async def test_token_ids_do_not_leave_the_host(folder: Path, socket_dir: Path) -> None:
-    settings = EngineSettings(
+    settings = tiny_settings(
         kv_events="tcp://0.0.0.0:5557", kv_events_replay=f"ipc://{socket_dir}/replay"
     )
     with pytest.raises(ConfigError, match="kv events"):

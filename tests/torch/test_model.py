@@ -11,22 +11,22 @@ import pytest
 import torch
 from agentbus_torch.config import read_config
 from agentbus_torch.load import load, load_runner
-from agentbus_torch.model import Model
 from agentbus_torch.runner import Runner
 from agentbus_torch.sequence import Call
 
 from agentbus.config import EngineSettings
 from agentbus.errors import AgentbusError, ConfigError, ModelNotFound
-from tests.torch.tiny import TinyModel, assert_broken
+from tests.torch.tiny import DEVICE, TinyModel, assert_broken, tiny_settings
 
-SETTINGS = EngineSettings(kv_tokens=1024, block_size=16, threads=1)
+SETTINGS = tiny_settings(kv_tokens=1024)
 IDS = tuple(3 + (7 * n * n + n) % 250 for n in range(70))
 
 SHAPES = {
     "grouped": TinyModel(),
     "one_kv_head": TinyModel(kv_heads=1),
     "ungrouped": TinyModel(kv_heads=4),
-    "wide_heads": TinyModel(head_size=16),
+    "small_heads": TinyModel(head_size=8),
+    "wide_heads": TinyModel(head_size=32),
     "bias": TinyModel(bias=True),
     "untied": TinyModel(tied=False),
     "qwen2": TinyModel(model_type="qwen2", bias=True),
@@ -36,7 +36,7 @@ SHAPES = {
         layers=3,
         more={"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
     ),
-    "qwen3": TinyModel(model_type="qwen3", head_size=16),
+    "qwen3": TinyModel(model_type="qwen3"),
     "qwen3_sliding": TinyModel(
         model_type="qwen3",
         layers=3,
@@ -79,7 +79,7 @@ def forced_logits(
         if sequence.logits is not None:
             rows.append(sequence.logits)
     runner.finish(sequence)
-    return torch.stack(rows)
+    return torch.stack(rows).cpu()
 
 
 def reference_logits(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
@@ -93,6 +93,8 @@ def reference_logits(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_it_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    if SHAPES[name].head_size < 16 and DEVICE.type == "cuda":
+        pytest.skip("no kernel has tiles for it")
     folder = SHAPES[name].write(tmp_path)
     runner = make_runner(folder)
     expected = reference_logits(folder, IDS)[39:-1]
@@ -115,7 +117,7 @@ def test_prompts_of_all_lengths_and_chunks(rows: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["grouped", "qwen3_sliding", "mistral_sliding"])
 def test_bfloat16_stays_close(name: str, tmp_path: Path) -> None:
     folder = SHAPES[name].write(tmp_path)
-    runner = make_runner(folder, EngineSettings(dtype="bfloat16", kv_tokens=1024))
+    runner = make_runner(folder, tiny_settings(dtype="bfloat16", kv_tokens=1024))
     found = forced_logits(runner, IDS, 40).float()
     expected = reference_logits(folder, IDS)[39:-1]
     assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
@@ -124,7 +126,7 @@ def test_bfloat16_stays_close(name: str, tmp_path: Path) -> None:
 def test_interleaved_conversations_keep_their_kv_apart(tmp_path: Path) -> None:
     """Forks and returns: the window must notice which blocks it does not mirror."""
     folder = TinyModel().write(tmp_path)
-    runner = make_runner(folder, EngineSettings(kv_tokens=192, block_size=4, threads=1))
+    runner = make_runner(folder, tiny_settings(kv_tokens=192, block_size=4))
     fork = IDS[:30] + tuple(reversed(IDS[30:]))
     for ids in (IDS, fork, IDS[:25], fork[:50], IDS, tuple(reversed(IDS)), fork, IDS):
         first = len(ids) - 6
@@ -156,7 +158,7 @@ def test_a_broken_computation_leaves_no_trace(
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "forward", fail)
+        patch.setattr(runner._steps, "hidden", fail)
         assert runner.step() == [(sequence, None)]
     assert str(sequence.error) == "out of luck"
     runner.finish(sequence)

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from agentbus_torch.attention_cpu import WindowAttention
 from agentbus_torch.config import read_config
-from agentbus_torch.device import Eager
+from agentbus_torch.device import make_steps
 from agentbus_torch.load import load_runner
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import MAX_SEQUENCES
 from agentbus_torch.sequence import Call
 
-from agentbus.config import EngineSettings
 from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(folder: Path, kv_tokens: int = 4096) -> Runner:
-    settings = EngineSettings(kv_tokens=kv_tokens, block_size=4, threads=1)
+    settings = tiny_settings(kv_tokens=kv_tokens, block_size=4)
     return load_runner(folder, read_config(folder), settings, (2,))
 
 
@@ -74,11 +72,8 @@ def test_a_batch_computes_what_each_would_alone(folder: Path, case: str, pool: i
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
         torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
     # what is reused now is read from the pool's blocks
-    model = runner._model
-    runner._attention = WindowAttention(
-        runner._pool, model.rope, slots=MAX_SEQUENCES, positions=512, sliding=[0, 0]
-    )
-    runner._steps = Eager(model, runner._attention)
+    runner._steps = make_steps(runner._model, runner._pool, slots=MAX_SEQUENCES)
+    runner._attention = runner._steps.attention
     again = run(runner, CASES[case])
     for found, call in zip(again, CASES[case], strict=True):
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])

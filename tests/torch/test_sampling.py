@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentbus.engine import Sampling
+from tests.torch.tiny import DEVICE
 
-CPU = torch.device("cpu")
 VOCABULARY = 12
 
 # few different values, so that ties are common
@@ -84,15 +84,15 @@ def test_penalties_are_those_of_the_reference(
 ) -> None:
     penalties = []
     for _, _, prompt, said in given_rows:
-        one = Penalties(prompt, CPU)
+        one = Penalties(prompt, DEVICE)
         for token in said:
             one.add(token)
         penalties.append(one)
-    scores = torch.tensor([row[0] for row in given_rows])
+    scores = torch.tensor([row[0] for row in given_rows], device=DEVICE)
     found = scores.clone()
     penalise(found, [row[1] for row in given_rows], penalties)
     expected = torch.tensor([slow_penalties(*row) for row in given_rows])
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-6, rtol=1e-6)
 
 
 @given(rows)
@@ -100,7 +100,7 @@ def test_penalties_are_those_of_the_reference(
 def test_cuts_keep_what_the_reference_keeps(
     given_rows: list[tuple[list[float], Sampling, list[int], list[int]]],
 ) -> None:
-    probabilities = torch.tensor([row[0] for row in given_rows]).softmax(-1)
+    probabilities = torch.tensor([row[0] for row in given_rows], device=DEVICE).softmax(-1)
     found = cut_all(probabilities, [row[1] for row in given_rows])
     looked_at, _, enough = cut(probabilities, [row[1] for row in given_rows])
     assert torch.equal(looked_at, found) and bool(
@@ -113,7 +113,7 @@ def test_cuts_keep_what_the_reference_keeps(
 
 
 def test_a_share_that_is_met_exactly_takes_no_more() -> None:
-    quarters = torch.full((1, 4), 0.25)
+    quarters = torch.full((1, 4), 0.25, device=DEVICE)
     for top_p, kept in ((0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)):
         found = cut_all(quarters, [Sampling(temperature=1, top_p=top_p)])
         assert found[0].tolist() == [0.25] * kept + [0.0] * (4 - kept)  # the lower ids stay
@@ -134,7 +134,7 @@ def test_a_first_look_is_enough_or_says_that_it_is_not(heat: float) -> None:
     scores = 4 * torch.randn(3, 900, generator=generator)
     scores[1] = scores[1].round()  # many ties
     scores[2] = scores[2].clamp(max=0)  # ties at the top
-    probabilities = (scores / heat).softmax(-1)
+    probabilities = (scores / heat).softmax(-1).to(DEVICE)
     answers = []
     for row in probabilities:
         rows = row.expand(len(LARGE), -1).contiguous()
@@ -159,8 +159,8 @@ def test_a_first_look_is_enough_or_says_that_it_is_not(heat: float) -> None:
 def test_the_number_picks_where_the_running_sum_passes_it(
     scores: list[float], sampling: Sampling, number: float
 ) -> None:
-    heat = torch.tensor(sampling.temperature)
-    row = torch.tensor(scores)
+    row = torch.tensor(scores, device=DEVICE)
+    heat = torch.tensor(sampling.temperature, device=DEVICE)
     probabilities = ((row - row.max()) / heat).softmax(-1).tolist()
     kept = slow_kept(probabilities, sampling)
     weights = [p if token in kept else 0.0 for token, p in enumerate(probabilities)]
@@ -170,18 +170,18 @@ def test_the_number_picks_where_the_running_sum_passes_it(
         running += weight
         if running > number * total:
             break
-    assert draw(torch.tensor([scores]), [sampling], [number]).tolist() == [expected]
+    assert draw(row[None], [sampling], [number]).tolist() == [expected]
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-6, 1e-3])
 def test_the_coldest_take_the_best(temperature: float) -> None:
-    scores = torch.tensor([[0.0, 3.0, 2.9, -1e30, -math.inf]])
+    scores = torch.tensor([[0.0, 3.0, 2.9, -1e30, -math.inf]], device=DEVICE)
     for number in (0.0, 0.5, 1 - 2**-48):
         assert draw(scores, [Sampling(temperature=temperature)], [number]).tolist() == [1]
 
 
 def test_frequencies_are_the_probabilities() -> None:
-    scores = torch.tensor([[1.0, 0.0, -1.0, 2.0]])
+    scores = torch.tensor([[1.0, 0.0, -1.0, 2.0]], device=DEVICE)
     chooser = Chooser(Sampling(temperature=1.0, seed=11))
     counts = Counter(choose(scores, [chooser])[0].token for _ in range(4000))
     for token, probability in enumerate(scores[0].softmax(-1).tolist()):
@@ -199,11 +199,11 @@ WARM = Sampling(temperature=0.9, top_p=0.95, seed=7, presence_penalty=0.5, repet
 
 def walk(chooser: Chooser, others: list[Chooser], place: int) -> list[int]:
     """Choose 30 tokens in a batch with others; the scores hang on the token before."""
-    chooser.begin((1, 2, 3), CPU)
+    chooser.begin((1, 2, 3), DEVICE)
     for other in others:
-        other.begin((4, 5), CPU)
+        other.begin((4, 5), DEVICE)
     generator = torch.Generator().manual_seed(5)
-    table = torch.randn(40, 40, generator=generator)
+    table = torch.randn(40, 40, generator=generator).to(DEVICE)
     batch = [*others[:place], chooser, *others[place:]]
     last = [0] * len(batch)
     said = []
@@ -232,7 +232,7 @@ def test_no_seed_is_another_seed_each_time() -> None:
 
 
 def test_ends_are_ignored_and_forced_tokens_are_taken() -> None:
-    scores = torch.tensor([[1.0, 5.0, 3.0]] * 4)
+    scores = torch.tensor([[1.0, 5.0, 3.0]] * 4, device=DEVICE)
     ends = frozenset({1})
     before = scores.clone()
     chosen = choose(
@@ -251,24 +251,24 @@ def test_ends_are_ignored_and_forced_tokens_are_taken() -> None:
 
 def test_greedy_heeds_penalties() -> None:
     chooser = Chooser(Sampling(frequency_penalty=1.0))
-    chooser.begin((), CPU)
-    scores = torch.tensor([[1.0, 2.5, 1.8]])
+    chooser.begin((), DEVICE)
+    scores = torch.tensor([[1.0, 2.5, 1.8]], device=DEVICE)
     assert [choose(scores, [chooser])[0].token for _ in range(4)] == [1, 2, 1, 0]
 
 
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="not numbers"):
-        choose(torch.full((1, 4), math.nan), [Chooser(Sampling(temperature=1.0))])
+        choose(torch.full((1, 4), math.nan, device=DEVICE), [Chooser(Sampling(temperature=1.0))])
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    scores = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]], dtype=torch.bfloat16)
+    scores = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 5.0]], dtype=torch.bfloat16).to(DEVICE)
     expected = scores.float().log_softmax(-1)
     sampling = Sampling(temperature=2.0, top_k=1, repetition_penalty=3.0)
     choosers = [Chooser(sampling, logprobs=2)]
     choosers += [Chooser(forced=(0,), logprobs=3)]
     for chooser in choosers:
-        chooser.begin((1,), CPU)
+        chooser.begin((1,), DEVICE)
     first, second = choose(scores, choosers)
     assert first.reported is not None and second.reported is not None
     assert first.reported[0] == pytest.approx(float(expected[0, first.token]))
@@ -277,6 +277,6 @@ def test_log_probabilities_are_the_models_own() -> None:
     token, value = second.reported[1][0]
     assert token == 2 and value == pytest.approx(float(expected[1, 2]))
     assert len(second.reported[1]) == 3
-    given = token_logprobs(scores, torch.tensor([2, 2]))
+    given = token_logprobs(scores, torch.tensor([2, 2], device=DEVICE))
     torch.testing.assert_close(given, expected[:, 2])
     assert len(report(scores, [0, 0], [20, 1])[0][1]) == 3  # there are no more

@@ -13,6 +13,7 @@ from agentbus.config import EngineSettings
 from agentbus.errors import ConfigError
 from agentbus.kv import BlockPool, KVFingerprint, RadixIndex, Tier
 from agentbus.storage import TieredBlocks
+from tests.torch.tiny import DEVICE
 
 SHAPE = KVShape(layers=3, kv_heads=2, head_size=4, block_size=4)
 
@@ -29,7 +30,7 @@ def fingerprint(dtype: torch.dtype) -> KVFingerprint:
 
 
 def new_pool(dtype: torch.dtype, blocks: int = 4) -> KVPool:
-    pool = KVPool(SHAPE, blocks, dtype=dtype, device=torch.device("cpu"))
+    pool = KVPool(SHAPE, blocks, dtype=dtype, device=DEVICE)
     generator = torch.Generator().manual_seed(1)
     for layer in pool.layers:
         layer.copy_(torch.randn(layer.shape, generator=generator))

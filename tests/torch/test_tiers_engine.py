@@ -11,12 +11,11 @@ import anyio
 import pytest
 from agentbus_torch.engine import TorchEngine, load_engine
 
-from agentbus.config import EngineSettings
 from agentbus.engine import Finished, GenerateRequest, Piece, Usage
 from agentbus.errors import ConfigError
 from agentbus.kv import Tier
 from agentbus.storage import TierStats
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -33,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def opened(folder: Path, **settings: object) -> AsyncIterator[TorchEngine]:
-    fields = {"kv_tokens": 256, "threads": 1, **settings}
-    engine = load_engine(str(folder), EngineSettings(**fields))  # type: ignore[arg-type]
+    fields = {"kv_tokens": 256, **settings}
+    engine = load_engine(str(folder), tiny_settings(**fields))  # type: ignore[arg-type]
     try:
         yield engine
     finally:
@@ -90,7 +89,7 @@ async def test_prompts_outlive_the_engine_on_disk(folder: Path, tmp_path: Path) 
         await ask(engine, ALL)
         assert tiers(engine).disk_blocks > 0
         with pytest.raises(ConfigError, match="another process"):
-            load_engine(str(folder), EngineSettings(kv_tokens=256, **disk))  # type: ignore[arg-type]
+            load_engine(str(folder), tiny_settings(kv_tokens=256, **disk))  # type: ignore[arg-type]
     async with opened(folder, **disk) as engine:
         measured(engine)
         ids, usage = await ask(engine, ONE)

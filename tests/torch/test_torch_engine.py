@@ -15,7 +15,6 @@ from pathlib import Path
 import anyio
 import pytest
 import torch
-from agentbus_torch.attention import Attention
 from agentbus_torch.batch import Batch
 from agentbus_torch.choose import Chosen
 from agentbus_torch.engine import TorchEngine, load_engine
@@ -25,12 +24,11 @@ from agentbus_torch.scheduler import CHUNK_TOKENS
 from agentbus_torch.sequence import Sequence
 from anyio.lowlevel import checkpoint
 
-from agentbus.config import EngineSettings
 from agentbus.context import Prompt, Turn
 from agentbus.engine import Finished, GenerateRequest, Piece
 from agentbus.errors import ConfigError, EngineFailed, MailboxFull
 from agentbus.kv import Step, WorkflowAware
-from tests.torch.tiny import TinyModel
+from tests.torch.tiny import TinyModel, tiny_settings
 
 CUE = Turn("assistant", "", "writer")
 SAID = Prompt((Turn("system", "Be brief."), Turn("user", "Tides rise and fall. " * 4)), CUE)
@@ -43,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(folder: Path, tmp_path: Path) -> AsyncIterator[TorchEngine]:
-    settings = EngineSettings(
-        kv_tokens=4096, threads=1, queue=3, token_log=str(tmp_path / "log.jsonl")
-    )
+    settings = tiny_settings(kv_tokens=4096, queue=3, token_log=str(tmp_path / "log.jsonl"))
     opened = load_engine(str(folder), settings)
     yield opened
     await opened.aclose()
@@ -168,6 +164,7 @@ async def test_cancelling_within_the_prompt_keeps_what_was_computed(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is held between two chunks while the reader is cancelled."""
+    monkeypatch.setattr(engine._runner._scheduler, "_chunk_tokens", CHUNK_TOKENS)
     gate = Gate(
         monkeypatch,
         lambda runner: any(s.computed == 2 * CHUNK_TOKENS for s in runner._scheduler.running),
@@ -265,12 +262,13 @@ async def test_what_breaks_one_call_spares_the_others(
         for n in range(3)
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
-    original, cursed = Model.forward, 4  # with which the second prompt begins
+    steps, cursed = engine._runner._steps, 4  # with which the second prompt begins
+    original = steps.hidden
 
-    def forward(model: Model, batch: Batch, attention: Attention) -> torch.Tensor:
+    def hidden(batch: Batch) -> torch.Tensor:
         if any(part.start == 0 and part.tokens[0] == cursed for part in batch.parts):
             raise error
-        return original(model, batch, attention)
+        return original(batch)
 
     found: dict[int, list[int]] = {}
 
@@ -281,7 +279,7 @@ async def test_what_breaks_one_call_spares_the_others(
         except EngineFailed:
             found[number] = []
 
-    monkeypatch.setattr(Model, "forward", forward)
+    monkeypatch.setattr(steps, "hidden", hidden)
     async with anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(one, number)
@@ -299,19 +297,20 @@ async def test_memory_that_runs_out_for_a_while_costs_time_only(
         for n in range(3)
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
-    original = Model.forward
+    steps = engine._runner._steps
+    original = steps.hidden
 
-    def forward(model: Model, batch: Batch, attention: Attention) -> torch.Tensor:
+    def hidden(batch: Batch) -> torch.Tensor:
         if len(batch.parts) > 1:
             raise MemoryError
-        return original(model, batch, attention)
+        return original(batch)
 
     found: dict[int, list[int]] = {}
 
     async def one(number: int) -> None:
         found[number] = (await ask(engine, requests[number]))[1]
 
-    monkeypatch.setattr(Model, "forward", forward)
+    monkeypatch.setattr(steps, "hidden", hidden)
     async with anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(one, number)
@@ -322,8 +321,8 @@ async def test_memory_that_runs_out_for_a_while_costs_time_only(
 
 @pytest.mark.anyio
 async def test_a_pool_too_small_for_all_serves_them_in_turn(folder: Path) -> None:
-    small = load_engine(str(folder), EngineSettings(kv_tokens=160, threads=1))
-    ample = load_engine(str(folder), EngineSettings(kv_tokens=4096, threads=1))
+    small = load_engine(str(folder), tiny_settings(kv_tokens=160))
+    ample = load_engine(str(folder), tiny_settings(kv_tokens=4096))
     requests = [
         GenerateRequest(prompt=tuple(range(3 + n, 33 + n)), max_tokens=60, ignore_end=True)
         for n in range(4)
@@ -375,7 +374,7 @@ async def test_pieces_hold_whole_characters(engine: TorchEngine) -> None:
 
 def test_a_log_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="token_log"):
-        load_engine(str(folder), EngineSettings(token_log=str(tmp_path), kv_tokens=256))
+        load_engine(str(folder), tiny_settings(token_log=str(tmp_path), kv_tokens=256))
 
 
 @pytest.mark.anyio

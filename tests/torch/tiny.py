@@ -1,10 +1,15 @@
-"""Tiny models with random weights, made on the spot: a token for each byte and for `th`, ChatML."""
+"""Tiny models with random weights, made on the spot: a token for each byte and for `th`, ChatML.
+
+Tests open them on a CPU, or on the device that `AGENTBUS_TEST_DEVICE` names: `cuda`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +21,20 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from agentbus.config import EngineSettings
 from agentbus.errors import ModelBroken
 
-__all__ = ["CHATML", "SPECIAL", "TinyModel", "assert_broken", "write_tokenizer"]
+__all__ = [
+    "CHATML",
+    "DEVICE",
+    "SPECIAL",
+    "TinyModel",
+    "assert_broken",
+    "tiny_settings",
+    "write_tokenizer",
+]
+
+DEVICE = torch.device(os.environ.get("AGENTBUS_TEST_DEVICE", "cpu"))
+"""Where tests compute."""
+tiny_settings = partial(EngineSettings, threads=1, device=str(DEVICE))
+"""Makes the settings of an engine that runs a tiny model there."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -54,7 +72,8 @@ class TinyModel:
     hidden: int = 32
     heads: int = 4
     kv_heads: int = 2
-    head_size: int = 8
+    head_size: int = 16
+    """The smallest that the GPU's kernels have tiles for."""
     window: int = 512
     tied: bool = True
     bias: bool = False
@@ -136,5 +155,5 @@ def assert_broken(folder: Path, damage: Callable[[Path], None]) -> None:
     """Check that a model with that damage is refused in one line that names its folder."""
     damage(TinyModel().write(folder))
     with pytest.raises(ModelBroken) as caught:
-        load(str(folder), EngineSettings(kv_tokens=256, threads=1))
+        load(str(folder), tiny_settings(kv_tokens=256))
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
