@@ -6,14 +6,16 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from perf import gpu
-from perf.device import figures
+from perf.device import figures, peer
 from perf.device.figures import Device, shared_figure
+from perf.device.peer import Variant, variants
 from perf.device.shapes import LLAMA_8B, TINY, write_folder
 from perf.device.work import FULL, SMALL, prompts, shared_prompts
 
@@ -49,22 +51,25 @@ def test_what_breaks_is_told_and_costs_no_other_figure(
         raise ExceptionGroup("some", [RuntimeError("an illegal memory access")])
 
     monkeypatch.setattr(figures, "_hop", broken)
-    monkeypatch.setattr(gpu, "_measure_theirs", broken)
-    asyncio.run(gpu._measure("cpu", TINY, SMALL, with_peer=True))
+    small = Variant("small", {"num_blocks": 1, "max_batch_tokens": 64})
+    monkeypatch.setattr(peer, "variants", lambda *_: (small,))
+    work = replace(SMALL, cached=256)  # a block; answers have no room
+    asyncio.run(gpu._measure("cpu", TINY, work, with_peer=True))
     lines = {line["figure"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     broke = {name for name, line in lines.items() if "error" in line}
-    assert broke == {"ttft_16_on_128", "shared_4x8_on_128_peer"}
-    assert lines["ttft_16_on_128"]["error"] == "RuntimeError: an illegal memory access"
+    assert broke == {"ttft_16_on_256", "shared_4x8_on_256_peer_small"}
+    assert lines["ttft_16_on_256"]["error"] == "RuntimeError: an illegal memory access"
+    assert "No requests can be scheduled" in lines["shared_4x8_on_256_peer_small"]["error"]
     assert lines["prefill_256"]["value"] > 0
-    assert lines["shared_4x8_on_128"]["value"] > 0
-    assert lines["shared_4x8_on_128"]["ratio"] is None
+    assert lines["shared_4x8_on_256"]["value"] > 0
+    assert lines["shared_4x8_on_256"]["ratio"] is None
 
 
 def test_an_engine_that_does_not_load_does_not_cost_the_peers_figure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def theirs(*_: object) -> float:
-        return 160.0
+    async def theirs(*_: object) -> dict[str, float]:
+        return {"one": 120.0, "other": 160.0}
 
     monkeypatch.setattr(gpu, "_measure_ours", does_not_load)
     monkeypatch.setattr(gpu, "_measure_theirs", theirs)
@@ -72,7 +77,33 @@ def test_an_engine_that_does_not_load_does_not_cost_the_peers_figure(
     lines = {line["figure"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert lines["engine"]["error"] == "OutOfMemoryError: none left"
     assert lines["shared_4x8_on_128"]["value"] is None
-    assert lines["shared_4x8_on_128"]["peer_value"] == 160.0
+    shared = lines["shared_4x8_on_128"]
+    assert (shared["peer_value"], shared["peer_settings"]) == (160.0, "other")
+
+
+def test_the_peer_answers_with_its_prefix_computed_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asyncio.run(_peer_alone())
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["figure"] == "shared_4x8_on_128_peer_prefix_once"
+    assert line["value"] > 0 and line["settings"]["max_batch_tokens"] == SMALL.cached
+
+
+async def _peer_alone() -> None:
+    where, device = torch.device("cpu"), Device("cpu", 1.0, 1.0, 1.0)
+    with gpu._folder(TINY) as folder:
+        write_folder(folder, TINY, where)
+        assert set(await gpu._measure_theirs(folder, TINY, SMALL, device, where)) == {"prefix_once"}
+
+
+def test_every_variants_cache_holds_twice_what_is_asked() -> None:
+    found = {one.name: one.settings for one in variants(FULL, torch.device("cuda"))}
+    assert set(found) == {"prefix_once", "defaults", "cuda_graphs", "compiled"}
+    assert found["defaults"] == {}
+    tokens = FULL.requests * (FULL.cached + FULL.tail + FULL.decoded)
+    assert 256 * found["cuda_graphs"]["num_blocks"] >= 2 * tokens
+    assert found["cuda_graphs"]["kv_padding_interval_size"] == tokens
 
 
 async def does_not_load(*_: object) -> float:
