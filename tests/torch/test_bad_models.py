@@ -255,7 +255,8 @@ GGUF: dict[str, dict[str, object]] = {
 
 
 def _write_gguf(path: Path) -> Path:
-    from tests.torch.test_gguf import write_gguf  # skips the test where gguf is not installed
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    from tests.torch.test_gguf import write_gguf
 
     return write_gguf(path, TinyModel())
 
