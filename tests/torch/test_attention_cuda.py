@@ -312,26 +312,29 @@ def test_a_head_that_has_no_tile_is_refused(tmp_path: Path) -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("beside", ["replays", "captures"])
 def test_another_runner_goes_on_while_a_step_is_captured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
 ) -> None:
-    """As another engine's thread does: it replays what it has captured, or captures as well."""
+    """As another engine's thread does, with a step that it has captured, or one that it has not."""
     folder = MODEL.write(tmp_path)
-    runner, other = make_runner(folder, paged=True), make_runner(folder, paged=False)
-    window, beside = make_runner(folder, paged=False), make_runner(folder, paged=True)
-    prompts = ROUNDS[0][:rows]
-    assert_same(run(beside, ROUNDS[0][:1], 5), run(other, ROUNDS[0][:1], 5))
+    runner, other = make_runner(folder, paged=True), make_runner(folder, paged=True)
+    window, other_window = make_runner(folder, paged=False), make_runner(folder, paged=False)
+    alone, both = [ids(20)], [ids(20), ids(5, 2)]
+    assert_same(run(other, alone, 5), run(other_window, alone, 5))
+    prompts = alone if beside == "replays" else both
     compute, found = Graphed._compute, list[list[Sequence]]()
 
     def interrupted(steps: Graphed, rows: Rows) -> torch.Tensor:
-        if steps is runner._steps and torch.cuda.is_current_stream_capturing():
-            found.append(threads.submit(run, beside, prompts, 5).result())
+        if steps is runner._steps and torch.cuda.is_current_stream_capturing() and not found:
+            found.append(threads.submit(run, other, prompts, 5).result())
         return compute(steps, rows)
 
     monkeypatch.setattr(Graphed, "_compute", interrupted)
     with ThreadPoolExecutor(1) as threads:
-        assert_same(run(runner, ROUNDS[2], 5), run(window, ROUNDS[2], 5))
+        assert_same(run(runner, alone, 5), run(window, alone, 5))
     (ours,) = found
-    assert_same(ours, run(other, prompts, 5))
-    assert_same(run(runner, ROUNDS[0], 5), run(window, ROUNDS[0], 5))
+    assert_same(ours, run(other_window, prompts, 5))
+    if beside == "replays":
+        assert graphs_of(runner)._captured[1, False] is not None
+    assert_same(run(runner, both, 5), run(window, both, 5))
