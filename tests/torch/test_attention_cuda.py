@@ -173,12 +173,12 @@ def graphs_of(runner: Runner) -> Graphed:
     return runner._steps
 
 
-def only_prompts(hidden: Callable[[Eager, Batch], torch.Tensor]) -> Callable[..., torch.Tensor]:
+def only_prompts(hidden: Callable[[Batch], torch.Tensor]) -> Callable[[Batch], torch.Tensor]:
     """Wrap `Eager.hidden`: batches in which every sequence decodes must not come."""
 
-    def checked(eager: Eager, batch: Batch) -> torch.Tensor:
+    def checked(batch: Batch) -> torch.Tensor:
         assert any(part.rows > 1 for part in batch.parts)
-        return hidden(eager, batch)
+        return hidden(batch)
 
     return checked
 
@@ -193,8 +193,15 @@ def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
     return steps
 
 
-ROUNDS = [[ids(20), ids(5, 2), ids(9, 3)], [(*ids(48), n) for n in range(3)], [ids(48)]]
-"""Three rows with nothing in common, three that share a prefix, and one."""
+ROUNDS = [
+    [ids(20), ids(5, 2), ids(9, 3)],
+    [(*ids(48), n) for n in range(3)],
+    [ids(48)],
+    [ids(30, 5)],
+    [ids(27, 6)],
+]
+"""Three rows with nothing in common, three that share a prefix, and one; two prompts that are
+padded to one size."""
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there are graphs")
@@ -245,14 +252,15 @@ def test_captured_steps_are_padded_and_replayed(
     for prompts in (*ROUNDS, *ROUNDS):
         assert_same(run(paged, prompts, 4), run(window, prompts, 4))
     assert None not in steps._captured.values()
-    shared = {(4, True)} if sliding == "one" else set()
-    assert {(1, False), (4, False)} | shared <= set(steps._captured)
+    expected = {("rows", 1), ("rows", 4), ("chunk", 32)}
+    assert expected <= set(steps._captured)
+    assert (("together", 4) in steps._captured) == (sliding == "one")
     before = dict(steps._captured)
-    # What was captured is all that decodes: nothing is captured or launched from here on.
+    # What was captured decodes from here on: no graph is made, no step launched without one.
     with monkeypatch.context() as patch:
         patch.setattr(Graphed, "_compute", None)
         patch.setattr(Graphed, "_capture", None)
-        patch.setattr(Eager, "hidden", only_prompts(Eager.hidden))
+        patch.setattr(steps._eager, "hidden", only_prompts(steps._eager.hidden))
         for prompts in ROUNDS:
             assert_same(run(paged, prompts, 4), run(window, prompts, 4))
     assert steps._captured == before
@@ -265,8 +273,8 @@ def test_a_capture_that_runs_out_of_memory_spoils_nothing(
     """Steps of that size are computed without a graph; those of other sizes have theirs."""
     compute = Graphed._compute
 
-    def no_memory(steps: Graphed, rows: Rows) -> torch.Tensor:
-        hidden = compute(steps, rows)
+    def no_memory(steps: Graphed, step: Rows | Chunk) -> torch.Tensor:
+        hidden = compute(steps, step)
         if torch.cuda.is_current_stream_capturing():
             torch.empty(2**50, dtype=torch.uint8, device=hidden.device)
         return hidden
@@ -280,11 +288,14 @@ def test_a_capture_that_runs_out_of_memory_spoils_nothing(
         patch.setattr(Graphed, "_compute", no_memory)
         assert_same(run(paged, three, 5), run(window, three, 5))
         assert_same(run(paged, [ids(31)], 5), run(window, [ids(31)], 5))
-    assert caplog.text.count("no CUDA graph of 4 rows") == 1 and "emory" in caplog.text
-    assert steps._captured[4, False] is None and steps._captured[1, False] is not None
+    assert caplog.text.count("no CUDA graph") == 2 and "emory" in caplog.text
+    assert [key for key, one in steps._captured.items() if one is None] == [
+        ("rows", 4),
+        ("chunk", 16),
+    ]
     two = three[:2]
     assert_same(run(paged, two, 5), run(window, two, 5))
-    assert steps._captured[2, False] is not None
+    assert steps._captured["rows", 2] is not None
     assert_same(run(paged, three, 5), run(window, three, 5))
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
@@ -325,10 +336,10 @@ def test_another_runner_goes_on_while_a_step_is_captured(
     prompts = alone if beside == "replays" else both
     compute, found = Graphed._compute, list[list[Sequence]]()
 
-    def interrupted(steps: Graphed, rows: Rows) -> torch.Tensor:
+    def interrupted(steps: Graphed, step: Rows | Chunk) -> torch.Tensor:
         if steps is runner._steps and torch.cuda.is_current_stream_capturing() and not found:
             found.append(threads.submit(run, other, prompts, 5).result())
-        return compute(steps, rows)
+        return compute(steps, step)
 
     monkeypatch.setattr(Graphed, "_compute", interrupted)
     with ThreadPoolExecutor(1) as threads:
@@ -336,5 +347,5 @@ def test_another_runner_goes_on_while_a_step_is_captured(
     (ours,) = found
     assert_same(ours, run(other_window, prompts, 5))
     if beside == "replays":
-        assert graphs_of(runner)._captured[1, False] is not None
+        assert None not in graphs_of(runner)._captured.values()
     assert_same(run(runner, both, 5), run(window, both, 5))

@@ -18,7 +18,6 @@ import torch
 from agentbus_torch.batch import Batch
 from agentbus_torch.choose import Chosen
 from agentbus_torch.engine import TorchEngine, load_engine
-from agentbus_torch.model import Model
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import CHUNK_TOKENS
 from agentbus_torch.sequence import Sequence
@@ -148,7 +147,7 @@ async def test_an_unexpected_failure_ends_one_request(
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    for owner, name in ((Model, "forward"), (Runner, "step")):
+    for owner, name in ((type(engine._runner._steps), "hidden"), (Runner, "step")):
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
             patch.setattr(owner, name, fail)
             with pytest.raises(EngineFailed, match="out of luck"):
