@@ -38,7 +38,7 @@ _LEAST_ROWS: Final = 16
 _MOST_ROWS: Final = 64
 _ROW_TILE: Final = 32
 """Positions that are read at once for a single row: there is little to compute for each."""
-_MERGED: Final = 2048
+_MERGED: Final = 4096
 """Numbers that one program merges: with fewer, beginning takes longer than reading."""
 _NEVER: Final = -1.0e30
 """The score of a position that is not seen, and the log-sum-exp of a split that saw nothing."""
