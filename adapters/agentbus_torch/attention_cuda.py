@@ -196,8 +196,8 @@ class PagedAttention:
         self.fill(rows, parts)
         return rows
 
-    def fill(self, rows: Rows, parts: Sequence[Part]) -> None:
-        """Write sequences that decode into rows of a step like theirs."""
+    def fill(self, rows: Rows, parts: Sequence[Part], behind: Tensor | None = None) -> None:
+        """Write sequences that decode into rows of a step like theirs; `behind` is `Batch`'s."""
         size, width = self._pool.shape.block_size, rows.numbers.shape[1]
         self._extend_tables(parts)
         shared = self._shared(parts) * size if rows.plan.shared else 0
@@ -207,6 +207,8 @@ class PagedAttention:
         ]
         numbers += [(0, 0, -1, 0, 0, shared)] * (width - len(parts))
         overwrite(rows.numbers, list(zip(*numbers, strict=True)))
+        if behind is not None:
+            rows.tokens.copy_(behind.index_select(0, rows.tokens))
 
     def chunk(self, part: Part, width: int) -> Chunk:
         """Return a part of a prompt, filled up with empty rows to `width`."""

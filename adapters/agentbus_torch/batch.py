@@ -24,6 +24,7 @@ class Part:
     """The sequence's block table: position p is in block `blocks[p // block_size]`."""
     start: int
     tokens: Sequence[int]
+    """Their ids; in a batch with `Batch.behind`, where in that they stand."""
     wanted: int
     """How many of the last rows' hidden states are asked for."""
 
@@ -44,14 +45,20 @@ class Batch:
     Its tensors are made when they are first asked for: a CUDA graph has its own.
     """
 
-    def __init__(self, parts: tuple[Part, ...], device: torch.device) -> None:
+    def __init__(
+        self, parts: tuple[Part, ...], device: torch.device, behind: Tensor | None = None
+    ) -> None:
         self.parts = parts
         self._device = device
+        self.behind = behind
+        """Ids [rows of the step before] on the device, which the host has not read yet; what the
+        parts have as tokens says which."""
 
     @cached_property
     def tokens(self) -> Tensor:
         """[rows]"""
-        return self._upload([token for part in self.parts for token in part.tokens])
+        tokens = self._upload([token for part in self.parts for token in part.tokens])
+        return tokens if self.behind is None else self.behind[tokens]
 
     @cached_property
     def positions(self) -> Tensor:
@@ -72,9 +79,12 @@ class Batch:
         return upload(numbers, torch.int64, self._device)
 
 
-def make_batch(parts: Sequence[Part], device: torch.device) -> Batch:
+def make_batch(
+    parts: Sequence[Part], device: torch.device, *, behind: Tensor | None = None
+) -> Batch:
     """Lay parts out as a batch."""
-    return Batch(tuple(sorted(parts, key=lambda part: (part.rows > 1, part.slot))), device)
+    ordered = sorted(parts, key=lambda part: (part.rows > 1, part.slot))
+    return Batch(tuple(ordered), device, behind)
 
 
 def shared_blocks(parts: Sequence[Part], block_size: int) -> int:

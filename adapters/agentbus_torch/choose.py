@@ -1,7 +1,8 @@
 """The one place where a batch's scores become tokens.
 
 Each sequence brings a `Chooser`: its parameters, and what its choices so far left behind. Rows that
-ask for nothing special cost one argmax together.
+ask for nothing special cost one argmax together. Tokens are picked on the device of the scores,
+where the next step can read them; nothing here waits for it until they are read.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from agentbus.engine.sampling import MAX_SEED, Sampling
 from agentbus.errors import AgentbusError
 
 from .grammar import Matcher, allowed
-from .logprobs import Reported, report
-from .sampling import Penalties, draw, penalise, uniform
+from .logprobs import Reported, rank, report
+from .sampling import UNDECIDED, Penalties, draw, draw_all, penalise, uniform
+from .transfer import Download, upload
 
-__all__ = ["Chooser", "Chosen", "choose"]
+__all__ = ["Chooser", "Chosen", "Picked", "pick"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,15 @@ class Chooser:
             or self.sampling.penalises
         )
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a choice needs nothing of the one before it but its place."""
+        return bool(self.forced) or not (self.matcher or self.sampling.penalises)
+
+    def number(self, behind: int = 0) -> float:
+        """Return the random number of the next choice, or of one that comes `behind` others."""
+        return uniform(self.seed, self.count + behind)
+
     def begin(self, prompt: Rows[int], device: torch.device) -> None:
         """Stand behind a prompt. To be called once, before the first choice."""
         if self.sampling.penalises and not self.forced:
@@ -102,59 +113,129 @@ class Chooser:
         return Chosen(token, False, complete, reported, self.matcher.error)
 
 
-def choose(scores: Tensor, choosers: Rows[Chooser]) -> list[Chosen]:
-    """Choose a token for each row of scores [rows, vocabulary]. The scores are left as they are.
+class Picked:
+    """A batch's tokens, picked on the device, and on their way to the host."""
 
-    Raises:
-        RuntimeError: the model's scores are not numbers.
+    def __init__(
+        self, scores: Tensor, shaped: Tensor, tokens: Tensor, choosers: Rows[Chooser]
+    ) -> None:
+        """Begin to bring them to the host.
+
+        Args:
+            scores: the model's, [rows, vocabulary].
+            shaped: what the tokens were picked from.
+            tokens: ids [rows]; `UNDECIDED` where more has to be looked at, the vocabulary's size
+                where the scores are no numbers.
+        """
+        self._scores = scores
+        self._shaped = shaped
+        self._choosers = choosers
+        self._tokens = tokens
+        self.undecided: list[int] = []
+        """Rows that were read, for which `known` is wrong: a first look was not enough."""
+        self._size = scores.shape[-1]
+        self._reporting = [n for n, chooser in enumerate(choosers) if chooser.logprobs]
+        ranked = self._rank(self._reporting, self.known) if self._reporting else ()
+        self._download = Download(scores.device, tokens, *ranked)
+
+    @property
+    def known(self) -> Tensor:
+        """The tokens [rows] on the device; any ones where they are not known there."""
+        return self._tokens.clamp(0, self._size - 1)
+
+    def read(self, rows: Rows[int] | None = None) -> list[Chosen]:
+        """Wait for the tokens of some rows, or of all, and have the choosers go on with them.
+
+        Raises:
+            RuntimeError: the model's scores are not numbers, or the device broke.
+        """
+        rows = range(len(self._choosers)) if rows is None else rows
+        host, *ranked = self._download.wait()
+        tokens: list[int] = host.tolist()
+        if any(tokens[n] >= self._size for n in rows):
+            raise RuntimeError("the model's scores are not numbers")
+        reported = self._report(self._reporting, ranked)
+        self.undecided = [n for n in rows if tokens[n] == UNDECIDED]
+        if self.undecided:
+            self._decide(self.undecided, tokens, reported)
+        return [self._choosers[n].take(tokens[n], reported.get(n)) for n in rows]
+
+    def _decide(self, rows: list[int], tokens: list[int], reported: dict[int, Reported]) -> None:
+        choosers = [self._choosers[n] for n in rows]
+        samplings = [chooser.sampling for chooser in choosers]
+        numbers = [chooser.number() for chooser in choosers]
+        drawn = draw_all(_rows(self._shaped, rows), samplings, numbers)
+        for n, token in zip(rows, drawn.tolist(), strict=True):
+            tokens[n] = token
+        again = [n for n in rows if n in reported]
+        if again:
+            known = self._tokens.new_tensor(tokens)
+            reported |= self._report(again, self._rank(again, known))
+
+    def _rank(self, rows: list[int], tokens: Tensor) -> tuple[Tensor, ...]:
+        most = max(self._choosers[n].logprobs for n in rows)
+        return rank(_rows(self._scores, rows), _rows(tokens, rows), most)
+
+    def _report(self, rows: list[int], ranked: Rows[Tensor]) -> dict[int, Reported]:
+        if not rows:
+            return {}
+        counts = [self._choosers[n].logprobs for n in rows]
+        return dict(zip(rows, report(ranked, counts), strict=True))
+
+
+def pick(scores: Tensor, choosers: Rows[Chooser], *, behind: int = 0) -> Picked:
+    """Pick a token for each row of scores [rows, vocabulary]. The scores are left as they are.
+
+    Args:
+        behind: choices of each row that were picked and not read yet; over 0 only where all
+            choosers run ahead.
     """
     if all(chooser.is_plain for chooser in choosers):
-        tokens = _best(scores)
-        return [c.take(token, None) for c, token in zip(choosers, tokens, strict=True)]
-    tokens = _choose(_shaped(scores, choosers), choosers)
-    _check(tokens, scores)
-    reported: list[Reported | None] = [None] * len(tokens)
-    rows = [n for n, chooser in enumerate(choosers) if chooser.logprobs]
-    if rows:
-        counts = [choosers[n].logprobs for n in rows]
-        found = report(_rows(scores, rows), [tokens[n] for n in rows], counts)
-        for n, one in zip(rows, found, strict=True):
-            reported[n] = one
-    return [c.take(t, said) for c, t, said in zip(choosers, tokens, reported, strict=True)]
+        return Picked(scores, scores, _best(scores), choosers)
+    shaped = _shaped(scores, choosers)
+    best = _best(shaped)
+    tokens = _forced(_drawn(best, shaped, choosers, behind), choosers, behind)
+    size = scores.shape[-1]
+    return Picked(scores, shaped, tokens.masked_fill(best == size, size), choosers)
 
 
-def _best(scores: Tensor) -> list[int]:
-    """Return each row's best token, the first of equals; on a CPU `argmax` takes five times as
-    long."""
+def _best(scores: Tensor) -> Tensor:
+    """Return each row's best token, the first of equals, and the vocabulary's size for rows that
+    are no numbers; on a CPU `argmax` takes five times as long."""
     best = scores.max(-1)  # a NaN is more than any number
-    tokens: list[int] = best.indices.masked_fill(best.values.isnan(), scores.shape[-1]).tolist()
-    _check(tokens, scores)
-    return tokens
+    return best.indices.masked_fill(best.values.isnan(), scores.shape[-1])
 
 
-def _check(tokens: list[int], scores: Tensor) -> None:
-    if max(tokens) >= scores.shape[-1]:
-        raise RuntimeError("the model's scores are not numbers")
-
-
-def _choose(scores: Tensor, choosers: Rows[Chooser]) -> list[int]:
-    tokens = _best(scores)
-    for n, chooser in enumerate(choosers):
-        if chooser.forced:
-            tokens[n] = chooser.forced[chooser.count]
+def _drawn(tokens: Tensor, scores: Tensor, choosers: Rows[Chooser], behind: int) -> Tensor:
+    """Return tokens [rows] with those that are to be drawn in their places."""
     rows = [n for n, c in enumerate(choosers) if c.sampling.temperature and not c.forced]
-    if rows:
-        samplings = [choosers[n].sampling for n in rows]
-        numbers = [uniform(choosers[n].seed, choosers[n].count) for n in rows]
-        drawn = draw(_rows(scores, rows), samplings, numbers).tolist()
-        for n, token in zip(rows, drawn, strict=True):
-            tokens[n] = token
-    return tokens
+    if not rows:
+        return tokens
+    samplings = [choosers[n].sampling for n in rows]
+    drawn = draw(_rows(scores, rows), samplings, [choosers[n].number(behind) for n in rows])
+    return _replaced(tokens, rows, drawn)
 
 
-def _rows(scores: Tensor, rows: list[int]) -> Tensor:
-    """Return some rows; the scores themselves where these are all."""
-    return scores if len(rows) == len(scores) else scores[rows]
+def _forced(tokens: Tensor, choosers: Rows[Chooser], behind: int) -> Tensor:
+    """Return tokens [rows] with those that are given in their places."""
+    rows = [n for n, chooser in enumerate(choosers) if chooser.forced]
+    if not rows:
+        return tokens
+    given = [choosers[n].forced[choosers[n].count + behind] for n in rows]
+    return _replaced(tokens, rows, upload(given, tokens.dtype, tokens.device))
+
+
+def _replaced(tokens: Tensor, rows: list[int], others: Tensor) -> Tensor:
+    if len(rows) == len(tokens):
+        return others
+    return tokens.index_copy(0, upload(rows, torch.int64, tokens.device), others)
+
+
+def _rows(of: Tensor, rows: list[int]) -> Tensor:
+    """Return some rows; the tensor itself where these are all."""
+    if len(rows) == len(of):
+        return of
+    return of.index_select(0, upload(rows, torch.int64, of.device))
 
 
 def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
@@ -172,8 +253,8 @@ def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
         if changed is not scores:
             scores[rows] = changed
     if deaf:
-        rows, ids = map(list, zip(*deaf, strict=True))
-        scores[rows, ids] = -torch.inf
+        places, ids = upload(list(zip(*deaf, strict=True)), torch.int64, scores.device)
+        scores[places, ids] = -torch.inf
     if masked:
         rows = [n for n, _ in masked]
         mask = allowed([matcher for _, matcher in masked], scores.shape[-1]).to(scores.device)

@@ -30,6 +30,12 @@ class Steps(Protocol):
         they bear."""
         ...
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether batches are computed while the host does something else: a step is then launched
+        before the tokens of the one before are read."""
+        ...
+
     def hidden(self, batch: Batch) -> Tensor:
         """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
 
@@ -42,6 +48,7 @@ class Eager:
     """One operation after another."""
 
     chunk_tokens = CHUNK_TOKENS
+    runs_ahead = False
 
     def __init__(self, model: Model, attention: Attention) -> None:
         self._model = model

@@ -44,6 +44,7 @@ class _Captured:
 class Graphed:
     """Computes by graphs what they fit."""
 
+    runs_ahead = True
     chunk_tokens = 2048  # with 256 a prompt reads all weights so often that reading takes the time
 
     def __init__(self, model: Model, attention: PagedAttention) -> None:
@@ -63,7 +64,7 @@ class Graphed:
             kind = "together" if attention.is_shared(parts) else "rows"
             step = self._step(kind, width, lambda: attention.rows(parts, width))
             if step is not None and isinstance(step.step, Rows):
-                attention.fill(step.step, parts)
+                attention.fill(step.step, parts, batch.behind)
                 step.graph.replay()
                 return step.hidden[: len(parts)]
         elif len(parts) == 1 and parts[0].wanted <= 1 and parts[0].rows <= CHUNKS[-1]:

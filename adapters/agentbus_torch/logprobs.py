@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 
-import torch
 from torch import Tensor
 
-__all__ = ["Reported", "report", "token_logprobs"]
+__all__ = ["Reported", "rank", "report", "token_logprobs"]
 
 Reported = tuple[float, tuple[tuple[int, float], ...]]
 """A token's log-probability; the most probable tokens with theirs, the best first."""
@@ -18,13 +17,18 @@ def token_logprobs(scores: Tensor, tokens: Tensor) -> Tensor:
     return scores.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
 
 
-def report(scores: Tensor, tokens: Rows[int], counts: Rows[int]) -> list[Reported]:
-    """Return what is to be said of each row's token, with as many alternatives as `counts` says."""
+def rank(scores: Tensor, tokens: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `report` reads, by scores [rows, vocabulary] and tokens [rows]: the tokens'
+    log-probabilities [rows], and the ids and log-probabilities of the `most` best ones [rows, n].
+    """
     logprobs = scores.float().log_softmax(-1)
-    index = torch.tensor(tokens, device=scores.device)[:, None]
-    chosen = logprobs.gather(-1, index)[:, 0].tolist()
-    best = logprobs.topk(min(max(counts), scores.shape[-1]))
-    ids, values = best.indices.tolist(), best.values.tolist()
+    best = logprobs.topk(min(most, scores.shape[-1]))
+    return logprobs.gather(-1, tokens[:, None])[:, 0], best.indices, best.values
+
+
+def report(ranked: Rows[Tensor], counts: Rows[int]) -> list[Reported]:
+    """Return what is to be said of each row's token, with as many alternatives as `counts` says."""
+    chosen, ids, values = (tensor.tolist() for tensor in ranked)
     return [
         (logprob, tuple(zip(row_ids[:count], row_values[:count], strict=True)))
         for logprob, row_ids, row_values, count in zip(chosen, ids, values, counts, strict=True)

@@ -1,6 +1,7 @@
 """Sequences, advanced step by step: the synchronous heart of the engine.
 
-`scheduler` decides what a step computes; here it is done: KV moved, the model run, tokens chosen.
+`scheduler` decides what a step computes; here it is done: KV moved, the model run, tokens chosen. A
+step is launched, then read; between the two the next one is launched, where `Steps.runs_ahead`.
 Threads, streams and clocks are `driver`'s and `engine`'s business.
 """
 
@@ -18,13 +19,15 @@ from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
 from agentbus.kv import BlockPool, KeyChain, KVFingerprint, Lease, PoolStats, RadixIndex
 from agentbus.storage import TieredBlocks
 
-from .batch import Batch, Part, make_batch
-from .choose import Chooser, Chosen, choose
+from .ahead import Flight, make_part
+from .batch import Batch, make_batch
+from .choose import Chooser, Chosen, pick
 from .device import make_steps
 from .kv import KVPool, KVShape
 from .model import Model
 from .scheduler import MAX_SEQUENCES, Parked, Scheduler, Step
 from .sequence import Call, Sequence
+from .transfer import upload
 
 __all__ = ["Outcomes", "Runner"]
 
@@ -76,6 +79,8 @@ class Runner:
         self._scheduler = Scheduler(self._index, block_size, chunk_tokens=self._steps.chunk_tokens)
         self._numbers = itertools.count()
         self._to_publish: list[Sequence] = []
+        self._flight: Flight | None = None
+        """A step that was launched behind the last one that was read."""
         self._end_ids = frozenset(end_ids)
 
     @property
@@ -147,6 +152,9 @@ class Runner:
         Those that ended are to be handed to `finish`.
         """
         with torch.inference_mode():
+            flight, self._flight = self._flight, None
+            if flight is not None and (rows := flight.live()):
+                return self._compute(rows, flight)
             self._publish()
             step = self._scheduler.plan()
             self._move(step)
@@ -255,10 +263,15 @@ class Runner:
             self._attention.save(parked.slot, parked.blocks, parked.saved_blocks, parked.computed)
         self._attention.close(parked.slot, keep=parked.keep)
 
-    def _compute(self, rows: Rows) -> Outcomes:
-        """Run a batch. Should it break, run its sequences apart, to find whose fault it is."""
+    def _compute(self, rows: Rows, flight: Flight | None = None) -> Outcomes:
+        """Run a batch, or read one that is under way, and launch what follows it meanwhile.
+
+        Should it break, run its sequences apart, to find whose fault it is.
+        """
         try:
-            return self._forward(rows)
+            flight = flight or self._launch(rows)
+            follower = self._follow(flight)
+            outcomes = self._read(flight, follower)
         except Exception as error:  # noqa: BLE001 - it is told to whose fault it is
             if len(rows) == 1:
                 ((sequence, _),) = rows
@@ -269,19 +282,52 @@ class Runner:
                 latest = max(rows, key=lambda row: row[0].number)
                 self._park(self._scheduler.preempt(latest[0]))
                 return self._compute([row for row in rows if row is not latest])
-        return [outcome for row in rows for outcome in self._compute([row])]
+            return [outcome for row in rows for outcome in self._compute([row])]
+        self._flight = follower
+        return outcomes
 
-    def _forward(self, rows: Rows) -> Outcomes:
-        by_slot = {sequence.slot: sequence for sequence, _ in rows}
-        batch = make_batch([_part(*row) for row in rows], self._model.device)
+    def _follow(self, flight: Flight) -> Flight | None:
+        """Launch the step behind one that is under way, if that can be. Its tokens stay there."""
+        if not (self._steps.runs_ahead and flight.decodes):
+            return None
+        step = self._scheduler.follow([sequence for sequence, _ in flight.live()])
+        self._move(step)
+        if not step.rows:
+            return None
+        try:
+            return self._launch(step.rows, flight)
+        except Exception as error:  # noqa: BLE001 - it is planned again, and ends whose fault it is
+            logger.warning("a step ahead of %d sequences broke (%s)", len(step.rows), error)
+            return None
+
+    def _launch(self, rows: Rows, before: Flight | None = None) -> Flight:
+        """Have a batch computed; behind `before`, of the tokens that are picked there."""
+        if before is None:
+            parts, behind = [make_part(*row) for row in rows], None
+        else:
+            parts = [before.next_part(sequence) for sequence, _ in rows]
+            behind = before.picked.known
+        batch = make_batch(parts, self._model.device, behind=behind)
         hidden = self._steps.hidden(batch)
-        asking, last = self._hand_out(batch, by_slot, hidden)
-        logits = self._model.logits(hidden[last]) if asking else hidden
-        chosen = choose(logits, [sequence.chooser for sequence in asking]) if asking else []
+        asking, last = self._hand_out(batch, {s.slot: s for s, _ in rows}, hidden)
+        if len(last) < len(hidden):
+            hidden = hidden[upload(last, torch.int64, hidden.device)]
+        logits = self._model.logits(hidden) if asking else hidden
+        choosers = [sequence.chooser for sequence in asking]
+        picked = pick(logits, choosers, behind=0 if before is None else 1)
+        return Flight(rows, asking, logits, picked)
+
+    def _read(self, flight: Flight, follower: Flight | None) -> Outcomes:
+        """Take a step's tokens, once they are there."""
+        rows = flight.live()
+        found, others = flight.read()
+        if follower is not None:
+            for sequence in others:
+                follower.drop(sequence)
         for sequence, count in rows:
             self._advance(sequence, count)
         outcomes: Outcomes = [(sequence, None) for sequence, _ in rows if sequence.reason]
-        for sequence, one, scores in zip(asking, chosen, logits, strict=False):
+        for sequence, one, scores in found:
             sequence.logits = scores
             outcomes.append((sequence, self._take(sequence, one)))
         return outcomes
@@ -329,16 +375,6 @@ class Runner:
         elif len(sequence.generated) == sequence.call.answer_length:
             sequence.reason = "forced" if sequence.call.forced else "length"
         return chosen
-
-
-def _part(sequence: Sequence, count: int) -> Part:
-    start = sequence.computed
-    tokens = sequence.tokens[start : start + count]
-    wanted = int(count == sequence.left and sequence.call.answer_length > 0)
-    if sequence.call.rows is not None:
-        wanted = count
-    blocks = sequence.lease.blocks if sequence.lease is not None else ()
-    return Part(sequence.slot, blocks, start, tokens, wanted)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

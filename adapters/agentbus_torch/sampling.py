@@ -17,8 +17,12 @@ from torch import Tensor
 
 from agentbus.engine.sampling import Sampling
 
-__all__ = ["Penalties", "cut", "cut_all", "draw", "penalise", "uniform"]
+from .transfer import upload
 
+__all__ = ["UNDECIDED", "Penalties", "cut", "cut_all", "draw", "draw_all", "penalise", "uniform"]
+
+UNDECIDED = -1
+"""In the place of a token that takes more than a first look."""
 _FIRST_LOOK = 256
 """Tokens that are looked at before all of them are: most cuts leave fewer."""
 _COLDEST = 1e-6
@@ -54,7 +58,7 @@ def uniform(seed: int, number: int) -> float:
 
 
 def _column(values: Rows[float], like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=like.device)[:, None]
+    return upload(values, dtype, like.device)[:, None]
 
 
 def penalise(scores: Tensor, samplings: Rows[Sampling], penalties: Rows[Penalties]) -> None:
@@ -124,12 +128,12 @@ def _edge(
     limit = torch.minimum(limit, over)
     sums = best.cumsum(-1, dtype=torch.float64)
     whole = probabilities.sum(-1, keepdim=True, dtype=torch.float64)
-    total = torch.where(limit < size, sums.gather(-1, (limit - 1).clamp(max=width - 1)), whole)
+    total = torch.where(limit < size, sums.gather(-1, (limit - 1).clamp(0, width - 1)), whole)
     known &= (limit <= width) | (limit == size)
     needed = (sums < share * total).sum(-1, keepdim=True) + 1
     count = torch.where(share < 1, torch.minimum(needed, limit), limit)
     known &= count <= width
-    edge = best.gather(-1, count.clamp(max=width) - 1)
+    edge = best.gather(-1, count.clamp(1, width) - 1)  # it is 0 where nothing is a number
     ties = count - (best > edge).sum(-1, keepdim=True)
     if width == size:
         known = torch.ones_like(known)
@@ -142,29 +146,38 @@ def draw(scores: Tensor, samplings: Rows[Sampling], numbers: Rows[float]) -> Ten
     """Draw a token for each row of scores [rows, vocabulary]; return ids [rows].
 
     A row's number in [0, 1) picks the token at which the running sum of probabilities, in the
-    order of ids, passes that share of the whole.
+    order of ids, passes that share of the whole. Where more tokens have to be looked at to know
+    what is cut, the id is `UNDECIDED`, and `draw_all` draws: asking for that here would wait for
+    the device.
     """
-    temperature = _column([max(s.temperature, _COLDEST) for s in samplings], scores)
-    probabilities = ((scores - scores.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    probabilities = _probabilities(scores, samplings)
     number = _column(numbers, scores, torch.float64)
     rows = [n for n, s in enumerate(samplings) if s.cuts]
-    if not rows:
-        return _pick(probabilities, number)
-    if len(rows) < len(samplings):
-        tokens = _pick(probabilities, number)
-        tokens[rows] = _draw_cut(probabilities[rows], [samplings[n] for n in rows], number[rows])
-        return tokens
-    return _draw_cut(probabilities, samplings, number)
+    if len(rows) == len(samplings):
+        return _draw_cut(probabilities, samplings, number)
+    tokens = _pick(probabilities, number)
+    if rows:
+        index = upload(rows, torch.int64, scores.device)
+        cuts = [samplings[n] for n in rows]
+        tokens[index] = _draw_cut(probabilities[index], cuts, number[index])
+    return tokens
+
+
+def draw_all(scores: Tensor, samplings: Rows[Sampling], numbers: Rows[float]) -> Tensor:
+    """As `draw`, looking at all tokens."""
+    kept = cut_all(_probabilities(scores, samplings), samplings)
+    return _pick(kept, _column(numbers, scores, torch.float64))
+
+
+def _probabilities(scores: Tensor, samplings: Rows[Sampling]) -> Tensor:
+    temperature = _column([max(s.temperature, _COLDEST) for s in samplings], scores)
+    return ((scores - scores.amax(-1, keepdim=True)) / temperature).softmax(-1)
 
 
 def _draw_cut(probabilities: Tensor, samplings: Rows[Sampling], number: Tensor) -> Tensor:
     kept, ids, enough = cut(probabilities, samplings)
     tokens = ids.gather(-1, _pick(kept, number)[:, None].clamp(max=ids.shape[-1] - 1))[:, 0]
-    rows = (~enough).nonzero()[:, 0].tolist()
-    if rows:
-        all_kept = cut_all(probabilities[rows], [samplings[n] for n in rows])
-        tokens[rows] = _pick(all_kept, number[rows])
-    return tokens
+    return tokens.masked_fill(~enough, UNDECIDED)
 
 
 def _pick(weights: Tensor, number: Tensor) -> Tensor:

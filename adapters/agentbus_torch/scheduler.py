@@ -99,6 +99,32 @@ class Scheduler:
             self._start_alone(self._line()[0], step)
         return step
 
+    def follow(self, under_way: Tokens[Sequence]) -> Step:
+        """Decide on a step of the sequences that decode in the one under way, for which each has a
+        token that nobody knows yet. Those that end with it for sure are left out.
+
+        It has no rows where it has to wait: somebody could start, a choice needs the token, or
+        somebody would have to be put back. `plan` decides then, once the tokens are known.
+        """
+        step = Step()
+        may_start = self.waiting and len(self.running) < MAX_SEQUENCES
+        if may_start or len(under_way) < len(self.running):
+            return step
+        lasting = [s for s in under_way if len(s.generated) + 1 < s.call.answer_length]
+        if not all(sequence.chooser.runs_ahead for sequence in lasting):
+            return step
+        for sequence in lasting:
+            if sequence.lease is None:
+                return step
+            before = len(sequence.lease.blocks)
+            try:
+                self._index.extend(sequence.lease, len(sequence.tokens) + 1)
+            except KVExhausted:
+                return step
+            step.grown += sequence.lease.blocks[before:]
+        step.rows = [(sequence, 1) for sequence in lasting]
+        return step
+
     def may_publish(self, sequence: Sequence) -> bool:
         """Say whether there is room to share what a sequence has computed while it goes on.
 

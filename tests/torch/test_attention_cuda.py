@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,19 +18,24 @@ if not HAS_GPU:
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for CUDA)")
 
 from agentbus_torch import attention_cuda, graphs
+from agentbus_torch.ahead import Flight
 from agentbus_torch.attention_cuda import Chunk, PagedAttention, Rows
 from agentbus_torch.attention_kernels import attend_shared
 from agentbus_torch.batch import Batch, Part, shared_blocks
+from agentbus_torch.choose import Chooser
 from agentbus_torch.config import read_config
 from agentbus_torch.device import Eager
 from agentbus_torch.graphs import Graphed
+from agentbus_torch.kv import KVPool, KVShape
 from agentbus_torch.load import load_runner
 from agentbus_torch.runner import Runner
 from agentbus_torch.sequence import Call, Sequence
 
 from agentbus.config import EngineSettings
+from agentbus.engine import Sampling
 from agentbus.errors import ConfigError
 from tests.torch.tiny import TinyModel
+from tests.torch.under_way import Unwaited, let_run_ahead
 
 # What Triton's interpreter does with numbers, numpy is about to refuse (it needs numpy under 2.4).
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
@@ -43,6 +50,7 @@ SLIDING = {
     ),
 }
 DEVICE = "cuda" if HAS_GPU else "cpu"
+either_way = pytest.mark.parametrize("ahead", [False, True], ids=["at_once", "ahead"])
 
 
 def ids(length: int, seed: int = 1) -> tuple[int, ...]:
@@ -54,7 +62,7 @@ def load_on(folder: Path, device: str) -> Runner:
     return load_runner(folder, read_config(folder), settings, (2,))
 
 
-def make_runner(folder: Path, *, paged: bool) -> Runner:
+def make_runner(folder: Path, *, paged: bool, ahead: bool = False) -> Runner:
     """Make a runner that reads blocks, on a GPU where there is one, or windows, on the CPU."""
     runner = load_on(folder, DEVICE if paged else "cpu")
     if paged and not HAS_GPU:
@@ -69,7 +77,7 @@ def make_runner(folder: Path, *, paged: bool) -> Runner:
         )
         runner._steps = Eager(model, attention)
         runner._attention = attention
-    return runner
+    return let_run_ahead(runner, ahead)
 
 
 def run(runner: Runner, prompts: list[tuple[int, ...]], answer: int) -> list[Sequence]:
@@ -77,13 +85,17 @@ def run(runner: Runner, prompts: list[tuple[int, ...]], answer: int) -> list[Seq
         runner.add(Call(prompt=p, max_tokens=answer, ignore_end=True, namespace=b"t"))
         for p in prompts
     ]
-    while not all(sequence.ended for sequence in found):
-        runner.step()
-    for sequence in found:
-        assert sequence.error is None
-        runner.finish(sequence)
-    runner.check_integrity()
+    run_all(runner, found)
     return found
+
+
+def run_all(runner: Runner, sequences: list[Sequence]) -> None:
+    while not all(sequence.ended for sequence in sequences):
+        for sequence, _ in runner.step():
+            if sequence.ended:
+                assert sequence.error is None
+                runner.finish(sequence)
+    runner.check_integrity()
 
 
 def assert_same(ours: list[Sequence], theirs: list[Sequence]) -> None:
@@ -95,9 +107,10 @@ def assert_same(ours: list[Sequence], theirs: list[Sequence]) -> None:
         torch.testing.assert_close(one.logits.cpu(), other.logits, atol=2e-4, rtol=2e-4)
 
 
-def test_batches_prompts_forks_and_returns(tmp_path: Path) -> None:
+@either_way
+def test_batches_prompts_forks_and_returns(tmp_path: Path, ahead: bool) -> None:
     folder = MODEL.write(tmp_path)
-    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    paged, window = make_runner(folder, paged=True, ahead=ahead), make_runner(folder, paged=False)
     shared = ids(37)
     rounds = [
         [ids(20), ids(5, 2)],
@@ -205,7 +218,10 @@ padded to one size."""
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there are graphs")
-def test_a_step_is_padded_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@either_way
+def test_a_step_is_padded_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
     made: list[Replayed] = []
 
     def capture(steps: Graphed, step: Rows | Chunk) -> graphs._Captured:
@@ -218,6 +234,7 @@ def test_a_step_is_padded_and_replayed(tmp_path: Path, monkeypatch: pytest.Monke
     folder = SLIDING["one"].write(tmp_path)
     paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
     graphed(paged, monkeypatch)
+    let_run_ahead(paged, ahead)
     for prompts in ROUNDS:
         assert_same(run(paged, prompts, 4), run(window, prompts, 4))
     rows = [len(one.hidden) for one in made if isinstance(one.step, Rows)]
@@ -242,12 +259,17 @@ def test_without_memory_for_a_graph_steps_are_computed_without(
 
 
 @needs_gpu
+@either_way
 @pytest.mark.parametrize("sliding", SLIDING)
 def test_captured_steps_are_padded_and_replayed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: list[int], sliding: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    together: list[int],
+    sliding: str,
+    ahead: bool,
 ) -> None:
     folder = SLIDING[sliding].write(tmp_path)
-    paged, window = make_runner(folder, paged=True), make_runner(folder, paged=False)
+    paged, window = make_runner(folder, paged=True, ahead=ahead), make_runner(folder, paged=False)
     steps = graphs_of(paged)
     for prompts in (*ROUNDS, *ROUNDS):
         assert_same(run(paged, prompts, 4), run(window, prompts, 4))
@@ -298,6 +320,57 @@ def test_a_capture_that_runs_out_of_memory_spoils_nothing(
     assert steps._captured["rows", 2] is not None
     assert_same(run(paged, three, 5), run(window, three, 5))
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+def test_launching_a_graph_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where rows go on as they are, nor where they get new blocks or a shared prefix."""
+    monkeypatch.setattr(attention_cuda, "_SHARED_ROWS", 2)
+    monkeypatch.setattr(attention_cuda, "_SHARED_TOKENS", 32)
+    unwaited = Unwaited(monkeypatch, attention_cuda)
+    shape, meta = KVShape(1, 2, 16, 16), torch.device("meta")
+    pool = KVPool(shape, 8, dtype=torch.float32, device=meta)
+    attention = PagedAttention(pool, cast(Any, None), heads=4, slots=4, positions=128, sliding=[0])
+    unwaited.know(attention._tables)
+    behind = unwaited.take(3, dtype=torch.int64)
+    parts = [Part(n, [1, 2, 3, 4 + n], 50, (n,), 1) for n in range(3)]
+    with unwaited, torch.inference_mode():
+        rows = attention.rows(parts, 4)
+        assert rows.plan.shared
+        for start in (50, 51):
+            moved = [replace(part, start=start) for part in parts]
+            attention.fill(rows, moved, behind)
+    assert unwaited.uploads == 3 + 3  # each table's new blocks once, and all rows each time
+
+
+@needs_gpu
+def test_a_step_ahead_waits_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As torch's own watch over a GPU's waits says; graphs are captured before."""
+    runner = make_runner(MODEL.write(tmp_path), paged=True, ahead=True)
+    follow, launched = Runner._follow, list[bool]()
+
+    def watched(self: Runner, flight: Flight) -> Flight | None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            follower = follow(self, flight)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        launched.append(follower is not None)
+        return follower
+
+    warm = Sampling(temperature=0.9, seed=3)
+    cut = Sampling(temperature=0.9, top_p=0.9, seed=4)
+    for _ in range(2):
+        choosers = [Chooser(ignore_end=True, end_ids=frozenset({2})), Chooser(warm), Chooser(cut)]
+        choosers += [Chooser(warm, logprobs=3), Chooser(forced=ids(40))]
+        calls = [
+            Call(prompt=ids(20, n), max_tokens=40, forced=tuple(chooser.forced), chooser=chooser)
+            for n, chooser in enumerate(choosers)
+        ]
+        run_all(runner, [runner.add(call) for call in calls])
+        monkeypatch.setattr(Runner, "_follow", watched)
+    assert sum(launched) > 30 and "broke" not in caplog.text
 
 
 def test_how_much_is_shared() -> None:

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import torch
-from agentbus_torch.choose import Chooser, choose
+from agentbus_torch.choose import Chooser, pick
 from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.grammar import MAX_GRAMMARS, Grammars, Matcher, allowed
 from agentbus_torch.tool_calls import FORMATS, ToolFormat, read_calls
@@ -64,7 +64,7 @@ def babble(grammars: Grammars, schema: Mapping[str, object], seed: int) -> str:
     scores = torch.zeros(1, len(WORDS) + 37, device=DEVICE)
     tokens: list[int] = []
     for _ in range(1500):
-        (chosen,) = choose(scores, [chooser])
+        (chosen,) = pick(scores, [chooser]).read()
         assert chosen.error is None
         if chosen.ends:
             return decode(tokens)
@@ -207,7 +207,7 @@ def said(grammars: Grammars, tool_format: ToolFormat, seed: int, once: bool) -> 
     scores[0, sorted(ENDS)] = 2.0
     tokens: list[int] = []
     while True:
-        (chosen,) = choose(scores, [chooser])
+        (chosen,) = pick(scores, [chooser]).read()
         if chosen.ends:
             return decode(tokens)
         tokens.append(chosen.token)
@@ -251,7 +251,7 @@ def test_a_grammar_over_its_limits_ends_its_own_answer_only(
     warm = Sampling(temperature=temperature, seed=1)
     good = Chooser(warm, end_ids=ENDS, matcher=grammars.of_schema({"const": 7}))
     spent = Chooser(warm, end_ids=ENDS, matcher=Matcher(cast(Any, Exhausted())))
-    first, second = choose(torch.zeros(2, len(WORDS) + 37, device=DEVICE), [spent, good])
+    first, second = pick(torch.zeros(2, len(WORDS) + 37, device=DEVICE), [spent, good]).read()
     assert isinstance(first.error, InvalidSchema) and "too complex" in str(first.error)
     assert second.error is None and WORDS[second.token] in ("7", "Ġ")
 

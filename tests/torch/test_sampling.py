@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
-from agentbus_torch.choose import Chooser, choose
-from agentbus_torch.logprobs import report, token_logprobs
-from agentbus_torch.sampling import Penalties, cut, cut_all, draw, penalise, uniform
+from agentbus_torch.choose import Chooser, pick
+from agentbus_torch.logprobs import rank, report, token_logprobs
+from agentbus_torch.sampling import (
+    UNDECIDED,
+    Penalties,
+    cut,
+    cut_all,
+    draw,
+    draw_all,
+    penalise,
+    uniform,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,6 +160,9 @@ def test_a_first_look_is_enough_or_says_that_it_is_not(heat: float) -> None:
         drawn = draw(row.log().expand(len(LARGE), -1), LARGE, numbers)
         again = [draw(row.log()[None], [one], [0.37]).item() for one in LARGE]
         assert drawn.tolist() == again
+        decided = draw_all(row.log().expand(len(LARGE), -1), LARGE, numbers)
+        cuts = torch.tensor([one.cuts for one in LARGE], device=DEVICE)
+        assert torch.equal(drawn, decided.masked_fill(cuts & ~enough, UNDECIDED))
     enough = torch.cat(answers)
     assert bool(enough.any()) and not bool(enough.all())
 
@@ -183,7 +196,7 @@ def test_the_coldest_take_the_best(temperature: float) -> None:
 def test_frequencies_are_the_probabilities() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0, 2.0]], device=DEVICE)
     chooser = Chooser(Sampling(temperature=1.0, seed=11))
-    counts = Counter(choose(scores, [chooser])[0].token for _ in range(4000))
+    counts = Counter(pick(scores, [chooser]).read()[0].token for _ in range(4000))
     for token, probability in enumerate(scores[0].softmax(-1).tolist()):
         assert abs(counts[token] / 4000 - probability) < 0.03
 
@@ -208,7 +221,7 @@ def walk(chooser: Chooser, others: list[Chooser], place: int) -> list[int]:
     last = [0] * len(batch)
     said = []
     for _ in range(30):
-        chosen = choose(table[last], batch)
+        chosen = pick(table[last], batch).read()
         last = [one.token for one in chosen]
         said.append(last[place])
     return said
@@ -235,15 +248,13 @@ def test_ends_are_ignored_and_forced_tokens_are_taken() -> None:
     scores = torch.tensor([[1.0, 5.0, 3.0]] * 4, device=DEVICE)
     ends = frozenset({1})
     before = scores.clone()
-    chosen = choose(
-        scores,
-        [
-            Chooser(end_ids=ends),
-            Chooser(end_ids=ends, ignore_end=True),
-            Chooser(end_ids=ends, forced=(1,)),
-            Chooser(Sampling(temperature=0.0, top_k=1, min_p=1.0), end_ids=ends),
-        ],
-    )
+    choosers = [
+        Chooser(end_ids=ends),
+        Chooser(end_ids=ends, ignore_end=True),
+        Chooser(end_ids=ends, forced=(1,)),
+        Chooser(Sampling(temperature=0.0, top_k=1, min_p=1.0), end_ids=ends),
+    ]
+    chosen = pick(scores, choosers).read()
     assert [one.token for one in chosen] == [1, 2, 1, 1]
     assert [one.ends for one in chosen] == [True, False, False, True]
     assert torch.equal(scores, before)
@@ -253,12 +264,71 @@ def test_greedy_heeds_penalties() -> None:
     chooser = Chooser(Sampling(frequency_penalty=1.0))
     chooser.begin((), DEVICE)
     scores = torch.tensor([[1.0, 2.5, 1.8]], device=DEVICE)
-    assert [choose(scores, [chooser])[0].token for _ in range(4)] == [1, 2, 1, 0]
+    assert [pick(scores, [chooser]).read()[0].token for _ in range(4)] == [1, 2, 1, 0]
 
 
-def test_scores_that_are_no_numbers_are_an_error() -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=1.0),
+        Sampling(temperature=1.0, top_p=0.5, min_p=0.1, top_k=2),
+        Sampling(temperature=1.0, frequency_penalty=1.0),
+    ],
+)
+@pytest.mark.parametrize("forced", [(), (1,)])
+@pytest.mark.parametrize("logprobs", [0, 2])
+def test_scores_that_are_no_numbers_are_an_error(
+    sampling: Sampling, forced: tuple[int, ...], logprobs: int
+) -> None:
+    """Nothing is read on the device beyond its end, where that would break it for all."""
+    scores = torch.full((2, 400), math.nan, device=DEVICE)
+    scores[1] = 0
+    chooser = Chooser(sampling, forced=forced, logprobs=logprobs)
+    chooser.begin((1,), DEVICE)
+    picked = pick(scores, [chooser, Chooser()])
+    assert 0 <= int(picked.known.min()) <= int(picked.known.max()) < 400
     with pytest.raises(RuntimeError, match="not numbers"):
-        choose(torch.full((1, 4), math.nan, device=DEVICE), [Chooser(Sampling(temperature=1.0))])
+        picked.read()
+    assert [one.token for one in picked.read([1])] == [0]
+
+
+def test_tokens_that_take_more_than_a_first_look_are_told() -> None:
+    scores = torch.zeros(3, 900, device=DEVICE)
+    scores[0] = torch.linspace(1, 0, 900)
+    scores[1, 7] = 100.0
+    flat = Sampling(temperature=1.0, top_p=0.9, seed=3)
+    choosers = [Chooser(flat, logprobs=2), Chooser(flat, logprobs=1), Chooser()]
+    picked = pick(scores, choosers)
+    chosen = picked.read()
+    (expected,) = draw_all(scores[:1], [flat], [uniform(3, 0)]).tolist()
+    assert expected > 0 and [one.token for one in chosen] == [expected, 7, 0]
+    assert picked.undecided == [0]
+    for one, alternatives in zip(chosen, (2, 1), strict=False):
+        assert one.reported is not None and len(one.reported[1]) == alternatives
+    assert chosen[0].reported is not None
+    assert chosen[0].reported[0] == pytest.approx(float(scores[0].log_softmax(-1)[expected]))
+
+
+def test_choices_can_be_picked_before_those_before_them_are_read() -> None:
+    table = torch.randn(6, 40, generator=torch.Generator().manual_seed(5)).to(DEVICE)
+    makers: list[Callable[[], Chooser]] = [
+        lambda: Chooser(ignore_end=True, end_ids=frozenset({3})),
+        lambda: Chooser(Sampling(temperature=0.9, top_p=0.8, seed=7), logprobs=2),
+        lambda: Chooser(forced=(6, 5, 4, 3, 2, 1)),
+        lambda: Chooser(Sampling(temperature=2.0, seed=1)),
+    ]
+    plain, ahead = [make() for make in makers], [make() for make in makers]
+    assert all(chooser.runs_ahead for chooser in plain)
+    assert not Chooser(WARM).runs_ahead  # its penalties hang on what was said
+    wanted = [pick(row.expand(4, -1), plain).read() for row in table]
+    waiting = pick(table[0].expand(4, -1), ahead)
+    found = []
+    for row in table[1:]:
+        following = pick(row.expand(4, -1), ahead, behind=1)
+        found.append(waiting.read())
+        waiting = following
+    assert [*found, waiting.read()] == wanted
 
 
 def test_log_probabilities_are_the_models_own() -> None:
@@ -269,7 +339,7 @@ def test_log_probabilities_are_the_models_own() -> None:
     choosers += [Chooser(forced=(0,), logprobs=3)]
     for chooser in choosers:
         chooser.begin((1,), DEVICE)
-    first, second = choose(scores, choosers)
+    first, second = pick(scores, choosers).read()
     assert first.reported is not None and second.reported is not None
     assert first.reported[0] == pytest.approx(float(expected[0, first.token]))
     assert [token for token, _ in first.reported[1]] == [1, 2]
@@ -279,4 +349,5 @@ def test_log_probabilities_are_the_models_own() -> None:
     assert len(second.reported[1]) == 3
     given = token_logprobs(scores, torch.tensor([2, 2], device=DEVICE))
     torch.testing.assert_close(given, expected[:, 2])
-    assert len(report(scores, [0, 0], [20, 1])[0][1]) == 3  # there are no more
+    best = rank(scores, torch.tensor([0, 0], device=DEVICE), 20)
+    assert len(report(best, [20, 1])[0][1]) == 3  # there are no more

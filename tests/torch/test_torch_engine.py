@@ -28,6 +28,7 @@ from agentbus.engine import Finished, GenerateRequest, Piece
 from agentbus.errors import ConfigError, EngineFailed, MailboxFull
 from agentbus.kv import Step, WorkflowAware
 from tests.torch.tiny import TinyModel, tiny_settings
+from tests.torch.under_way import let_run_ahead
 
 CUE = Turn("assistant", "", "writer")
 SAID = Prompt((Turn("system", "Be brief."), Turn("user", "Tides rise and fall. " * 4)), CUE)
@@ -38,10 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyModel(window=2048).write(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture
-async def engine(folder: Path, tmp_path: Path) -> AsyncIterator[TorchEngine]:
+@pytest.fixture(params=["at_once", "ahead"])
+async def engine(
+    folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[TorchEngine]:
     settings = tiny_settings(kv_tokens=4096, queue=3, token_log=str(tmp_path / "log.jsonl"))
     opened = load_engine(str(folder), settings)
+    let_run_ahead(opened._runner, request.param == "ahead")
     yield opened
     await opened.aclose()
 
