@@ -254,7 +254,8 @@ def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
             scores[rows] = changed
     if deaf:
         places, ids = upload(list(zip(*deaf, strict=True)), torch.int64, scores.device)
-        scores[places, ids] = -torch.inf
+        never = scores.new_full((), -torch.inf)  # a number of Python's would wait for the device
+        scores.index_put_((places, ids), never)
     if masked:
         rows = [n for n, _ in masked]
         mask = allowed([matcher for _, matcher in masked], scores.shape[-1]).to(scores.device)
