@@ -206,7 +206,7 @@ class PagedAttention:
             for part in parts
         ]
         numbers += [(0, 0, -1, 0, 0, shared)] * (width - len(parts))
-        overwrite(rows.numbers, list(zip(*numbers, strict=True)))
+        overwrite(rows.numbers, itertools.chain.from_iterable(zip(*numbers, strict=True)))
         if behind is not None:
             rows.tokens.copy_(behind.index_select(0, rows.tokens))
 
@@ -231,14 +231,13 @@ class PagedAttention:
         self._extend_tables([part])
         rest = chunk.tiles.rows - part.rows
         tiles = [(part.slot, part.start, part.rows, 0, n) for n in range(len(chunk.tiles.numbers))]
-        numbers = (
-            [*part.tokens, *[0] * rest],
-            [*range(part.start, part.end), *[0] * rest],
-            [*self._places(part), *[-1] * rest],
-            [part.rows - 1],
-            *tiles,
+        nothing = [0] * rest
+        numbers = (part.tokens, nothing, range(part.start, part.end), nothing)
+        places = (self._places(part), [-1] * rest)
+        overwrite(
+            chunk.all_numbers,
+            itertools.chain(*numbers, *places, [part.rows - 1], *tiles),
         )
-        overwrite(chunk.all_numbers, list(itertools.chain.from_iterable(numbers)))
 
     def bind(self, step: Rows | Chunk) -> None:
         """Have `attend` compute this, as `prepare` does the rows of a batch."""

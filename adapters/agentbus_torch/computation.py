@@ -30,6 +30,10 @@ __all__ = ["Computation"]
 
 logger = logging.getLogger(__name__)
 
+_YIELD_S = 2e-5
+"""A pause after the last tokens of answers: ending them is Python's work alone, and would keep
+their readers' threads waiting for the interpreter's lock."""
+
 
 class Computation:
     """The `Worker` of one engine's driver."""
@@ -75,15 +79,15 @@ class Computation:
         for answer in self._answers.values():
             if answer.sequence.lease is not None:
                 answer.start(now)
-        ended = []
         for sequence, chosen in outcomes:
-            answer = self._answers[sequence]
             if chosen is not None:
-                self._hand_on(answer, chosen)
-            if sequence.ended:
-                self._end(answer)
-                ended.append(answer.job)
-        return ended
+                self._hand_on(self._answers[sequence], chosen)
+        ended = [self._answers[sequence] for sequence, _ in outcomes if sequence.ended]
+        if ended:
+            time.sleep(_YIELD_S)
+        for answer in ended:
+            self._end(answer)
+        return [answer.job for answer in ended]
 
     def _compute(self, now: float) -> Outcomes:
         """Run a step. The one place that catches what nobody expected."""

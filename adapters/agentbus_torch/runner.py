@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -123,7 +125,9 @@ class Runner:
         length = len(call.prompt) + call.answer_length
         if length > self.window:
             raise ContextTooLong(length, self.window)
-        self.check_ids(call.prompt and (*call.prompt, *call.forced))
+        tokens = self.check_ids(call.prompt)
+        if call.forced:
+            self.check_ids(call.forced)
         needed, total = -(-length // self._block_size), self._index.stats().total
         if needed > total:
             raise KVExhausted(needed, total)
@@ -131,19 +135,24 @@ class Runner:
             end_ids=self._end_ids, ignore_end=call.ignore_end, forced=call.forced
         )
         chooser.begin(call.prompt, self._model.device)
-        sequence = Sequence(call, next(self._numbers), list(call.prompt), chooser, chain=chain)
+        sequence = Sequence(call, next(self._numbers), tokens, chooser, chain=chain)
         self._scheduler.add(sequence)
         return sequence
 
-    def check_ids(self, ids: Tokens[int]) -> None:
-        """Check token ids.
+    def check_ids(self, ids: Tokens[int]) -> array[int]:
+        """Check token ids, and return them packed.
 
         Raises:
             MisuseError: there are none, or one is not of this model's.
         """
         size = self._model.config.vocabulary
-        if not ids or min(ids) < 0 or max(ids) >= size:
+        try:
+            packed = array("I", ids)  # refuses negative ones
+        except (TypeError, OverflowError):
+            packed = array("I")
+        if not packed or numpy.frombuffer(packed, numpy.uint32).max() >= size:
             raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
+        return packed
 
     def step(self) -> Outcomes:
         """Compute one step: a token of each sequence that decodes, and a part of some prompts.
@@ -152,6 +161,7 @@ class Runner:
         Those that ended are to be handed to `finish`.
         """
         with torch.inference_mode():
+            self.prompt_rows = 0
             flight, self._flight = self._flight, None
             if flight is not None and (rows := flight.live()):
                 return self._compute(rows, flight)
@@ -161,8 +171,8 @@ class Runner:
             outcomes: Outcomes = [(failed, None) for failed in step.failed]
             outcomes += [(started, None) for started in step.started if started.error]
             rows = [(s, min(count, s.left)) for s, count in step.rows if s.error is None]
-            decodes = any(sequence.decodes for sequence, _ in rows)
-            self.prompt_rows = 0 if decodes else sum(count for _, count in rows)
+            if not any(sequence.decodes for sequence, _ in rows):
+                self.prompt_rows = sum(count for _, count in rows)
             if rows:
                 outcomes += self._compute(rows)
         return outcomes

@@ -238,7 +238,7 @@ class Scheduler:
         line = [sequence for sequence in self.running if not sequence.decodes]
         if len(self.running) < MAX_SEQUENCES:
             line += self.waiting[:LOOKAHEAD]
-        return sorted(line, key=self._rank)
+        return sorted(line, key=self._rank) if len(line) > 1 else line
 
     def _rank(self, sequence: Sequence) -> tuple[bool, bool, int, int, int]:
         if sequence.passed >= PATIENCE:
@@ -278,14 +278,16 @@ class Scheduler:
 
     def _computing(self, sequence: Sequence) -> bool:
         """Return whether another sequence is computing a prefix that this one can reuse."""
-        if not sequence.shares:
+        namespace = sequence.call.namespace
+        others = [
+            other
+            for other in self.running
+            if other.shares and not other.decodes and other.call.namespace == namespace
+        ]
+        if not (sequence.shares and others):
             return False
         there = self._reusable(sequence)
-        for other in self.running:
-            if other.decodes or not other.shares:
-                continue
-            if other.call.namespace != sequence.call.namespace:
-                continue
+        for other in others:
             shared = self._common(sequence, other)
             if shared - there >= self._block_size:
                 other.awaited = min(other.awaited, shared) if other.awaited else shared

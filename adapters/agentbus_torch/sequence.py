@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -58,8 +59,8 @@ class Sequence:
     call: Call
     number: int
     """Its place in the order of arrival."""
-    tokens: list[int]
-    """The prompt, then what was decoded."""
+    tokens: MutableSequence[int]
+    """The prompt, then what was decoded; packed, since others compare and pack them often."""
     chooser: Chooser
     shares: bool = True
     """Whether it uses and keeps KV of the index: as the call says, unless there is no room to."""
@@ -104,7 +105,7 @@ class Sequence:
     @property
     def generated(self) -> Tokens[int]:
         """Tokens that were decoded."""
-        return self.tokens[len(self.call.prompt) :]
+        return list(self.tokens[len(self.call.prompt) :])
 
     @property
     def prefilled(self) -> int:

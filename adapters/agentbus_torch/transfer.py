@@ -7,7 +7,8 @@ allocator hands a piece out again only when the copies that were made of it are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,16 +18,19 @@ __all__ = ["Download", "overwrite", "upload"]
 
 def upload(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return numbers, or equally long sequences of them, as a tensor on a device."""
-    return _host(values, dtype, device).to(device, non_blocking=True)
+    host = torch.tensor(values, dtype=dtype, pin_memory=device.type != "cpu")
+    return host.to(device, non_blocking=True)
 
 
-def overwrite(target: Tensor, values: Sequence[object]) -> None:
-    """Write numbers, in the shape of a tensor on a device, over it."""
-    target.copy_(_host(values, target.dtype, target.device), non_blocking=True)
+def overwrite(target: Tensor, numbers: Iterable[int]) -> None:
+    """Write numbers, row after row, over a tensor of 32-bit integers on a device.
 
-
-def _host(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, pin_memory=device.type != "cpu")
+    Packed first: torch takes five times as long with Python's own.
+    """
+    host = torch.frombuffer(array("i", numbers), dtype=torch.int32).view(target.shape)
+    if target.device.type != "cpu":
+        host = host.pin_memory()
+    target.copy_(host, non_blocking=True)
 
 
 class Download:
