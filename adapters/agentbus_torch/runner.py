@@ -152,6 +152,7 @@ class Runner:
         Those that ended are to be handed to `finish`.
         """
         with torch.inference_mode():
+            self.prompt_rows = 0
             flight, self._flight = self._flight, None
             if flight is not None and (rows := flight.live()):
                 return self._compute(rows, flight)
@@ -161,8 +162,8 @@ class Runner:
             outcomes: Outcomes = [(failed, None) for failed in step.failed]
             outcomes += [(started, None) for started in step.started if started.error]
             rows = [(s, min(count, s.left)) for s, count in step.rows if s.error is None]
-            decodes = any(sequence.decodes for sequence, _ in rows)
-            self.prompt_rows = 0 if decodes else sum(count for _, count in rows)
+            if not any(sequence.decodes for sequence, _ in rows):
+                self.prompt_rows = sum(count for _, count in rows)
             if rows:
                 outcomes += self._compute(rows)
         return outcomes
