@@ -347,7 +347,7 @@ def test_a_step_ahead_waits_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As torch's own watch over a GPU's waits says; graphs are captured before."""
-    runner = make_runner(MODEL.write(tmp_path), paged=True, ahead=True)
+    runner = make_runner(MODEL.write(tmp_path), paged=True, ahead=Graphed.runs_ahead)
     follow, launched = Runner._follow, list[bool]()
 
     def watched(self: Runner, flight: Flight) -> Flight | None:
