@@ -27,8 +27,8 @@ class KVShape:
 class KVPool:
     """Blocks of keys and values, all layers.
 
-    `layers[n]` is [blocks, block_size, 2 * kv_heads, head_size]: a position's keys, then its
-    values. A block's *version* changes whenever it gets a new owner, so that copies of it can tell.
+    `blocks` is [layers, blocks, block_size, 2 * kv_heads, head_size]: a position's keys, then its
+    values; `layers` are its parts, one by one. A block's *version* changes whenever it gets a new owner, so that copies of it can tell.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class KVPool:
     ) -> None:
         self.shape = shape
         size = (blocks, shape.block_size, 2 * shape.kv_heads, shape.head_size)
-        self._all = torch.empty((shape.layers, *size), dtype=dtype, device=device)
-        self.layers = list(self._all.unbind())
+        self.blocks = torch.empty((shape.layers, *size), dtype=dtype, device=device)
+        self.layers = list(self.blocks.unbind())
         self._versions = [0] * blocks
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copy the first `tokens` of a block to another one."""
-        self._all[:, target, :tokens] = self._all[:, source, :tokens]
+        self.blocks[:, target, :tokens] = self.blocks[:, source, :tokens]
 
     def own(self, blocks: Iterable[int]) -> None:
         """Say that blocks will be written by a new owner."""

@@ -85,7 +85,7 @@ def load_runner(
             block_size=settings.block_size,
             end_ids=end_ids,
             fingerprint=fingerprint,
-            open_tiers=lambda layers: open_tiers(layers, fingerprint, settings, events),
+            open_tiers=lambda blocks: open_tiers(blocks, fingerprint, settings, events),
         )
     except (RuntimeError, MemoryError) as error:  # torch says RuntimeError when memory is out
         raise ModelBroken(str(folder), f"it cannot be loaded ({error})") from error

@@ -50,7 +50,7 @@ class Runner:
         block_size: int,
         end_ids: Tokens[int],
         fingerprint: KVFingerprint,
-        open_tiers: Callable[[Tokens[Tensor]], TieredBlocks | None],
+        open_tiers: Callable[[Tensor], TieredBlocks | None],
     ) -> None:
         """Lay out the pool.
 
@@ -58,7 +58,7 @@ class Runner:
             kv_tokens: tokens that the pool holds; whole blocks of `block_size` are made of them.
             end_ids: tokens that end an answer.
             fingerprint: of all that shapes its KV but tokens and tenant.
-            open_tiers: puts tiers below the pool's tensors, if there are to be any.
+            open_tiers: puts tiers below the pool's tensor, if there are to be any.
         """
         config = model.config
         shape = KVShape(config.layers, config.kv_heads, config.head_size, block_size)
@@ -72,7 +72,7 @@ class Runner:
         self._pool = KVPool(shape, blocks, dtype=model.dtype, device=model.device)
         self._steps = make_steps(model, self._pool, slots=MAX_SEQUENCES)
         self._attention = self._steps.attention
-        self.tiers = open_tiers(self._pool.layers)
+        self.tiers = open_tiers(self._pool.blocks)
         """The tiers below the pool; None if there are none."""
         self.prompt_rows = 0
         """Prompt tokens of the last step, if it computed nothing else; else 0."""

@@ -7,7 +7,6 @@ What goes where, and what is worth fetching, is `agentbus.kv.TierIndex`'s busine
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,33 +22,27 @@ __all__ = ["LayerBlocks", "open_tiers"]
 class LayerBlocks:
     """A pool's blocks as bytes: what a block holds in the first layer, then in the next one."""
 
-    def __init__(self, layers: Sequence[Tensor]) -> None:
-        """View the tensors of a pool.
-
-        Args:
-            layers: [blocks, …] each, dense.
-        """
-        self._layers = [layer.flatten(1).view(torch.uint8) for layer in layers]
-        self._sizes = [layer.shape[1] for layer in self._layers]
-        self.block_bytes = sum(self._sizes)
+    def __init__(self, blocks: Tensor) -> None:
+        """View the tensor of a pool, [layers, blocks, …], dense."""
+        self._blocks = blocks.flatten(2).view(torch.uint8)
+        self.block_bytes = self._blocks.shape[0] * self._blocks.shape[2]
         """Size of one block, all layers."""
 
     def read_block(self, block: int) -> memoryview:
         """Return a copy of what a block holds."""
-        whole = torch.cat([layer[block] for layer in self._layers])
-        return whole.cpu().numpy().data
+        whole = self._blocks[:, block].clone(memory_format=torch.contiguous_format)
+        return whole.flatten().cpu().numpy().data
 
     def write_block(self, block: int, payload: bytes | bytearray | memoryview) -> None:
         """Set what a block holds."""
         if memoryview(payload).readonly:
             payload = bytearray(payload)  # torch warns of tensors on what cannot be written
-        parts = torch.split(torch.frombuffer(payload, dtype=torch.uint8), self._sizes)
-        for layer, part in zip(self._layers, parts, strict=True):
-            layer[block].copy_(part)
+        target = self._blocks[:, block]
+        target.copy_(torch.frombuffer(payload, dtype=torch.uint8).view(target.shape))
 
 
 def open_tiers(
-    layers: Sequence[Tensor],
+    blocks: Tensor,
     fingerprint: KVFingerprint,
     settings: EngineSettings,
     events: list[Event] | None = None,
@@ -59,7 +52,7 @@ def open_tiers(
     None if they have none and nobody wants to be told of blocks.
 
     Args:
-        layers: the pool's tensors, [blocks, …] each.
+        blocks: the pool's tensor, [layers, blocks, …].
         fingerprint: of all that shapes their KV but tokens and tenant.
         settings: sizes and folder.
         events: gets what is stored and removed.
@@ -67,7 +60,7 @@ def open_tiers(
     Raises:
         ConfigError: the folder cannot be used.
     """
-    device = LayerBlocks(layers)
+    device = LayerBlocks(blocks)
     size = device.block_bytes
     stores: dict[Tier, BlockStore] = {}
     host, disk = settings.kv_host_bytes // size, 0

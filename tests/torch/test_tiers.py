@@ -40,7 +40,7 @@ def new_pool(dtype: torch.dtype, blocks: int = 4) -> KVPool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_block_survives_as_bytes(dtype: torch.dtype) -> None:
     pool = new_pool(dtype)
-    blocks = LayerBlocks(pool.layers)
+    blocks = LayerBlocks(pool.blocks)
     assert blocks.block_bytes == 3 * 4 * 2 * 2 * 4 * dtype.itemsize
     before = [layer.clone() for layer in pool.layers]
     saved = blocks.read_block(1)
@@ -58,16 +58,16 @@ def test_a_block_survives_as_bytes(dtype: torch.dtype) -> None:
 
 
 def opened(pool: KVPool, settings: EngineSettings) -> TieredBlocks:
-    tiers = open_tiers(pool.layers, fingerprint(pool.layers[0].dtype), settings)
+    tiers = open_tiers(pool.blocks, fingerprint(pool.layers[0].dtype), settings)
     assert tiers is not None
     return tiers
 
 
 def test_without_room_below_there_are_no_tiers() -> None:
     pool = new_pool(torch.float32)
-    size = LayerBlocks(pool.layers).block_bytes
+    size = LayerBlocks(pool.blocks).block_bytes
     for settings in (EngineSettings(), EngineSettings(kv_host_bytes=size - 1)):
-        assert open_tiers(pool.layers, fingerprint(torch.float32), settings) is None
+        assert open_tiers(pool.blocks, fingerprint(torch.float32), settings) is None
 
 
 def test_a_disk_that_holds_no_block_is_refused(tmp_path: Path) -> None:
