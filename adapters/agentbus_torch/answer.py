@@ -44,7 +44,7 @@ class Answer:
             prompt_tokens=len(self.sequence.call.prompt),
             reused_tokens=self.sequence.reused,
             prefilled_tokens=self.sequence.prefilled,
-            decoded_tokens=len(self.sequence.generated),
+            decoded_tokens=self.sequence.decoded,
             queue_s=started - self.job.submitted,
             prefill_s=first - started,
             decode_s=now - first,

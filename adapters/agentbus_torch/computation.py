@@ -141,7 +141,7 @@ class Computation:
         sequence.step = finished.step
         vocabulary, prompt = self._loaded.vocabulary, request.prompt
         marked = any(vocabulary.special_text(token) for token in request.forced)
-        if isinstance(prompt, Prompt) and sequence.generated and request.reuse and not marked:
+        if isinstance(prompt, Prompt) and sequence.decoded and request.reuse and not marked:
             text, ids = answer.spoken.spoken()
             self._loaded.encoder.remember(prompt.cue, text, ids, tenant=request.tenant)
         self._log.write(

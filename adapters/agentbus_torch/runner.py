@@ -382,7 +382,7 @@ class Runner:
         sequence.tokens.append(chosen.token)
         if chosen.complete:
             sequence.reason = "end"
-        elif len(sequence.generated) == sequence.call.answer_length:
+        elif sequence.decoded == sequence.call.answer_length:
             sequence.reason = "forced" if sequence.call.forced else "length"
         return chosen
 

@@ -110,7 +110,7 @@ class Scheduler:
         may_start = self.waiting and len(self.running) < MAX_SEQUENCES
         if may_start or len(under_way) < len(self.running):
             return step
-        lasting = [s for s in under_way if len(s.generated) + 1 < s.call.answer_length]
+        lasting = [s for s in under_way if s.decoded + 1 < s.call.answer_length]
         if not all(sequence.chooser.runs_ahead for sequence in lasting):
             return step
         for sequence in lasting:

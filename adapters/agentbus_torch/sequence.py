@@ -108,6 +108,11 @@ class Sequence:
         return list(self.tokens[len(self.call.prompt) :])
 
     @property
+    def decoded(self) -> int:
+        """How many these are."""
+        return len(self.tokens) - len(self.call.prompt)
+
+    @property
     def prefilled(self) -> int:
         """Prompt tokens that went through the model."""
         return self.reached - self.reused
