@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch.nn import functional
 from agentbus.kv import Copy
 
 from .batch import Batch, Part, shared_blocks
-from .grouped_query import make_kernel
+from .grouped_query import Run, make_kernel
 from .kv import KVPool
 from .rope import Rope, turn_
 from .windows import Windows
@@ -25,18 +26,27 @@ _CALL_POSITIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Singles:
-    """Rows `row…row + count` of a batch, one of each of the slots from `slot` on."""
+class _Run:
+    """Rows of one token, one of each of `count` slots from `slot` on."""
 
-    row: int
-    count: int
     slot: int
+    count: int
     longest: int
-    shared: int
-    """Positions, from the first on, that are the same in all of them."""
     masks: Mapping[int, Tensor | None]
     """What is added to scores, [count, 1, 1, longest], by how many positions a layer's tokens see
     (0 for all); None if all rows see all that is read."""
+
+
+@dataclass(slots=True)
+class _Singles:
+    """Rows `row…row + count` of a batch, run after run."""
+
+    row: int
+    count: int
+    runs: list[_Run]
+    first: Part
+    blocks: int
+    """Whole blocks, from the first on, that are the same in all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +161,14 @@ class WindowAttention:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _attend_singles(self, window: Tensor, query: Tensor, group: _Singles, sees: int) -> Tensor:
-        seen = window[group.slot : group.slot + group.count, :, : group.longest]
         rows = query[group.row : group.row + group.count]
-        keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
-        shared = 0 if sees else group.shared
-        found = self._kernel.singles(rows, keys, values, group.masks[sees], shared)
-        return found.reshape(group.count, -1)
+        runs = []
+        for run in group.runs:
+            seen = window[run.slot : run.slot + run.count, :, : run.longest]
+            keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
+            runs.append(Run(keys, values, run.masks[sees]))
+        shared = 0 if sees or group.count == 1 else group.blocks * self._block_size
+        return self._kernel.singles(rows, runs, shared).reshape(group.count, -1)
 
     def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk, sees: int) -> Tensor:
         seen = window[chunk.slot, :, : chunk.end]
@@ -188,27 +200,61 @@ class WindowAttention:
         )
 
     def _group(self, singles: Sequence[Part], batch: Batch) -> list[_Singles]:
-        lengths = [part.end for part in singles]
+        """Put rows whose slots are neighbours into runs, and runs that share enough into groups."""
         groups: list[_Singles] = []
         row = 0
-        for count in group_lengths([part.slot for part in singles], lengths):
-            longest = max(lengths[row : row + count])
-            last = batch.positions[row : row + count, None, None, None]
-            ragged = min(lengths[row : row + count]) < longest
-            if ragged:
-                for part in singles[row : row + count]:
-                    self._windows.clear(part.slot, longest)
-            masks = {
-                sees: self._single_mask(last, longest, sees)
-                if ragged or 0 < sees < longest
-                else None
-                for sees in set(self._sliding)
-            }
-            blocks = shared_blocks(singles[row : row + count], self._block_size) if count > 1 else 0
-            shared = blocks * self._block_size
-            groups.append(_Singles(row, count, singles[row].slot, longest, shared, masks))
+        for count in self._run_lengths(singles):
+            parts = singles[row : row + count]
+            run = self._run(parts, batch.positions[row : row + count, None, None, None])
+            blocks = shared_blocks(parts, self._block_size)
+            group = _Singles(row, count, [run], parts[0], blocks)
+            if not (groups and self._join(groups[-1], group, parts)):
+                groups.append(group)
             row += count
         return groups
+
+    def _run_lengths(self, singles: Sequence[Part]) -> list[int]:
+        """Split rows as `group_lengths` does, and where those end that share a prefix."""
+        alike = [
+            shared_blocks((one, other), self._block_size)
+            for one, other in itertools.pairwise(singles)
+        ]
+        ends = {
+            place + 1
+            for place, blocks in enumerate(alike)
+            if 2 * blocks < max(alike[max(0, place - 1) : place + 2])
+        }
+        counts: list[int] = []
+        row = 0
+        for count in group_lengths([p.slot for p in singles], [p.end for p in singles]):
+            cuts = [row, *sorted(end for end in ends if row < end < row + count), row + count]
+            counts += [end - start for start, end in itertools.pairwise(cuts)]
+            row += count
+        return counts
+
+    def _run(self, parts: Sequence[Part], last: Tensor) -> _Run:
+        longest = max(part.end for part in parts)
+        ragged = min(part.end for part in parts) < longest
+        if ragged:
+            for part in parts:
+                self._windows.clear(part.slot, longest)
+        masks = {
+            sees: self._single_mask(last, longest, sees) if ragged or 0 < sees < longest else None
+            for sees in set(self._sliding)
+        }
+        return _Run(parts[0].slot, len(parts), longest, masks)
+
+    def _join(self, group: _Singles, other: _Singles, parts: Sequence[Part]) -> bool:
+        """Let the rows of two groups read what all of them share together, if it is more than what
+        each of them reads once now and would not any more; say whether they do."""
+        both = min(group.blocks, shared_blocks((group.first, *parts), self._block_size))
+        lost = sum((one.blocks - both) * one.count for one in (group, other) if one.count > 1)
+        if both <= lost:
+            return False
+        group.runs += other.runs
+        group.count += other.count
+        group.blocks = both
+        return True
 
     def _single_mask(self, last: Tensor, longest: int, sees: int) -> Tensor:
         """Hide what is behind each row's position, and what it does not see any more."""

@@ -146,6 +146,40 @@ def test_a_shared_prefix_is_read_once() -> None:
     assert found.isnan().any().item() is not has_fast_bfloat16()
 
 
+@pytest.mark.parametrize("slots", [(0, 1, 3, 6), (1, 3, 5, 6), (3, 4, 5, 7)])
+def test_siblings_whose_windows_lie_apart_read_their_prefix_once(slots: tuple[int, ...]) -> None:
+    """Each has more of its own than the one before it; beside them is one that shares nothing."""
+    torch.manual_seed(4)
+    dtype = torch.bfloat16
+    pool, attention = make(dtype, blocks=400, slots=8)
+    shared, other = list(range(150)), list(range(200, 350))
+    for n in range(8):
+        assert attention.open(shared if n in slots else other, 600, ()) == n
+    said = {n: pool.layers[0][shared if n in slots else other].flatten(0, 1) for n in range(8)}
+    rest = 7 if 7 not in slots else 2
+    for step in range(3):
+        rows = {n: 1 if step else 20 * place for place, n in enumerate(slots, 1)}
+        asked = {**rows, rest: 1}
+        parts = [
+            Part(n, (shared if n in slots else other) + [360 + n], len(said[n]), (1,) * count, True)
+            for n, count in asked.items()
+        ]
+        batch = make_batch(parts, torch.device("cpu"))
+        attention.prepare(batch)
+        query = torch.randn(len(batch.tokens), SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
+        pairs = pairs_of(len(query), dtype)
+        found = attention.attend(0, torch.cat((query, pairs), 1))
+        row = 0
+        for part in batch.parts:
+            mine = slice(row, row + part.rows)
+            said[part.slot] = torch.cat((said[part.slot], pairs[mine]))
+            right = expected(query[mine], said[part.slot], part.start)
+            assert (found[mine].double() - right).abs().max() < TOLERANCES[dtype]
+            row += part.rows
+    together = max(attention._singles, key=lambda group: group.count)
+    assert together.count == 4 and together.blocks == 150
+
+
 def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor) -> None:
     batch = make_batch([Part(slot, (), start, (1,) * len(pairs), False)], torch.device("cpu"))
     attention.prepare(batch)
