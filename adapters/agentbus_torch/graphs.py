@@ -103,15 +103,17 @@ class Graphed:
         self._side.wait_stream(main)
         # A capture that fails to end leaves its stream the current one; this puts that right.
         with torch.cuda.stream(self._side):
-            for _ in range(_WARM_UPS):  # writes what the replay is going to write again
-                self._compute(step)
+            try:
+                for _ in range(_WARM_UPS):  # writes what the replay is going to write again
+                    self._compute(step)
+            finally:  # if they break, what is computed without a graph writes the same behind them
+                main.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
             # What other threads do meanwhile, another engine's say, is none of the capture's business.
             with torch.cuda.graph(
                 graph, pool=self._memory, stream=self._side, capture_error_mode="thread_local"
             ):
                 hidden = self._compute(step)
-        main.wait_stream(self._side)
         return _Captured(graph, step, hidden)
 
     def _compute(self, step: Rows | Chunk) -> Tensor:
