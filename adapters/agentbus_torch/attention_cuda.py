@@ -193,11 +193,20 @@ class PagedAttention:
             self._plan(width, shared > 0),
             self._plan(width, shared=False),
         )
-        self.fill(rows, parts)
+        self._fill_rows(rows, parts)
         return rows
 
-    def fill(self, rows: Rows, parts: Sequence[Part], behind: Tensor | None = None) -> None:
-        """Write sequences that decode into rows of a step like theirs; `behind` is `Batch`'s."""
+    def fill(self, step: Rows | Chunk, parts: Sequence[Part], behind: Tensor | None = None) -> None:
+        """Write parts into a step like theirs: sequences that decode, or a part of one prompt.
+
+        `behind` is `Batch`'s.
+        """
+        if isinstance(step, Rows):
+            self._fill_rows(step, parts, behind)
+        else:
+            self._fill_chunk(step, *parts)
+
+    def _fill_rows(self, rows: Rows, parts: Sequence[Part], behind: Tensor | None = None) -> None:
         size, width = self._pool.shape.block_size, rows.numbers.shape[1]
         self._extend_tables(parts)
         shared = self._shared(parts) * size if rows.plan.shared else 0
@@ -223,11 +232,10 @@ class PagedAttention:
             everything[rows:wanted],
             self._tiles(everything[wanted:].view(tiles, 5), wide, width),
         )
-        self.fill_chunk(chunk, part)
+        self._fill_chunk(chunk, part)
         return chunk
 
-    def fill_chunk(self, chunk: Chunk, part: Part) -> None:
-        """Write a part of a prompt into a step like its own."""
+    def _fill_chunk(self, chunk: Chunk, part: Part) -> None:
         self._extend_tables([part])
         rest = chunk.tiles.rows - part.rows
         tiles = [(part.slot, part.start, part.rows, 0, n) for n in range(len(chunk.tiles.numbers))]

@@ -152,25 +152,24 @@ class Picked:
         rows = range(len(self._choosers)) if rows is None else rows
         host, *ranked = self._download.wait()
         tokens: list[int] = host.tolist()
+        self.undecided = [n for n in rows if tokens[n] == UNDECIDED]
+        if self.undecided:
+            self._decide(self.undecided, tokens)
         if any(tokens[n] >= self._size for n in rows):
             raise RuntimeError("the model's scores are not numbers")
         reported = self._report(self._reporting, ranked)
-        self.undecided = [n for n in rows if tokens[n] == UNDECIDED]
-        if self.undecided:
-            self._decide(self.undecided, tokens, reported)
+        again = [n for n in self.undecided if n in reported]
+        if again:
+            reported |= self._report(again, self._rank(again, self._tokens.new_tensor(tokens)))
         return [self._choosers[n].take(tokens[n], reported.get(n)) for n in rows]
 
-    def _decide(self, rows: list[int], tokens: list[int], reported: dict[int, Reported]) -> None:
+    def _decide(self, rows: list[int], tokens: list[int]) -> None:
         choosers = [self._choosers[n] for n in rows]
         samplings = [chooser.sampling for chooser in choosers]
         numbers = [chooser.number() for chooser in choosers]
         drawn = draw_all(_rows(self._shaped, rows), samplings, numbers)
         for n, token in zip(rows, drawn.tolist(), strict=True):
             tokens[n] = token
-        again = [n for n in rows if n in reported]
-        if again:
-            known = self._tokens.new_tensor(tokens)
-            reported |= self._report(again, self._rank(again, known))
 
     def _rank(self, rows: list[int], tokens: Tensor) -> tuple[Tensor, ...]:
         most = max(self._choosers[n].logprobs for n in rows)

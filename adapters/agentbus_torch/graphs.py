@@ -10,7 +10,7 @@ that could not be captured, for want of memory say.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .attention_cuda import Chunk, PagedAttention, Rows
-from .batch import Batch
+from .batch import Batch, Part
 from .device import Eager
 from .model import Model
 
@@ -38,7 +38,9 @@ _WARM_UPS: Final = 2
 class _Captured:
     graph: torch.cuda.CUDAGraph
     step: Rows | Chunk
+    """What is written anew before each replay."""
     hidden: Tensor
+    """[rows asked for, hidden]: where each replay leaves its result."""
 
 
 class Graphed:
@@ -58,32 +60,31 @@ class Graphed:
 
     def hidden(self, batch: Batch) -> Tensor:
         """See `Steps.hidden`."""
-        parts, attention = batch.parts, self.attention
-        if all(part.rows == 1 and part.wanted for part in parts) and len(parts) <= SIZES[-1]:
-            width = _padded(len(parts), SIZES)
-            kind = "together" if attention.is_shared(parts) else "rows"
-            step = self._step(kind, width, lambda: attention.rows(parts, width))
-            if step is not None and isinstance(step.step, Rows):
-                attention.fill(step.step, parts, batch.behind)
-                step.graph.replay()
-                return step.hidden[: len(parts)]
-        elif len(parts) == 1 and parts[0].wanted <= 1 and parts[0].rows <= CHUNKS[-1]:
-            (part,) = parts
-            width = _padded(part.rows, CHUNKS)
-            step = self._step("chunk", width, lambda: attention.chunk(part, width))
-            if step is not None and isinstance(step.step, Chunk):
-                attention.fill_chunk(step.step, part)
-                step.graph.replay()
-                return step.hidden[: part.wanted]
-        return self._eager.hidden(batch)
+        parts = batch.parts
+        key = self._key(parts)
+        captured = None if key is None else self._find(key, parts)
+        if captured is None:
+            return self._eager.hidden(batch)
+        self.attention.fill(captured.step, parts, batch.behind)
+        captured.graph.replay()
+        return captured.hidden[: sum(part.wanted for part in parts)]
 
-    def _step(self, kind: str, width: int, lay_out: Callable[[], Rows | Chunk]) -> _Captured | None:
-        """Return the graph of that kind and size, captured if it is the first; None if it cannot
-        be."""
-        key = kind, width
+    def _key(self, parts: Sequence[Part]) -> tuple[str, int] | None:
+        """Return the kind and the width of the graph that fits parts; None if none does."""
+        if all(part.rows == 1 and part.wanted for part in parts) and len(parts) <= SIZES[-1]:
+            kind = "together" if self.attention.is_shared(parts) else "rows"
+            return kind, _padded(len(parts), SIZES)
+        if len(parts) == 1 and parts[0].wanted <= 1 and parts[0].rows <= CHUNKS[-1]:
+            return "chunk", _padded(parts[0].rows, CHUNKS)
+        return None
+
+    def _find(self, key: tuple[str, int], parts: Sequence[Part]) -> _Captured | None:
+        """Return the graph of a kind and width, captured if these parts are the first of them;
+        None if it cannot be."""
         if key not in self._captured:
+            kind, width = key
             try:
-                self._captured[key] = self._capture(lay_out())
+                self._captured[key] = self._capture(self._lay_out(kind, width, parts))
             except RuntimeError as error:  # torch's, out of memory included
                 logger.warning(
                     "no CUDA graph of %d rows (%s); they are computed without", width, error
@@ -91,21 +92,28 @@ class Graphed:
                 self._captured[key] = None
         return self._captured[key]
 
+    def _lay_out(self, kind: str, width: int, parts: Sequence[Part]) -> Rows | Chunk:
+        if kind == "chunk":
+            return self.attention.chunk(parts[0], width)
+        return self.attention.rows(parts, width)
+
     def _capture(self, step: Rows | Chunk) -> _Captured:
         self.attention.bind(step)
         main = torch.cuda.current_stream()
         self._side.wait_stream(main)
         # A capture that fails to end leaves its stream the current one; this puts that right.
         with torch.cuda.stream(self._side):
-            for _ in range(_WARM_UPS):  # writes what the replay is going to write again
-                self._compute(step)
+            try:
+                for _ in range(_WARM_UPS):  # writes what the replay is going to write again
+                    self._compute(step)
+            finally:  # if they break, what is computed without a graph writes the same behind them
+                main.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
             # What other threads do meanwhile, another engine's say, is none of the capture's business.
             with torch.cuda.graph(
                 graph, pool=self._memory, stream=self._side, capture_error_mode="thread_local"
             ):
                 hidden = self._compute(step)
-        main.wait_stream(self._side)
         return _Captured(graph, step, hidden)
 
     def _compute(self, step: Rows | Chunk) -> Tensor:

@@ -148,9 +148,14 @@ class Runner:
         size = self._model.config.vocabulary
         try:
             packed = array("I", ids)  # refuses negative ones
-        except (TypeError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             packed = array("I")
-        if not packed or numpy.frombuffer(packed, numpy.uint32).max() >= size:
+        # It takes bytes for packed ones.
+        if (
+            not packed
+            or len(packed) != len(ids)
+            or numpy.frombuffer(packed, numpy.uint32).max() >= size
+        ):
             raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
         return packed
 

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-HEADS, KV_HEADS, BLOCK = 32, 8, 16
+BLOCK = 16
 CPU = torch.device("cpu")
 
 
@@ -32,22 +32,22 @@ class H100:
         return 0
 
 
-def compile_all(dtype: torch.dtype, size: int) -> None:
-    pool = torch.zeros(4, BLOCK, 2 * KV_HEADS, size, dtype=dtype)
+def compile_all(dtype: torch.dtype, size: int, heads: int, kv_heads: int) -> None:
+    pool = torch.zeros(4, BLOCK, 2 * kv_heads, size, dtype=dtype)
     numbers = torch.zeros(5, 300, dtype=torch.int32)
     tables = torch.zeros(32, 64, dtype=torch.int32)
     rope = torch.zeros(8, size, dtype=dtype)
-    qkv = torch.zeros(300, HEADS + 2 * KV_HEADS, size, dtype=dtype)
-    query = row_kernels.turn_and_store(qkv, rope, rope, numbers[1], numbers[2], pool, KV_HEADS)
-    out = torch.zeros(300, HEADS, size, dtype=dtype)
+    qkv = torch.zeros(300, heads + 2 * kv_heads, size, dtype=dtype)
+    query = row_kernels.turn_and_store(qkv, rope, rope, numbers[1], numbers[2], pool, kv_heads)
+    out = torch.zeros(300, heads, size, dtype=dtype)
     for rows, splits in ((300, 1), (9, 8)):
-        plan = attention_kernels.SplitPlan(rows, HEADS, size, shared=0, own=splits, device=CPU)
-        wide = attention_kernels.tile_rows(rows * (HEADS // KV_HEADS), dtype)
+        plan = attention_kernels.SplitPlan(rows, heads, size, shared=0, own=splits, device=CPU)
+        wide = attention_kernels.tile_rows(rows * (heads // kv_heads), dtype)
         tiles = torch.zeros(8, 5, dtype=torch.int32)
         split = plan if splits > 1 else None
         attention_kernels.attend_tiles(query[:rows], pool, tables, tiles, wide, split, out[:rows])
     for rows in (1, 32):
-        plan = attention_kernels.SplitPlan(rows, HEADS, size, shared=16, own=2, device=CPU)
+        plan = attention_kernels.SplitPlan(rows, heads, size, shared=16, own=2, device=CPU)
         few, at = query[:rows], numbers
         attention_kernels.attend_shared(few, pool, tables, at[3], at[0], plan)
         attention_kernels.attend_rows(few, pool, tables, at[3], at[0], at[4], plan)
@@ -67,6 +67,7 @@ def main() -> None:
         found = run(kernel, *args, warmup=True, **options)
         line = {
             "kernel": kernel.__name__,
+            "bfloat16": any(a.dtype == torch.bfloat16 for a in args if isinstance(a, torch.Tensor)),
             "shared_bytes": found.metadata.shared,
             "tensor_cores": "mma" in found.asm["ptx"],
         }
@@ -75,8 +76,11 @@ def main() -> None:
 
     driver.set_active(H100())
     JITFunction.run = compiled
-    for size in (64, 128, 256):
-        compile_all(torch.bfloat16, size)
+    for dtype in (torch.bfloat16, torch.float32):
+        for size in (64, 128, 256):
+            compile_all(dtype, size, 32, 8)
+        compile_all(dtype, 64, 9, 3)  # groups that are no power of 2: SmolLM2's, Qwen2's
+        compile_all(dtype, 128, 28, 4)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -256,6 +257,34 @@ def test_without_memory_for_a_graph_steps_are_computed_without(
     graphed(paged, monkeypatch)
     assert_same(run(paged, [ids(20)], 5), run(window, [ids(20)], 5))
     assert caplog.text.count("no CUDA graph of 1 rows") == 1
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there are streams")
+def test_steps_without_a_graph_come_behind_the_warm_ups_that_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They write the same keys and values, from the right tokens."""
+    noted: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            noted.append(f"{self.name} waits for {other.name}")
+
+    def broken(steps: Graphed, step: Rows | Chunk) -> torch.Tensor:
+        noted.append("warm-up")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    paged = make_runner(MODEL.write(tmp_path), paged=True)
+    steps = graphed(paged, monkeypatch)
+    monkeypatch.setattr(steps, "_side", Stream("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(Graphed, "_compute", broken)
+    run(paged, [ids(20)], 1)
+    assert noted == ["side waits for main", "warm-up", "main waits for side"]
 
 
 @needs_gpu

@@ -223,7 +223,7 @@ def test_kernels_compile_for_an_h100_and_fit_its_multiprocessors() -> None:
         "_attend_shared",
         "_attend_tiles",
     }
-    assert all(line["tensor_cores"] for line in attending)
+    assert all(line["tensor_cores"] for line in attending if line["bfloat16"])
     assert max(line["shared_bytes"] for line in lines) <= 227 * 1024
 
 

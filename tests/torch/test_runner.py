@@ -113,3 +113,11 @@ def test_what_cannot_be_computed_is_refused(folder: Path) -> None:
         with pytest.raises(MisuseError):
             runner.add(Call(prompt=prompt, max_tokens=1))
     assert runner.step() == []
+
+
+@pytest.mark.parametrize("packed", [b"\x05\0\0\0", b"\x05\0\0", bytearray(8)])
+def test_bytes_are_no_token_ids(folder: Path, packed: bytes) -> None:
+    runner = make(folder)
+    with pytest.raises(MisuseError):
+        runner.add(Call(prompt=packed, max_tokens=2))  # type: ignore[arg-type]
+    assert runner.waiting == 0

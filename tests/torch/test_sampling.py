@@ -293,6 +293,18 @@ def test_scores_that_are_no_numbers_are_an_error(
     assert [one.token for one in picked.read([1])] == [0]
 
 
+@pytest.mark.parametrize("logprobs", [0, 2])
+def test_scores_without_end_are_an_error_where_they_are_cut(logprobs: int) -> None:
+    """The second look finds no token either; the id behind the last one would break the device."""
+    scores = torch.zeros(2, 400, device=DEVICE)
+    scores[0, 7] = math.inf
+    cuts = Sampling(temperature=1.0, top_p=0.5)
+    picked = pick(scores, [Chooser(cuts, logprobs=logprobs), Chooser()])
+    with pytest.raises(RuntimeError, match="not numbers"):
+        picked.read()
+    assert [one.token for one in picked.read([1])] == [0]
+
+
 def test_tokens_that_take_more_than_a_first_look_are_told() -> None:
     scores = torch.zeros(3, 900, device=DEVICE)
     scores[0] = torch.linspace(1, 0, 900)
