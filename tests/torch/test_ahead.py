@@ -429,17 +429,22 @@ class Broken:
         patch.setattr(Picked, "read", was_read)
 
 
+def three_under_way(folder: Path) -> Played:
+    """Return a runner amid the answers of three calls."""
+    played = Played(make(folder, ahead=True))
+    for number in range(3):
+        played.add(ask(text(number, 9), 20))
+    played.step(5)
+    return played
+
+
 @pytest.mark.parametrize("when", ["launch", "read"])
 @pytest.mark.parametrize("error", [RuntimeError("out of luck"), MemoryError()], ids=repr)
 def test_what_breaks_one_sequence_spares_the_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch, when: str, error: Exception
 ) -> None:
     plain = play(make(folder), [ask(text(n, 9), 20) for n in range(3)])
-    broken = Broken(monkeypatch)
-    played = Played(make(folder, ahead=True))
-    for number in range(3):
-        played.add(ask(text(number, 9), 20))
-    played.step(5)
+    broken, played = Broken(monkeypatch), three_under_way(folder)
     cursed = played.sequences[1]
     if when == "launch":
         broken.launch = lambda rows, ahead: error if cursed in rows else None
@@ -457,11 +462,7 @@ def test_memory_that_runs_out_for_a_while_costs_time_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     plain = play(make(folder), [ask(text(n, 9), 20) for n in range(3)])
-    broken = Broken(monkeypatch)
-    played = Played(make(folder, ahead=True))
-    for number in range(3):
-        played.add(ask(text(number, 9), 20))
-    played.step(5)
+    broken, played = Broken(monkeypatch), three_under_way(folder)
     none_left = MemoryError()
     if when == "launch":
         broken.launch = lambda rows, ahead: none_left if len(rows) > 1 else None

@@ -153,6 +153,7 @@ def test_siblings_whose_windows_lie_apart_read_their_prefix_once(slots: tuple[in
     dtype = torch.bfloat16
     pool, attention = make(dtype, blocks=400, slots=8)
     shared, other = list(range(150)), list(range(200, 350))
+    pool.layers[0][:, :, SHAPE.kv_heads :] += 1  # what a row's weights sum up to shows
     for n in range(8):
         assert attention.open(shared if n in slots else other, 600, ()) == n
     said = {n: pool.layers[0][shared if n in slots else other].flatten(0, 1) for n in range(8)}
@@ -168,6 +169,7 @@ def test_siblings_whose_windows_lie_apart_read_their_prefix_once(slots: tuple[in
         attention.prepare(batch)
         query = torch.randn(len(batch.tokens), SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
         pairs = pairs_of(len(query), dtype)
+        pairs[:, SHAPE.kv_heads :] += 1
         found = attention.attend(0, torch.cat((query, pairs), 1))
         row = 0
         for part in batch.parts:
