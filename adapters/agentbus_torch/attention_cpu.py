@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from agentbus.kv import Copy
-
 from .batch import Batch, Part, shared_blocks
 from .grouped_query import Run, make_kernel
 from .kv import KVPool
 from .rope import Rope, turn_
-from .windows import Windows
+from .windows import Windowed, Windows
 
 __all__ = ["WindowAttention", "group_lengths"]
 
@@ -82,7 +80,7 @@ def group_lengths(slots: Sequence[int], lengths: Sequence[int]) -> list[int]:
     return sizes
 
 
-class WindowAttention:
+class WindowAttention(Windowed):
     """The `Attention` of CPUs."""
 
     def __init__(
@@ -99,9 +97,9 @@ class WindowAttention:
         Args:
             sliding: for each layer, how many positions a token sees, itself included; 0 for all.
         """
+        super().__init__(Windows(pool, slots=slots, positions=positions))
         self._rope = rope
         self._factors = (torch.empty(0), torch.empty(0))
-        self._windows = Windows(pool, slots=slots, positions=positions)
         self._kv_heads = pool.shape.kv_heads
         self._dtype = pool.layers[0].dtype
         self._kernel = make_kernel(self._dtype)
@@ -111,27 +109,9 @@ class WindowAttention:
         self._singles: list[_Singles] = []
         self._chunks: list[_Chunk] = []
 
-    def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
-        """See `Attention.open`."""
-        return self._windows.open(blocks, length, copies)
-
-    def reopen(self, slot: int, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> None:
-        """See `Attention.reopen`."""
-        self._windows.reopen(slot, blocks, length, copies)
-
-    def save(self, slot: int, blocks: Sequence[int], first: int, length: int) -> None:
-        """See `Attention.save`."""
-        self._windows.save(slot, blocks, first, length)
-
-    def close(self, slot: int, *, keep: bool) -> None:
-        """See `Attention.close`."""
-        self._windows.close(slot, keep=keep)
-
     def prepare(self, batch: Batch) -> None:
         """Lay out where the batch's rows go, and which calls read them."""
-        self._windows.reach(max(part.end for part in batch.parts))
-        for part in batch.parts:
-            self._windows.hold(part.slot, part.end)
+        self._hold(batch)
         singles = [part for part in batch.parts if part.rows == 1]
         self._singles = self._group(singles, batch)
         self._index = self._places(singles)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from .attention import Attention
 from .attention_cpu import WindowAttention
+from .attention_native import NativeAttention
 from .batch import Batch
+from .cpu_kernels import attention_kernels
 from .kv import KVPool
 from .model import Model
 from .scheduler import CHUNK_TOKENS
@@ -66,14 +68,7 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
         ConfigError: the device cannot compute a model of this shape.
     """
     if model.device.type != "cuda":
-        window = WindowAttention(
-            pool,
-            model.rope,
-            slots=slots,
-            positions=model.positions,
-            sliding=model.config.windows,
-        )
-        return Eager(model, window)
+        return Eager(model, _on_cpu(model, pool, slots))
     # Triton is needed from here on, and comes with torch for CUDA.
     from .attention_cuda import PagedAttention
     from .graphs import Graphed
@@ -87,3 +82,21 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
         sliding=model.config.windows,
     )
     return Graphed(model, paged)
+
+
+def _on_cpu(model: Model, pool: KVPool, slots: int) -> Attention:
+    config = model.config
+    kernels = attention_kernels(model.dtype, config.head_size)
+    if kernels is not None:
+        return NativeAttention(
+            pool,
+            model.rope,
+            kernels,
+            heads=config.heads,
+            slots=slots,
+            positions=model.positions,
+            sliding=config.windows,
+        )
+    return WindowAttention(
+        pool, model.rope, slots=slots, positions=model.positions, sliding=config.windows
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .cpu_kernels import row_kernels
 from .norm import RMSNorm
 
 __all__ = ["Linear", "SwiGLU", "has_fast_bfloat16", "make_linear", "make_swiglu"]
@@ -139,9 +140,13 @@ class _OneProduct:
 
     def __init__(self, both: Tensor, norm: RMSNorm) -> None:
         self._both = make_linear(both, norm=norm)
+        self._kernels = row_kernels(both.dtype, both.device, len(both) // 2)
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self._both(x).chunk(2, -1)
+        product = self._both(x)
+        if self._kernels is not None:
+            return self._kernels.silu_times(product)
+        gate, up = product.chunk(2, -1)
         return functional.silu(gate).mul_(up)
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 from agentbus.errors import MisuseError
 from agentbus.kv import Copy
 
+from .batch import Batch
 from .kv import KVPool
 
-__all__ = ["Windows"]
+__all__ = ["Windowed", "Windows"]
 
 _FIRST_POSITIONS = 1024
 """Positions that windows begin with; they double as longer sequences come."""
@@ -165,6 +166,36 @@ class Windows:
                 layer[slot, :, kept * size : len(wanted) * size] = rows
         window.mirrored = wanted
         window.held = window.cleared = length
+
+
+class Windowed:
+    """What there is to attention over windows besides attending."""
+
+    def __init__(self, windows: Windows) -> None:
+        """Attend over these."""
+        self._windows = windows
+
+    def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
+        """See `Attention.open`."""
+        return self._windows.open(blocks, length, copies)
+
+    def reopen(self, slot: int, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> None:
+        """See `Attention.reopen`."""
+        self._windows.reopen(slot, blocks, length, copies)
+
+    def save(self, slot: int, blocks: Sequence[int], first: int, length: int) -> None:
+        """See `Attention.save`."""
+        self._windows.save(slot, blocks, first, length)
+
+    def close(self, slot: int, *, keep: bool) -> None:
+        """See `Attention.close`."""
+        self._windows.close(slot, keep=keep)
+
+    def _hold(self, batch: Batch) -> None:
+        """Make room for a batch's rows."""
+        self._windows.reach(max(part.end for part in batch.parts))
+        for part in batch.parts:
+            self._windows.hold(part.slot, part.end)
 
 
 def _shared(left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]) -> int:

@@ -9,58 +9,35 @@ import pytest
 import torch
 from agentbus_torch.attention_cpu import WindowAttention, group_lengths
 from agentbus_torch.batch import Part, make_batch
-from agentbus_torch.kv import KVPool, KVShape
+from agentbus_torch.kv import KVPool
 from agentbus_torch.linear import has_fast_bfloat16
 from agentbus_torch.rope import Rope
 
 from agentbus.errors import MisuseError
 from agentbus.kv import Copy
 
-SHAPE = KVShape(layers=2, kv_heads=2, head_size=8, block_size=4)
-GROUP = 3
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+from .attending import GROUP, SHAPE, attending
+
+KINDS = ["float32", "bfloat16", "kernels"]
 
 
-def make(
-    dtype: torch.dtype = torch.float32, sees: int = 0, **how: int
-) -> tuple[KVPool, WindowAttention]:
-    sizes = {"slots": 4, "positions": 3000, "blocks": 64} | how
-    pool = KVPool(SHAPE, sizes["blocks"], dtype=dtype, device=torch.device("cpu"))
-    for layer in pool.layers:
-        layer.normal_()
-    sliding = [0, sees]  # the second layer's tokens see that many positions
-    ones = torch.ones(3000, SHAPE.head_size, dtype=dtype)
-    unturned = Rope(ones, torch.zeros_like(ones))
-    return pool, WindowAttention(
-        pool, unturned, slots=sizes["slots"], positions=sizes["positions"], sliding=sliding
-    )
+def make(kind: str = "float32", **how: int) -> tuple[KVPool, WindowAttention]:
+    made = attending(kind, **how)
+    assert isinstance(made.attention, WindowAttention)
+    return made.pool, made.attention
 
 
 def pairs_of(rows: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(rows, 2 * SHAPE.kv_heads, SHAPE.head_size, dtype=dtype)
 
 
-def expected(query: torch.Tensor, seen: torch.Tensor, start: int, sees: int = 0) -> torch.Tensor:
-    """Attend with rows from position `start` on, to `seen`: [positions, 2 * kv_heads, size]."""
-    heads = SHAPE.kv_heads
-    keys = seen[:, :heads].repeat_interleave(GROUP, 1).double()
-    values = seen[:, heads:].repeat_interleave(GROUP, 1).double()
-    scores = torch.einsum("rhd,phd->hrp", query.double(), keys) / math.sqrt(SHAPE.head_size)
-    rows, positions = len(query), len(seen)
-    own, others = torch.arange(start, start + rows)[:, None], torch.arange(positions)
-    hidden = (others > own) | (others <= own - (sees or positions))
-    weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
-    return torch.einsum("hrp,phd->rhd", weights, values).reshape(rows, -1)
-
-
 @pytest.mark.parametrize("sees", [0, 1, 50, 1000, 5000])
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_a_batch_of_all_kinds(dtype: torch.dtype, sees: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_all_kinds(kind: str, sees: int) -> None:
     """Several steps: prompts from nothing and behind a prefix, beside single rows; a layer that
     sees all, and one that slides."""
     torch.manual_seed(1)
-    _, attention = make(dtype, sees)
-    said: dict[int, torch.Tensor] = {}
+    made = attending(kind, sees=sees)
     for steps in (
         {0: 1, 1: 3, 2: 130},
         {0: 1, 1: 1, 2: 1},
@@ -71,69 +48,32 @@ def test_a_batch_of_all_kinds(dtype: torch.dtype, sees: int) -> None:
         {0: 1, 1: 1, 2: 1, 3: 1},
     ):
         for slot in steps:
-            if slot not in said:
-                assert attention.open((), 0, ()) == slot
-                said[slot] = torch.empty(0, 2 * SHAPE.kv_heads, SHAPE.head_size, dtype=dtype)
-        parts = [Part(s, (), len(said[s]), (1,) * rows, True) for s, rows in steps.items()]
-        batch = make_batch(parts, torch.device("cpu"))
-        attention.prepare(batch)
-        rows = len(batch.tokens)
-        query = torch.randn(rows, SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
-        pairs = pairs_of(rows, dtype)
-        slid = attention.attend(1, torch.cat((query, pairs), 1))
-        found = attention.attend(0, torch.cat((query, pairs), 1))
-        row = 0
-        for part in batch.parts:
-            mine = slice(row, row + part.rows)
-            said[part.slot] = torch.cat((said[part.slot], pairs[mine]))
-            right = expected(query[mine], said[part.slot], part.start)
-            error = (found[mine].double() - right).abs().max()
-            assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows)
-            right = expected(query[mine], said[part.slot], part.start, sees)
-            error = (slid[mine].double() - right).abs().max()
-            assert error < TOLERANCES[dtype], (part.slot, part.start, part.rows, sees)
-            row += part.rows
+            if slot not in made.said:
+                assert made.attention.open((), 0, ()) == slot
+        made.step([made.part(slot, rows) for slot, rows in steps.items()], sees=sees)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-def test_siblings_read_the_prefix_that_they_share(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_siblings_read_the_prefix_that_they_share(kind: str) -> None:
     """Of different lengths, behind different prefixes; beside one that shares nothing."""
     torch.manual_seed(3)
-    pool, attention = make(dtype, sees=100, blocks=400, slots=5)
+    made = attending(kind, sees=100, blocks=400, slots=5)
     blocks = list(range(150))
-    said: list[torch.Tensor] = []
     tables: list[list[int]] = []
     for n in range(5):
         length = 0 if n == 4 else 600
-        assert attention.open(blocks[: length // 4], length, ()) == n
-        said.append(pool.layers[0][:150].flatten(0, 1)[:length])
+        assert made.attention.open(blocks[: length // 4], length, ()) == n
+        made.said[n] = made.pool.layers[0][:150].flatten(0, 1)[:length]
         tables.append([*blocks[: length // 4], *range(200 + 40 * n, 240 + 40 * n)])
-    attention._windows.reach(2048)
+    made.attention._windows.reach(2048)
     for rows in ([3, 1, 70, 20, 600], [1] * 5, [1] * 5):
-        parts = [
-            Part(n, tables[n], len(said[n]), (1,) * count, True) for n, count in enumerate(rows)
-        ]
-        batch = make_batch(parts, torch.device("cpu"))
-        attention.prepare(batch)
-        query = torch.randn(sum(rows), SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
-        pairs = pairs_of(sum(rows), dtype)
-        slid = attention.attend(1, torch.cat((query, pairs), 1).clone())
-        found = attention.attend(0, torch.cat((query, pairs), 1))
-        row = 0
-        for part in batch.parts:
-            mine = slice(row, row + part.rows)
-            seen = torch.cat((said[part.slot], pairs[mine]))
-            right = expected(query[mine], seen, part.start)
-            assert (found[mine].double() - right).abs().max() < TOLERANCES[dtype]
-            said[part.slot] = seen
-            row += part.rows
-        assert slid.shape == found.shape
+        made.step([made.part(n, count, tables[n]) for n, count in enumerate(rows)])
 
 
 def test_a_shared_prefix_is_read_once() -> None:
     """What lies in the others' windows at its places does not matter, where that is faster."""
     torch.manual_seed(3)
-    _, attention = make(torch.bfloat16, blocks=400)
+    _, attention = make("bfloat16", blocks=400)
     for n in range(4):
         attention.open(range(150), 600, ())
         if n:
@@ -146,40 +86,33 @@ def test_a_shared_prefix_is_read_once() -> None:
     assert found.isnan().any().item() is not has_fast_bfloat16()
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "kernels"])
 @pytest.mark.parametrize("slots", [(0, 1, 3, 6), (1, 3, 5, 6), (3, 4, 5, 7)])
-def test_siblings_whose_windows_lie_apart_read_their_prefix_once(slots: tuple[int, ...]) -> None:
+def test_siblings_whose_windows_lie_apart_read_their_prefix_once(
+    kind: str, slots: tuple[int, ...]
+) -> None:
     """Each has more of its own than the one before it; beside them is one that shares nothing."""
     torch.manual_seed(4)
-    dtype = torch.bfloat16
-    pool, attention = make(dtype, blocks=400, slots=8)
+    made = attending(kind, blocks=400, slots=8)
+    made.raised = 1.0
     shared, other = list(range(150)), list(range(200, 350))
-    pool.layers[0][:, :, SHAPE.kv_heads :] += 1  # what a row's weights sum up to shows
+    made.pool.layers[0][:, :, SHAPE.kv_heads :] += 1
     for n in range(8):
-        assert attention.open(shared if n in slots else other, 600, ()) == n
-    said = {n: pool.layers[0][shared if n in slots else other].flatten(0, 1) for n in range(8)}
+        assert made.attention.open(shared if n in slots else other, 600, ()) == n
+        blocks = shared if n in slots else other
+        made.said[n] = made.pool.layers[0][blocks].flatten(0, 1)
     rest = 7 if 7 not in slots else 2
     for step in range(3):
         rows = {n: 1 if step else 20 * place for place, n in enumerate(slots, 1)}
-        asked = {**rows, rest: 1}
-        parts = [
-            Part(n, (shared if n in slots else other) + [360 + n], len(said[n]), (1,) * count, True)
-            for n, count in asked.items()
-        ]
-        batch = make_batch(parts, torch.device("cpu"))
-        attention.prepare(batch)
-        query = torch.randn(len(batch.tokens), SHAPE.kv_heads * GROUP, SHAPE.head_size, dtype=dtype)
-        pairs = pairs_of(len(query), dtype)
-        pairs[:, SHAPE.kv_heads :] += 1
-        found = attention.attend(0, torch.cat((query, pairs), 1))
-        row = 0
-        for part in batch.parts:
-            mine = slice(row, row + part.rows)
-            said[part.slot] = torch.cat((said[part.slot], pairs[mine]))
-            right = expected(query[mine], said[part.slot], part.start)
-            assert (found[mine].double() - right).abs().max() < TOLERANCES[dtype]
-            row += part.rows
-    together = max(attention._singles, key=lambda group: group.count)
-    assert together.count == 4 and together.blocks == 150
+        made.step(
+            [
+                made.part(n, count, (shared if n in slots else other) + [360 + n])
+                for n, count in {**rows, rest: 1}.items()
+            ]
+        )
+    if isinstance(made.attention, WindowAttention):
+        together = max(made.attention._singles, key=lambda group: group.count)
+        assert together.count == 4 and together.blocks == 150
 
 
 def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor) -> None:

@@ -1,0 +1,415 @@
+/* Kernels of a forward pass in bfloat16 on x86-64 CPUs with AVX-512 BF16.
+ *
+ * Attention is computed in tiles with a running maximum and sum, as in FlashAttention
+ * (https://arxiv.org/abs/2205.14135); what rows see is split into pieces that are computed apart and
+ * merged, as in Flash-Decoding, so that few sequences keep all cores busy and a prefix that several
+ * sequences share is read once for all.
+ *
+ * Threads are OpenMP's, of the caller's own team: torch's runtime is the one in the process.
+ */
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+enum {
+    LANES = 16,     /* floats of a vector */
+    BLOCK = 64,     /* keys that are met at once */
+    GROUPS = 4,     /* vectors of a block */
+    TILE = 6,       /* query rows that are multiplied at once: 24 accumulators */
+    MAX_SIZE = 256, /* of a head */
+    STATE = 16,     /* floats of a partial result before its sums: its maximum and its weight */
+};
+
+typedef union {
+    __m512i bits;
+    __m512bh pairs;
+} vec;
+
+static inline __m512 widened(const bf16 *x) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+static inline float widened_one(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline void narrowed(bf16 *to, __m512 x) {
+    union { __m256bh pairs; __m256i bits; } y = {.pairs = _mm512_cvtneps_pbh(x)};
+    _mm256_storeu_si256((__m256i *)to, y.bits);
+}
+
+/* 2 to the power of x, to within 2e-7 of it; 0 from -127 down. */
+static inline __m512 exp2_ps(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x); /* in this order NaN stays */
+    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 part = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.3333558e-3f);
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6181291e-3f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.5504109e-2f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.4022651e-1f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.9314718e-1f));
+    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+/* ---- attention ------------------------------------------------------------------------------ */
+
+typedef struct {
+    int32_t member;  /* its rows are the batch's rows members[member]..., its results have these numbers */
+    int32_t rows;
+    int32_t slot;    /* whose window holds its keys and values */
+    int32_t first;   /* positions first..end are met */
+    int32_t end;
+} Piece;
+
+typedef struct {
+    const Piece *pieces;
+    const int32_t *members;
+    const int32_t *slots;      /* [rows]: where a row's own keys and values go */
+    const int32_t *positions;  /* [rows]: of a row; it sees what is up to it */
+    const int32_t *merged;     /* [rows + 1]: row r's results are numbers merged[r]..merged[r + 1] */
+    const int32_t *partials;   /* of these */
+    const bf16 *cosine;        /* [positions, size] */
+    const bf16 *sine;
+    float *scratch;            /* [partials, heads, STATE + size] */
+    int64_t slot_stride;       /* of a window, in numbers */
+    int64_t head_stride;
+    int32_t count;             /* of pieces */
+    int32_t rows;
+    int32_t heads;
+    int32_t kv_heads;
+    int32_t size;
+    int32_t threads;
+    float scale;               /* of scores, times log2(e) */
+} Plan;
+
+/* Lay 16 rows of 16 pairs out as 16 rows of the other's. */
+static inline void transpose16(const __m512i in[16], int32_t *out, int stride) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 8; i++) {
+        a[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        a[i] = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88);
+        a[4 + i] = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
+        a[8 + i] = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
+        a[12 + i] = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm512_store_si512(out + i * stride, _mm512_shuffle_i32x4(a[i], a[8 + i], 0x88));
+        _mm512_store_si512(out + (8 + i) * stride, _mm512_shuffle_i32x4(a[i], a[8 + i], 0xdd));
+        _mm512_store_si512(out + (4 + i) * stride, _mm512_shuffle_i32x4(a[4 + i], a[12 + i], 0x88));
+        _mm512_store_si512(out + (12 + i) * stride, _mm512_shuffle_i32x4(a[4 + i], a[12 + i], 0xdd));
+    }
+}
+
+/* keys [count, size] to [size / 2][BLOCK] pairs; what is behind them is 0. */
+static inline void lay_keys(const bf16 *keys, int count, int size, int32_t *out) {
+    for (int key = 0; key < BLOCK; key += LANES)
+        for (int pair = 0; pair < size / 2; pair += LANES) {
+            __m512i in[16];
+            for (int i = 0; i < LANES; i++)
+                in[i] = key + i < count
+                            ? _mm512_loadu_si512(keys + (int64_t)(key + i) * size + 2 * pair)
+                            : _mm512_setzero_si512();
+            transpose16(in, out + pair * BLOCK + key, BLOCK);
+        }
+}
+
+/* values [count, size] to [BLOCK / 2][size] pairs of neighbours; what is behind them is 0. */
+static inline void lay_values(const bf16 *values, int count, int size, int32_t *out) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
+                                         8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int pair = 0; pair < BLOCK / 2; pair++)
+        for (int d = 0; d < size; d += 2 * LANES) {
+            const bf16 *at = values + (int64_t)2 * pair * size + d;
+            __m512i one = 2 * pair < count ? _mm512_loadu_si512(at) : _mm512_setzero_si512();
+            __m512i other =
+                2 * pair + 1 < count ? _mm512_loadu_si512(at + size) : _mm512_setzero_si512();
+            int32_t *to = out + pair * size + d;
+            _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, other));
+            _mm512_store_si512(to + LANES, _mm512_permutex2var_epi16(one, high, other));
+        }
+}
+
+
+typedef struct {
+    const int32_t *query;  /* pairs of one row */
+    float *state;          /* its maximum, its weight; from STATE on its sums */
+    int32_t from, to;      /* keys of this block that it sees */
+} Row;
+
+/* Let ROWS query rows meet one block of keys and values. */
+static inline __attribute__((always_inline)) void meet(const int ROWS, Row *rows,
+                                                       const int32_t *keys, const int32_t *values,
+                                                       int size, float scale, int masked) {
+    const int32_t *left[TILE];
+    __m512 acc[TILE][GROUPS];
+    float before[LANES] __attribute__((aligned(64))) = {0}, now[LANES] __attribute__((aligned(64))) = {0};
+    float base[LANES] __attribute__((aligned(64))), faded[LANES] __attribute__((aligned(64)));
+    int32_t weights[TILE][BLOCK / 2] __attribute__((aligned(64)));
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++) {
+        left[r] = rows[r].query;
+#pragma GCC unroll 4
+        for (int j = 0; j < GROUPS; j++)
+            acc[r][j] = _mm512_setzero_ps();
+    }
+    for (int k = 0; k < size / 2; k++) {
+        vec right[GROUPS];
+#pragma GCC unroll 4
+        for (int j = 0; j < GROUPS; j++)
+            right[j].bits = _mm512_load_si512(keys + k * BLOCK + j * LANES);
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++) {
+            vec one = {.bits = _mm512_set1_epi32(left[r][k])};
+#pragma GCC unroll 4
+            for (int j = 0; j < GROUPS; j++)
+                acc[r][j] = _mm512_dpbf16_ps(acc[r][j], one.pairs, right[j].pairs);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < GROUPS; j++) {
+            acc[r][j] = _mm512_mul_ps(acc[r][j], _mm512_set1_ps(scale));
+            if (masked) {
+                __m512i key = _mm512_add_epi32(
+                    _mm512_set1_epi32(j * LANES),
+                    _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+                __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(rows[r].from)) &
+                                 _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(rows[r].to));
+                acc[r][j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[r][j]);
+            }
+        }
+        __m512 most = _mm512_max_ps(_mm512_max_ps(acc[r][0], acc[r][1]),
+                                    _mm512_max_ps(acc[r][2], acc[r][3]));
+        before[r] = rows[r].state[0];
+        now[r] = _mm512_reduce_max_ps(most);
+    }
+    __m512 all = _mm512_max_ps(_mm512_load_ps(before), _mm512_load_ps(now));
+    _mm512_store_ps(now, all);
+    /* a row that saw nothing so far has no maximum to subtract */
+    all = _mm512_mask_mov_ps(all, _mm512_cmp_ps_mask(all, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ),
+                             _mm512_setzero_ps());
+    _mm512_store_ps(base, all);
+    _mm512_store_ps(faded, exp2_ps(_mm512_sub_ps(_mm512_load_ps(before), all)));
+#pragma GCC unroll 6
+    for (int r = 0; r < ROWS; r++) {
+        __m512 sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+        for (int j = 0; j < GROUPS; j++) {
+            acc[r][j] = exp2_ps(_mm512_sub_ps(acc[r][j], _mm512_set1_ps(base[r])));
+            sum = _mm512_add_ps(sum, acc[r][j]);
+        }
+        vec low = {.pairs = _mm512_cvtne2ps_pbh(acc[r][1], acc[r][0])};
+        vec high = {.pairs = _mm512_cvtne2ps_pbh(acc[r][3], acc[r][2])};
+        _mm512_store_si512(weights[r], low.bits);
+        _mm512_store_si512(weights[r] + LANES, high.bits);
+        rows[r].state[0] = now[r];
+        rows[r].state[1] = rows[r].state[1] * faded[r] + _mm512_reduce_add_ps(sum);
+    }
+    for (int d = 0; d < size; d += BLOCK) {
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+            for (int j = 0; j < GROUPS; j++)
+                acc[r][j] = _mm512_mul_ps(
+                    _mm512_load_ps(rows[r].state + STATE + d + j * LANES), _mm512_set1_ps(faded[r]));
+        for (int k = 0; k < BLOCK / 2; k++) {
+            vec right[GROUPS];
+#pragma GCC unroll 4
+            for (int j = 0; j < GROUPS; j++)
+                right[j].bits = _mm512_load_si512(values + k * size + d + j * LANES);
+#pragma GCC unroll 6
+            for (int r = 0; r < ROWS; r++) {
+                vec one = {.bits = _mm512_set1_epi32(weights[r][k])};
+#pragma GCC unroll 4
+                for (int j = 0; j < GROUPS; j++)
+                    acc[r][j] = _mm512_dpbf16_ps(acc[r][j], one.pairs, right[j].pairs);
+            }
+        }
+#pragma GCC unroll 6
+        for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+            for (int j = 0; j < GROUPS; j++)
+                _mm512_store_ps(rows[r].state + STATE + d + j * LANES, acc[r][j]);
+    }
+}
+
+static void meet_some(int count, Row *rows, const int32_t *keys, const int32_t *values, int size,
+                      float scale, int masked) {
+    switch (count) {
+    case 6: meet(6, rows, keys, values, size, scale, masked); break;
+    case 5: meet(5, rows, keys, values, size, scale, masked); break;
+    case 4: meet(4, rows, keys, values, size, scale, masked); break;
+    case 3: meet(3, rows, keys, values, size, scale, masked); break;
+    case 2: meet(2, rows, keys, values, size, scale, masked); break;
+    case 1: meet(1, rows, keys, values, size, scale, masked); break;
+    }
+}
+
+static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
+
+/* Let a piece's rows meet its positions, with the heads that share one head of keys. */
+static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, const Piece *piece,
+                         int kv_head, int sees) {
+    int32_t keys[MAX_SIZE / 2 * BLOCK] __attribute__((aligned(64)));
+    int32_t values[BLOCK / 2 * MAX_SIZE] __attribute__((aligned(64)));
+    int size = plan->size, group = plan->heads / plan->kv_heads, stride = STATE + size;
+    int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * size;
+    const bf16 *mine = window + piece->slot * plan->slot_stride + kv_head * plan->head_stride;
+    const int32_t *members = plan->members + piece->member;
+    int total = piece->rows * group;
+    for (int r = 0; r < total; r++) {
+        int head = kv_head * group + r % group;
+        float *state = plan->scratch +
+                       ((int64_t)(piece->member + r / group) * plan->heads + head) * stride;
+        memset(state, 0, stride * sizeof(float));
+        state[0] = -INFINITY;
+    }
+    for (int first = piece->first; first < piece->end; first += BLOCK) {
+        int count = piece->end - first < BLOCK ? piece->end - first : BLOCK;
+        int laid = 0;
+        for (int r = 0; r < total; r += TILE) {
+            Row rows[TILE];
+            int many = total - r < TILE ? total - r : TILE, masked = 0, seen = 0;
+            for (int i = 0; i < many; i++) {
+                int number = (r + i) / group, head = kv_head * group + (r + i) % group;
+                int row = members[number];
+                int64_t position = plan->positions[row];
+                rows[i].query = (const int32_t *)(qkv + row * row_stride + head * size);
+                rows[i].state = plan->scratch +
+                                ((int64_t)(piece->member + number) * plan->heads + head) * stride;
+                rows[i].to = clipped(position + 1 - first, count);
+                rows[i].from = sees ? clipped(position + 1 - sees - first, BLOCK) : 0;
+                masked |= rows[i].from > 0 || rows[i].to < BLOCK;
+                seen |= rows[i].from < rows[i].to;
+            }
+            if (!seen)
+                continue;
+            if (!laid) {
+                int64_t at = (int64_t)first * size;
+                lay_keys(mine + at, count, size, keys);
+                lay_values(mine + plan->kv_heads * plan->head_stride + at, count, size, values);
+                laid = 1;
+            }
+            meet_some(many, rows, keys, values, size, plan->scale, masked);
+        }
+    }
+}
+
+/* Turn a row's queries and keys to its position, and put its keys and values in place. */
+static void turn_and_put(const Plan *plan, bf16 *row, bf16 *window, int slot, int position) {
+    int size = plan->size, half = size / 2, turned = plan->heads + plan->kv_heads;
+    const bf16 *cosine = plan->cosine + (int64_t)position * size;
+    const bf16 *sine = plan->sine + (int64_t)position * size + half;
+    for (int head = 0; head < turned; head++) {
+        bf16 *x = row + head * size, *y = x + half;
+        for (int d = 0; d < half; d += LANES) {
+            __m512 one = widened(x + d), other = widened(y + d);
+            __m512 c = widened(cosine + d), s = widened(sine + d);
+            narrowed(x + d, _mm512_fnmadd_ps(other, s, _mm512_mul_ps(one, c)));
+            narrowed(y + d, _mm512_fmadd_ps(one, s, _mm512_mul_ps(other, c)));
+        }
+    }
+    bf16 *to = window + slot * plan->slot_stride + (int64_t)position * size;
+    for (int head = 0; head < 2 * plan->kv_heads; head++)
+        memcpy(to + head * plan->head_stride, row + (plan->heads + head) * size,
+               size * sizeof(bf16));
+}
+
+/* Merge what a row's pieces gave one head. */
+static void merge(const Plan *plan, int row, int head, bf16 *out) {
+    int size = plan->size, stride = STATE + size;
+    const int32_t *from = plan->partials + plan->merged[row];
+    int count = plan->merged[row + 1] - plan->merged[row];
+    const float *states[count];
+    float most = -INFINITY, total = 0.0f, weights[count];
+    for (int i = 0; i < count; i++) {
+        states[i] = plan->scratch + ((int64_t)from[i] * plan->heads + head) * stride;
+        most = fmaxf(most, states[i][0]);
+    }
+    for (int i = 0; i < count; i++) {
+        weights[i] = count == 1 ? 1.0f : exp2f(states[i][0] - most);
+        total += weights[i] * states[i][1];
+    }
+    for (int d = 0; d < size; d += LANES) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int i = 0; i < count; i++)
+            sum = _mm512_fmadd_ps(_mm512_load_ps(states[i] + STATE + d), _mm512_set1_ps(weights[i]),
+                                  sum);
+        narrowed(out + d, _mm512_div_ps(sum, _mm512_set1_ps(total)));
+    }
+}
+
+/* qkv [rows, heads + 2 kv_heads, size] -> out [rows, heads, size]; sees: positions a row sees, 0 for
+ * all. */
+void agentbus_attend(const Plan *plan, bf16 *qkv, bf16 *window, bf16 *out, int32_t sees) {
+    int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * plan->size;
+#pragma omp parallel num_threads(plan->threads)
+    {
+#pragma omp for schedule(static)
+        for (int row = 0; row < plan->rows; row++)
+            turn_and_put(plan, qkv + row * row_stride, window, plan->slots[row],
+                         plan->positions[row]);
+#pragma omp for schedule(dynamic, 1)
+        for (int task = 0; task < plan->count * plan->kv_heads; task++)
+            attend_piece(plan, qkv, window, plan->pieces + task / plan->kv_heads,
+                         task % plan->kv_heads, sees);
+#pragma omp for schedule(static)
+        for (int task = 0; task < plan->rows * plan->heads; task++)
+            merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);
+    }
+}
+
+/* ---- between the products ------------------------------------------------------------------- */
+
+/* x [rows, size] over the root of the mean of its squares, times weight [size]. */
+void agentbus_rms_norm(const bf16 *x, const bf16 *weight, bf16 *out, int64_t rows, int64_t size,
+                       float eps, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t row = 0; row < rows; row++) {
+        const bf16 *from = x + row * size;
+        __m512 squares = _mm512_setzero_ps();
+        for (int64_t d = 0; d < size; d += LANES) {
+            __m512 some = widened(from + d);
+            squares = _mm512_fmadd_ps(some, some, squares);
+        }
+        float mean = _mm512_reduce_add_ps(squares) / (float)size;
+        __m512 factor = _mm512_set1_ps(1.0f / sqrtf(mean + eps));
+        for (int64_t d = 0; d < size; d += LANES)
+            narrowed(out + row * size + d,
+                     _mm512_mul_ps(_mm512_mul_ps(widened(from + d), factor), widened(weight + d)));
+    }
+}
+
+/* both [rows, 2 inner] -> silu(first half) * second half [rows, inner] */
+void agentbus_silu_times(const bf16 *both, bf16 *out, int64_t rows, int64_t inner,
+                         int32_t threads) {
+    const __m512 minus = _mm512_set1_ps(-1.442695041f), one = _mm512_set1_ps(1.0f);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t d = 0; d < inner; d += LANES) {
+            __m512 gate = widened(both + row * 2 * inner + d);
+            __m512 up = widened(both + row * 2 * inner + inner + d);
+            __m512 under = _mm512_add_ps(one, exp2_ps(_mm512_mul_ps(gate, minus)));
+            narrowed(out + row * inner + d, _mm512_mul_ps(_mm512_div_ps(gate, under), up));
+        }
+}

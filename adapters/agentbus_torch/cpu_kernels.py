@@ -1,0 +1,177 @@
+"""`cpu_kernels.c`, compiled for this machine when it is first needed, and its functions.
+
+What torch has no one operation for costs a CPU several, each with its own pass over memory. Where
+the CPU multiplies bfloat16 in AVX-512 and there is a C compiler (`CC`, or `cc`), these kernels take
+their place; elsewhere torch's operations do the same work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+__all__ = ["STATE", "CPUKernels", "Plan", "attention_kernels", "cpu_kernels", "row_kernels"]
+
+logger = logging.getLogger(__name__)
+
+STATE = 16
+"""Floats of a partial result before its sums."""
+_SOURCE = Path(__file__).with_suffix(".c")
+_VECTORS = ("f", "bw", "vl", "dq", "bf16")
+_FLAGS = ("-O3", "-std=gnu11", "-mfma", *(f"-mavx512{part}" for part in _VECTORS))
+_COMPILE_TIMEOUT_S = 120.0
+_LANES = 16
+_BLOCK = 64
+_MAX_HEAD_SIZE = 256
+_PARALLEL_NUMBERS = 16384
+"""Numbers from which several threads are faster than one."""
+_MAX_PROBLEM = 500
+
+
+class Plan(ctypes.Structure):
+    """What a batch's attention reads and writes, for all layers; see `cpu_kernels.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("pieces", "members", "slots", "positions")),
+        *((name, ctypes.c_void_p) for name in ("merged", "partials", "cosine", "sine", "scratch")),
+        *((name, ctypes.c_int64) for name in ("slot_stride", "head_stride")),
+        *((name, ctypes.c_int32) for name in ("count", "rows", "heads", "kv_heads", "size")),
+        ("threads", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
+
+
+class CPUKernels:
+    """The functions of the library; tensors are bfloat16 and contiguous."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it.
+
+        Raises:
+            OSError: it does not suit this process.
+        """
+        pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+        library = ctypes.CDLL(str(path))
+        self._attend = library.agentbus_attend
+        self._attend.argtypes = [pointer, pointer, pointer, pointer, integer]
+        self._rms_norm = library.agentbus_rms_norm
+        self._rms_norm.argtypes = [*(pointer,) * 3, long, long, ctypes.c_float, integer]
+        self._silu_times = library.agentbus_silu_times
+        self._silu_times.argtypes = [pointer, pointer, long, long, integer]
+        for function in (self._attend, self._rms_norm, self._silu_times):
+            function.restype = None
+
+    def attend(self, plan: Plan, qkv: Tensor, window: Tensor, sees: int) -> Tensor:
+        """Turn queries and keys, put keys and values into their windows, and attend.
+
+        Args:
+            plan: of this batch.
+            qkv: [rows, heads + 2 * kv_heads, size]; is overwritten.
+            window: one layer's, [slots, 2 * kv_heads, capacity, size].
+            sees: positions that a row sees, itself included; 0 for all before it.
+
+        Returns:
+            [rows, heads * size]
+        """
+        found = qkv.new_empty(len(qkv), plan.heads * plan.size)
+        pointers = (qkv.data_ptr(), window.data_ptr(), found.data_ptr())
+        self._attend(ctypes.addressof(plan), *pointers, sees)
+        return found
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return `x` [rows, size] over the root of the mean of its squares, times a weight [size]."""
+        x, found = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        pointers = (x.data_ptr(), weight.data_ptr(), found.data_ptr())
+        self._rms_norm(*pointers, *x.shape, eps, _threads(x.numel()))
+        return found
+
+    def silu_times(self, both: Tensor) -> Tensor:
+        """Return silu(first half) * second half [rows, inner] of `both` [rows, 2 * inner]."""
+        rows, inner = len(both), both.shape[1] // 2
+        found = both.new_empty(rows, inner)
+        pointers = (both.data_ptr(), found.data_ptr())
+        self._silu_times(*pointers, rows, inner, _threads(both.numel()))
+        return found
+
+
+def _threads(numbers: int) -> int:
+    return torch.get_num_threads() if numbers >= _PARALLEL_NUMBERS else 1
+
+
+@functools.cache
+def cpu_kernels() -> CPUKernels | None:
+    """Return this process's kernels; None if the CPU or the machine's software cannot have them."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return None
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        logger.info("there is no C compiler: torch's own operations are used, which are slower")
+        return None
+    try:
+        return CPUKernels(_built(compiler))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home is the second
+        said = getattr(error, "stderr", None) or str(error)
+        logger.warning("CPU kernels cannot be used: %s", " ".join(said.split())[-_MAX_PROBLEM:])
+        return None
+
+
+def row_kernels(dtype: torch.dtype, device: torch.device, size: int) -> CPUKernels | None:
+    """Return the kernels, if `rms_norm` and `silu_times` take such rows of so many numbers."""
+    suits = dtype == torch.bfloat16 and device.type == "cpu" and size % _LANES == 0
+    return cpu_kernels() if suits else None
+
+
+def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
+    """Return the kernels, if `attend` takes heads of that size, and is the faster way.
+
+    A CPU with AMX multiplies several times as fast in torch's products as in AVX-512.
+    """
+    suits = dtype == torch.bfloat16 and head_size % _BLOCK == 0 and head_size <= _MAX_HEAD_SIZE
+    return cpu_kernels() if suits and not torch.cpu._is_amx_tile_supported() else None
+
+
+def _built(compiler: str) -> Path:
+    """Return the library, compiling it if it is not there yet."""
+    named = blake3(_SOURCE.read_bytes() + repr((_FLAGS, compiler)).encode()).hexdigest()[:16]
+    folder = Path.home() / ".cache" / "agentbus"
+    library = folder / f"cpu-kernels-{named}.so"
+    if not library.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+            _compile(compiler, Path(partial))
+            os.replace(Path(partial, "kernels.so"), library)
+    _check_owner(library)
+    return library
+
+
+def _compile(compiler: str, folder: Path) -> None:
+    """Compile in two steps, so that the library does not name an OpenMP of its own: a second one
+    beside torch's would have its threads fight for the same cores."""
+    flags = (*_FLAGS, "-fPIC", "-fopenmp")
+    _run(compiler, *flags, "-c", str(_SOURCE), "-o", str(folder / "kernels.o"))
+    _run(compiler, "-shared", str(folder / "kernels.o"), "-o", str(folder / "kernels.so"), "-lm")
+
+
+def _run(*command: str) -> None:
+    run: Sequence[str] = command
+    subprocess.run(run, check=True, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S)
+
+
+def _check_owner(library: Path) -> None:
+    """Refuse what others than this user may have written: it is going to be executed."""
+    for path in (library, library.parent):
+        status = path.stat()
+        if status.st_uid not in {os.geteuid(), 0} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"{path} can be written by others than its user")
