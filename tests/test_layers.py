@@ -21,6 +21,7 @@ LAYERS = {
     "context": 1,
     "kv": 1,
     "telemetry": 1,
+    "filters": 1.5,
     "transport": 2,
     "storage": 2,
     "engine": 2,
@@ -37,9 +38,8 @@ LAYERS = {
     "cli": 5,
     "__main__": 6,
 }
-"""Package or module to layer, as the design numbers them; 1.5 is for the pure policies (filters,
-placement, sla) to come,
-3.5 for what watches the services of one process. Errors are below the rest of the vocabulary, which raises them."""
+"""Package or module to layer, as the design numbers them; 1.5 is for the pure policies (placement
+and sla are to come), 3.5 for what watches the services of one process. Errors are below the rest of the vocabulary, which raises them."""
 PURE = 1.5
 """Up to this layer there is no I/O, no clock, no event loop and no environment."""
 

@@ -12,6 +12,8 @@ AgentbusError
 │   ├── MalformedFrame, FrameTooLarge, VersionMismatch, UnexpectedFrame
 ├── ContextError             a context that cannot be resolved or rendered
 │   ├── UnknownContext (ForgottenContext), LayoutError, ToolSchemaError, TranscriptError
+├── FilterError              a delivered text that cannot be read back
+│   ├── FormBroken
 └── EngineError              a model that cannot do what was asked
     ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
     ├── InvalidSchema, Unsupported
@@ -61,6 +63,7 @@ from .engine import (
     UnknownEngine,
     Unsupported,
 )
+from .filters import FilterError, FormBroken
 from .misuse import (
     Closed,
     ConfigError,
@@ -88,7 +91,9 @@ __all__ = [
     "Draining",
     "EngineError",
     "EngineFailed",
+    "FilterError",
     "ForgottenContext",
+    "FormBroken",
     "FrameTooLarge",
     "GrantRefused",
     "HandlerFailed",

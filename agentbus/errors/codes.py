@@ -43,6 +43,7 @@ from .engine import (
     UnknownEngine,
     Unsupported,
 )
+from .filters import FormBroken
 from .misuse import (
     Closed,
     ConfigError,
@@ -94,6 +95,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     LayoutError,
     ToolSchemaError,
     TranscriptError,
+    FormBroken,
     UnknownEngine,
     ModelNotFound,
     ModelBroken,
