@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from .base import Form
+from .json_plain import PlainJSON
+from .json_value import CompactJSON
 
-__all__ = ["Form"]
+__all__ = ["CompactJSON", "Form", "PlainJSON"]
