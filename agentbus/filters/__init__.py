@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .base import Form
-from .json_plain import PlainJSON
+from .choose import Delivered, shortest
+from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 
-__all__ = ["CompactJSON", "Form", "PlainJSON"]
+__all__ = [
+    "LOSSLESS",
+    "CompactJSON",
+    "Delivered",
+    "Form",
+    "PlainJSON",
+    "PlainJSONLines",
+    "shortest",
+]
+
+LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines())
+"""All forms of which nothing is lost, in order of preference."""

@@ -28,9 +28,13 @@ class Form(Protocol):
         ...
 
     def read(self, written: str) -> str:
-        """Return the text that `write` was given, or for a value-exact form one of equal value.
+        """Return the text that `write` was given, or one of equal value.
 
         Raises:
             FormBroken: `write` does not write this.
         """
+        ...
+
+    def is_same(self, text: str, read: str) -> bool:
+        """Say whether nothing was lost: the same bytes, or for a value-exact form the same value."""
         ...

@@ -23,14 +23,15 @@ from json import JSONDecoder
 from typing import Final, TypeAlias
 
 from ..errors import FormBroken
-from .json_value import MAX_DEPTH, Lexeme, Value, compact, parse, quoted, scalar
+from .json_value import MAX_DEPTH, Lexeme, Value, compact, equal, parse, quoted, scalar
 
-__all__ = ["PlainJSON"]
+__all__ = ["PlainJSON", "PlainJSONLines"]
 
 Shape: TypeAlias = "tuple[tuple[str, Shape | None], ...]"
 """An object's keys, with the shapes of those that are objects."""
 
 _NAME: Final = "json-plain/1"
+_LINES: Final = "JSON Lines, one by one:\n"
 _MIN_ROWS: Final = 2
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.$-]*")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity")
@@ -64,6 +65,56 @@ class PlainJSON:
         value = reader.value(0)
         reader.expect_end()
         return compact(value)
+
+    def is_same(self, text: str, read: str) -> bool:
+        """Compare values."""
+        return equal(text, read)
+
+
+class PlainJSONLines:
+    """JSON Lines as one table, or as an array: value-exact, line by line.
+
+    A first line says what it was; the last line's end is there if the text had it.
+    """
+
+    name = "json-lines/1"
+
+    def write(self, text: str) -> str | None:
+        """See `Form.write`."""
+        try:
+            values = _lines(text)
+        except ValueError:
+            return None
+        if len(values) < _MIN_ROWS or not all(isinstance(one, tuple | list) for one in values):
+            return None
+        parts: list[str] = [_LINES]
+        _write(values, parts.append)
+        written = "".join(parts) + "\n" * text.endswith("\n")
+        return written if len(written) < len(text) else None
+
+    def read(self, written: str) -> str:
+        """See `Form.read`."""
+        if not written.startswith(_LINES):
+            raise FormBroken(self.name, "its first line is another")
+        ended = written.endswith("\n")
+        reader = _Reader(written.removeprefix(_LINES).removesuffix("\n"))
+        values = reader.value(0)
+        reader.expect_end()
+        if not isinstance(values, list):
+            raise FormBroken(self.name, "it is no array")
+        return "\n".join(map(compact, values)) + "\n" * ended
+
+    def is_same(self, text: str, read: str) -> bool:
+        """Compare the values of all lines."""
+        try:
+            same = _lines(text) == _lines(read)
+        except ValueError:
+            return False
+        return same and text.endswith("\n") == read.endswith("\n")
+
+
+def _lines(text: str) -> list[Value]:
+    return [parse(line) for line in text.removesuffix("\n").split("\n")]
 
 
 def _is_plain(text: str) -> bool:
@@ -123,9 +174,7 @@ def _common_shape(values: list[Value]) -> Shape | None:
     if len(values) < _MIN_ROWS:
         return None
     shape = _shape(values[0])
-    if shape is None or any(_shape(value) != shape for value in values[1:]):
-        return None
-    return shape
+    return None if any(_shape(value) != shape for value in values[1:]) else shape
 
 
 def _head(shape: Shape) -> str:

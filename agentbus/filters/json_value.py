@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Final, TypeAlias
 
-__all__ = ["MAX_DEPTH", "CompactJSON", "Lexeme", "Value", "compact", "parse", "quoted", "scalar"]
+__all__ = [
+    "MAX_DEPTH",
+    "CompactJSON",
+    "Lexeme",
+    "Value",
+    "compact",
+    "equal",
+    "parse",
+    "quoted",
+    "scalar",
+]
 
 MAX_DEPTH: Final = 64
 """Arrays and objects within each other; what is deeper is left as it is."""
@@ -48,6 +58,14 @@ def parse(text: str) -> Value:
         raise ValueError("it is too deep") from error
     _check_depth(value)
     return value
+
+
+def equal(one: str, other: str) -> bool:
+    """Say whether two texts are JSON of the same value."""
+    try:
+        return parse(one) == parse(other)
+    except ValueError:
+        return False
 
 
 def _check_depth(value: Value) -> None:
@@ -120,3 +138,7 @@ class CompactJSON:
     def read(self, written: str) -> str:
         """Return the text itself: it is JSON."""
         return written
+
+    def is_same(self, text: str, read: str) -> bool:
+        """Compare values."""
+        return equal(text, read)

@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from agentbus.errors import FormBroken
-from agentbus.filters import CompactJSON, Form, PlainJSON
+from agentbus.filters import LOSSLESS, CompactJSON, PlainJSON, PlainJSONLines
 from agentbus.filters.json_value import MAX_DEPTH, compact, parse
 
 from .recorded import conversations, tool_outputs
 
-FORMS: list[Form] = [CompactJSON(), PlainJSON()]
-PLAIN = PlainJSON()
+FORMS = LOSSLESS
+PLAIN, LINES = PlainJSON(), PlainJSONLines()
 
 TRICKY = [
     *("", " ", "a", "true", "null", "1", "1.0", "-0", "1e5", "NaN", "-Infinity", "007", "+1", "٣"),
@@ -95,7 +95,7 @@ def check(text: str) -> None:
         if written is None:
             continue
         assert len(written) < len(text)
-        assert parse(form.read(written)) == parse(text), form.name
+        assert form.is_same(text, form.read(written)), form.name
         assert form.write(text) == written
 
 
@@ -182,13 +182,13 @@ def test_what_it_does_not_write_is_refused(broken: str) -> None:
     "text", ["", "a", "12", "[1", "{'a': 1}", '{"a": 01}', '["\x01"]', "\ufeff[]"]
 )
 def test_what_is_no_json_is_left(text: str) -> None:
-    assert [form.write(text) for form in FORMS] == [None, None]
+    assert [form.write(text) for form in FORMS] == [None] * 3
 
 
 def test_depth_is_bounded() -> None:
     for depth in (MAX_DEPTH + 1, 900, 100_000):
         text = "[ " * depth + "1" + " ]" * depth
-        assert [form.write(text) for form in FORMS] == [None, None]
+        assert [form.write(text) for form in FORMS] == [None] * 3
     just = "[ " * MAX_DEPTH + "1" + " ]" * MAX_DEPTH
     assert parse(PLAIN.read(PLAIN.write(just) or "")) == parse(just)
     brackets = json.dumps(["[[[[" * 100, "}}}"], indent=1)
@@ -235,6 +235,36 @@ def test_it_is_shorter_by(kind: str, share: float) -> None:
         written = PLAIN.write(text)
         assert written is not None
         assert len(written) < (1 - share) * len(text), name
+
+
+@given(some.lists(texts, min_size=1, max_size=5), some.sampled_from(["", "\n", "\n\n"]))
+@settings(max_examples=300, deadline=None)
+def test_lines_stay_lines(lines: list[str], end: str) -> None:
+    text = "\n".join(line.replace("\n", " ") for line in lines) + end
+    written = LINES.write(text)
+    if written is None:
+        return
+    read = LINES.read(written)
+    assert [parse(line) for line in read.split("\n") if line] == [parse(line) for line in lines]
+    assert LINES.is_same(text, read)
+    assert not LINES.is_same(text, read + "\n")
+    assert not LINES.is_same(text, "[]\n" + read)
+
+
+def test_how_lines_look() -> None:
+    text = (
+        '{"time": "09:00", "level": "info", "n": 1}\n{"time": "09:01", "level": "warn", "n": 2}\n'
+        * 2
+    )
+    written = LINES.write(text)
+    assert written == (
+        "JSON Lines, one by one:\n[\ntime,level,n:\n"
+        + ("09:00,info,1\n09:01,warn,2\n" * 2).removesuffix("\n")
+        + "]\n"
+    )
+    for broken in ("", "[]", "JSON Lines, one by one:\n", "JSON Lines, one by one:\n{}"):
+        with pytest.raises(FormBroken):
+            LINES.read(broken)
 
 
 def test_compact_json_is_json() -> None:
