@@ -13,6 +13,7 @@ import typer
 
 from .acl import acl
 from .context import context
+from .filters import filters
 from .keys import Authorized, KeyFile, ServerKey, TokenFile, joining, keys, load, read_token
 from .logs import configure_logging
 from .runtime import default_url, run, serve
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(keys, name="keys")
 app.add_typer(acl, name="acl")
 app.add_typer(context, name="context")
+app.add_typer(filters, name="filters")
 
 BusUrl = Annotated[
     str,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import anyio
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..context import Cause, Finding, Linter, SegmentKind, Template, TokenCounter
-from ..engine import open_model_text
-from ..errors import ConfigError, EngineError, LayoutError
+from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
+from ..errors import ConfigError, LayoutError
 from .context_files import ModelCall, Session, read_sessions
+from .counting import Counting, open_counting
 from .runtime import print_json, run
 
 __all__ = ["context"]
@@ -26,7 +24,6 @@ context = typer.Typer(
     help="Look into the contexts of model calls, and grade their prefixes.", no_args_is_help=True
 )
 
-_USUAL_MODEL = "smollm2"
 _DIGEST_SHOWN = 12
 
 Files = Annotated[
@@ -45,13 +42,6 @@ AgentName = Annotated[
     str, typer.Option("--agent", help="The agent that a transcript's assistant is.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class _Counting(NamedTuple):
-    count: TokenCounter
-    unit: str
-    notes: tuple[str, ...]
-    template: Template | None = None
 
 
 @context.callback()
@@ -73,7 +63,7 @@ def show(
     """Show the segments of a call: names, sizes, tokens."""
 
     async def job() -> None:
-        counting = await _counting(model)
+        counting = await open_counting(model)
         sessions = read_sessions(file, agent)
         chosen = _chosen(file, sessions, session, call)
         _show(chosen, counting, json=json)
@@ -94,7 +84,7 @@ def diff(
         pair = calls[0][-2:] if len(files) == 1 else (calls[0][-1], calls[1][-1])
         if len(pair) != 2:
             raise ConfigError("context diff", f"{files[0]} has one call; name a second file")
-        _diff(*pair, await _counting(model), json=json)
+        _diff(*pair, await open_counting(model), json=json)
 
     run(job, json=json)
 
@@ -106,7 +96,7 @@ def lint(
     """Grade each call of a session: where it leaves what was sent before, and what that costs."""
 
     async def job() -> None:
-        counting = await _counting(model)
+        counting = await open_counting(model)
         graded = [
             (session, _grades(session, counting))
             for file in files
@@ -117,19 +107,12 @@ def lint(
     run(job, json=json)
 
 
-async def _counting(model: str) -> _Counting:
-    """Return how to count: by a model's tokenizer, or characters where none was asked for."""
-    try:
-        text = await anyio.to_thread.run_sync(open_model_text, model or _USUAL_MODEL)
-    except (EngineError, ConfigError) as error:
-        if model:
-            raise
-        note = f"Counted in characters, since there is no tokenizer: {error}."
-        return _Counting(len, "characters", (note,))
-    notes = [f"Tokens of {model or _USUAL_MODEL}, part by part."]
-    if text.template is not None and not text.template.append_only:
-        notes.append(f"Its chat template {text.template.problem}: prompts are rendered whole.")
-    return _Counting(cache(text.count), "tokens", tuple(notes), text.template)
+def _notes(counting: Counting) -> list[str]:
+    """Say how was counted, and what the model's template does to prefixes."""
+    template = counting.template
+    if template is None or template.append_only:
+        return [counting.note]
+    return [counting.note, f"Its chat template {template.problem}: prompts are rendered whole."]
 
 
 def _chosen(path: Path, sessions: list[Session], session: int, call: int | None) -> ModelCall:
@@ -143,7 +126,7 @@ def _chosen(path: Path, sessions: list[Session], session: int, call: int | None)
     return calls[-1 if call is None else call - 1]
 
 
-def _grades(session: Session, counting: _Counting) -> list[Finding]:
+def _grades(session: Session, counting: Counting) -> list[Finding]:
     """Grade a session; what the model's template does counts where it can render all calls."""
     whole = all(call.context is not None for call in session.calls)
     for template in (counting.template if whole else None, None):
@@ -171,7 +154,7 @@ def _rows(call: ModelCall, count: TokenCounter) -> list[dict[str, Any]]:
     ]
 
 
-def _show(call: ModelCall, counting: _Counting, *, json: bool) -> None:
+def _show(call: ModelCall, counting: Counting, *, json: bool) -> None:
     rows = _rows(call, counting.count)
     total = sum(row["size"] for row in rows)
     root = "" if call.context is None else call.context.root.hex()
@@ -193,10 +176,10 @@ def _show(call: ModelCall, counting: _Counting, *, json: bool) -> None:
     console.print(f"{len(rows)} segments, {total} {counting.unit}.")
     if root:
         console.print(f"Root {root}.")
-    console.print(escape(" ".join(counting.notes)), style="dim")
+    console.print(escape(" ".join(_notes(counting))), style="dim")
 
 
-def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) -> None:
+def _diff(one: ModelCall, other: ModelCall, counting: Counting, *, json: bool) -> None:
     finding = _grades(Session("", (one, other)), counting)[-1]
     before, after = ([part.turn for part in call.parts] for call in (one, other))
     same = next(
@@ -221,7 +204,7 @@ def _diff(one: ModelCall, other: ModelCall, counting: _Counting, *, json: bool) 
     if rows:
         console.print(table)
     console.print(escape(_sentence(finding, counting.unit)))
-    console.print(escape(" ".join(counting.notes)), style="dim")
+    console.print(escape(" ".join(_notes(counting))), style="dim")
 
 
 def _sentence(finding: Finding, unit: str) -> str:
@@ -244,9 +227,7 @@ def _plain(finding: Finding, unit: str) -> dict[str, Any]:
     return row
 
 
-def _report(
-    graded: list[tuple[Session, list[Finding]]], counting: _Counting, *, json: bool
-) -> None:
+def _report(graded: list[tuple[Session, list[Finding]]], counting: Counting, *, json: bool) -> None:
     findings = [finding for _, found in graded for finding in found]
     totals = {
         "calls": len(findings),
@@ -266,7 +247,12 @@ def _report(
             for session, found in graded
         ]
         print_json(
-            {"unit": counting.unit, "notes": counting.notes, "total": totals, "sessions": sessions}
+            {
+                "unit": counting.unit,
+                "notes": _notes(counting),
+                "total": totals,
+                "sessions": sessions,
+            }
         )
         return
     console = Console(highlight=False)
@@ -278,7 +264,7 @@ def _report(
         f"{totals['shared']} shared with an earlier call ({totals['shared'] / whole:.0%}), "
         f"{totals['lost']} lost behind a difference ({totals['lost'] / whole:.0%})."
     )
-    console.print(escape(" ".join(counting.notes)), style="dim")
+    console.print(escape(" ".join(_notes(counting))), style="dim")
 
 
 def _table(session: Session, found: list[Finding], unit: str) -> Table:

@@ -14,7 +14,7 @@ import orjson
 from ..context import Context, Part, Segment, TenantKey, find_layout, import_transcript, text_parts
 from ..errors import ContextError, UnreadableFile
 
-__all__ = ["MAX_CALLS", "MAX_FILE", "ModelCall", "Session", "read_sessions"]
+__all__ = ["MAX_CALLS", "MAX_FILE", "ModelCall", "Session", "read_bytes", "read_sessions"]
 
 MAX_FILE = 256 * 1024 * 1024
 """Bytes of a file, unpacked."""
@@ -64,7 +64,7 @@ def read_sessions(path: Path, agent: str) -> list[Session]:
         UnreadableFile: it cannot be read, or what stands in it is neither; the error names the
             line and the field.
     """
-    raw = _read(path)
+    raw = read_bytes(path)
     whole = _parsed(raw)
     if whole is not None:
         values = whole if isinstance(whole, list) and not _is_messages(whole) else [whole]
@@ -76,7 +76,12 @@ def read_sessions(path: Path, agent: str) -> list[Session]:
     return _sessions(path, values, places, agent)
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return what is in a file, unpacked if its name ends in .gz.
+
+    Raises:
+        UnreadableFile: it cannot be read, is empty, or holds over `MAX_FILE` bytes.
+    """
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:

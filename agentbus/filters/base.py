@@ -7,7 +7,7 @@ is in a prompt's prefix stays as it is.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 __all__ = ["Form"]
 
@@ -18,6 +18,11 @@ class Form(Protocol):
     @property
     def name(self) -> str:
         """Its name and version, such as `json-compact/1`: a version writes the same for ever."""
+        ...
+
+    @property
+    def exact(self) -> Literal["bytes", "value"]:
+        """What reading back keeps."""
         ...
 
     def write(self, text: str) -> str | None:
@@ -36,5 +41,5 @@ class Form(Protocol):
         ...
 
     def is_same(self, text: str, read: str) -> bool:
-        """Say whether nothing was lost: the same bytes, or for a value-exact form the same value."""
+        """Say whether nothing was lost of a text that was read back."""
         ...

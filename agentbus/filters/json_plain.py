@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from json import JSONDecoder
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ..errors import FormBroken
 from .json_value import MAX_DEPTH, Lexeme, Value, compact, equal, parse, quoted, scalar
@@ -45,6 +45,7 @@ class PlainJSON:
     """The form; value-exact: what is read back is JSON without white space."""
 
     name = _NAME
+    exact: Literal["value"] = "value"
 
     def write(self, text: str) -> str | None:
         """See `Form.write`."""
@@ -78,6 +79,7 @@ class PlainJSONLines:
     """
 
     name = "json-lines/1"
+    exact: Literal["value"] = "value"
 
     def write(self, text: str) -> str | None:
         """See `Form.write`."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 __all__ = [
     "MAX_DEPTH",
@@ -126,6 +126,7 @@ class CompactJSON:
     """JSON without white space: value-exact, and JSON itself."""
 
     name = "json-compact/1"
+    exact: Literal["value"] = "value"
 
     def write(self, text: str) -> str | None:
         """See `Form.write`."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from agentbus.cli import context as command
+from agentbus.cli import counting
 from agentbus.cli.app import app
 from agentbus.cli.context_files import read_sessions
 from agentbus.context import probe
@@ -47,7 +47,7 @@ def rewriting(messages: Sequence[Mapping[str, str]], cue: bool) -> str:
 
 @pytest.fixture(autouse=True)
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "open_model_text", model_text)
+    monkeypatch.setattr(counting, "open_model_text", model_text)
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -162,7 +162,7 @@ def test_without_a_tokenizer_characters_are_counted_and_said(
     def nothing(model: str) -> ModelText:
         raise ConfigError(f"engine {model!r}", "nothing is installed")
 
-    monkeypatch.setattr(command, "open_model_text", nothing)
+    monkeypatch.setattr(counting, "open_model_text", nothing)
     found = printed("lint", calls)
     assert found["unit"] == "characters"
     assert found["total"]["characters"] > 61

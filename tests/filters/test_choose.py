@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from agentbus.errors import FormBroken
@@ -12,6 +14,8 @@ from .recorded import tool_outputs
 
 class Form:
     """Writes what it is told to."""
+
+    exact: Literal["bytes"] = "bytes"
 
     def __init__(self, name: str, written: str | None, read: str | None = "text") -> None:
         self.name = name

@@ -1,0 +1,102 @@
+"""`agentbus filters try`: before, after, what it saves, and that nothing is lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from agentbus.cli import counting
+from agentbus.cli.app import app
+from agentbus.engine import ModelText
+from agentbus.errors import ModelNotFound, UnreadableFile
+from agentbus.filters import PlainJSON
+
+ROWS = [{"id": n, "name": f"number {n}", "none": None} for n in range(40)]
+
+
+def model_text(model: str) -> ModelText:
+    if model == "none":
+        raise ModelNotFound(model, "give a path")
+    return ModelText(lambda text: -(-len(text) // 4), None)
+
+
+@pytest.fixture(autouse=True)
+def quarters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "open_model_text", model_text)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(ROWS, indent=1))
+    return path
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["filters", "try", *map(str, arguments)], terminal_width=100)
+
+
+def test_before_and_after_are_shown(rows: Path) -> None:
+    shown = invoke(rows, "--lines", "3").output
+    assert '[\n {\n  "id": 0,\n… 199 more lines' in shown
+    assert "json-plain/1" in shown
+    assert "[\nid,name,none:\n0,number 0,null\n… 39 more lines" in shown
+    assert "the same value" in shown
+    assert "Tokens of smollm2." in shown
+
+
+def test_json_says_all(rows: Path, tmp_path: Path) -> None:
+    prose = tmp_path / "prose.txt.gz"
+    prose.write_bytes(gzip.compress(b"Nothing to gain here."))
+    result = invoke(rows, prose, "--json")
+    found: dict[str, Any] = json.loads(result.output)
+    one, other = found["files"]
+    assert found["unit"] == "tokens"
+    assert one["form"] == "json-plain/1"
+    assert one["sent"] == -(-len(rows.read_text()) // 4)
+    assert one["delivered"] == -(-len(one["text"]) // 4)
+    assert json.loads(PlainJSON().read(one["text"])) == ROWS
+    assert other | {"file": ""} == {
+        "file": "",
+        "form": None,
+        "sent": 6,
+        "delivered": 6,
+        "text": "Nothing to gain here.",
+    }
+
+
+def test_many_files_are_summed_up(rows: Path) -> None:
+    shown = invoke(rows, rows, "--lines", "0").output
+    assert "2 files" in shown
+    assert "number 0" not in shown
+
+
+def test_long_lines_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    path.write_text("x" * 1000)
+    assert "… 760 more characters" in " ".join(invoke(path).output.split())
+
+
+def test_without_a_tokenizer_characters_are_counted(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counting, "open_model_text", lambda _: model_text("none"))
+    found = json.loads(invoke(rows, "--json").output)
+    assert found["unit"] == "characters"
+    assert found["files"][0]["sent"] == len(rows.read_text())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", None])
+def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken"
+    if content is not None:
+        path.write_bytes(content)
+    result = invoke(path)
+    assert result.exit_code != 0
+    assert UnreadableFile.code in invoke(path, "--json").output
+    assert str(path.name) in result.output
