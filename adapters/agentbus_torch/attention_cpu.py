@@ -1,8 +1,8 @@
-"""Attention on a CPU, over windows that hold each running sequence's KV by position."""
+"""Attention on a CPU by torch's operations, over windows that hold each running sequence's KV by
+position."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .batch import Batch, Part, shared_blocks
-from .grouped_query import Run, make_kernel
+from .batch import Batch, Part
+from .grouped_query import make_kernel
 from .kv import KVPool
 from .rope import Rope, turn_
 from .windows import Windowed, Windows
@@ -25,26 +25,15 @@ _CALL_POSITIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Rows of one token, one of each of `count` slots from `slot` on."""
+    """Rows `row…row + count` of a batch, one of each slot from `slot` on."""
 
-    slot: int
+    row: int
     count: int
+    slot: int
     longest: int
     masks: Mapping[int, Tensor | None]
     """What is added to scores, [count, 1, 1, longest], by how many positions a layer's tokens see
     (0 for all); None if all rows see all that is read."""
-
-
-@dataclass(slots=True)
-class _Singles:
-    """Rows `row…row + count` of a batch, run after run."""
-
-    row: int
-    count: int
-    runs: list[_Run]
-    first: Part
-    blocks: int
-    """Whole blocks, from the first on, that are the same in all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +92,16 @@ class WindowAttention(Windowed):
         self._kv_heads = pool.shape.kv_heads
         self._dtype = pool.layers[0].dtype
         self._kernel = make_kernel(self._dtype)
-        self._block_size = pool.shape.block_size
         self._sliding = tuple(sliding)
         self._index = torch.empty(0, dtype=torch.int64)
-        self._singles: list[_Singles] = []
+        self._runs: list[_Run] = []
         self._chunks: list[_Chunk] = []
 
     def prepare(self, batch: Batch) -> None:
         """Lay out where the batch's rows go, and which calls read them."""
         self._hold(batch)
         singles = [part for part in batch.parts if part.rows == 1]
-        self._singles = self._group(singles, batch)
+        self._runs = self._lay_out(singles, batch.positions)
         self._index = self._places(singles)
         self._chunks = []
         row = len(singles)
@@ -136,19 +124,15 @@ class WindowAttention(Windowed):
         turn_(qkv[:, : heads + self._kv_heads], *self._factors)
         self._put(window, qkv[:, heads:])
         query = qkv[:, :heads].reshape(rows, self._kv_heads, heads // self._kv_heads, size)
-        found = [self._attend_singles(window, query, group, sees) for group in self._singles]
+        found = [self._attend_run(window, query, run, sees) for run in self._runs]
         found += [self._attend_chunk(window, query, chunk, sees) for chunk in self._chunks]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _attend_singles(self, window: Tensor, query: Tensor, group: _Singles, sees: int) -> Tensor:
-        rows = query[group.row : group.row + group.count]
-        runs = []
-        for run in group.runs:
-            seen = window[run.slot : run.slot + run.count, :, : run.longest]
-            keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
-            runs.append(Run(keys, values, run.masks[sees]))
-        shared = 0 if sees or group.count == 1 else group.blocks * self._block_size
-        return self._kernel.singles(rows, runs, shared).reshape(group.count, -1)
+    def _attend_run(self, window: Tensor, query: Tensor, run: _Run, sees: int) -> Tensor:
+        rows = query[run.row : run.row + run.count]
+        seen = window[run.slot : run.slot + run.count, :, : run.longest]
+        keys, values = seen[:, : self._kv_heads], seen[:, self._kv_heads :]
+        return self._kernel.singles(rows, keys, values, run.masks[sees]).reshape(run.count, -1)
 
     def _attend_chunk(self, window: Tensor, query: Tensor, chunk: _Chunk, sees: int) -> Tensor:
         seen = window[chunk.slot, :, : chunk.end]
@@ -160,7 +144,7 @@ class WindowAttention(Windowed):
 
     def _put(self, window: Tensor, pairs: Tensor) -> None:
         """Write a layer's keys and values where `prepare` said."""
-        if singles := sum(group.count for group in self._singles):
+        if singles := sum(run.count for run in self._runs):
             flat = window.view(-1, window.shape[-1])
             flat.index_copy_(0, self._index, pairs[:singles].reshape(-1, window.shape[-1]))
         for chunk in self._chunks:
@@ -179,62 +163,27 @@ class WindowAttention(Windowed):
             dtype=torch.int64,
         )
 
-    def _group(self, singles: Sequence[Part], batch: Batch) -> list[_Singles]:
-        """Put rows whose slots are neighbours into runs, and runs that share enough into groups."""
-        groups: list[_Singles] = []
-        row = 0
-        for count in self._run_lengths(singles):
-            parts = singles[row : row + count]
-            run = self._run(parts, batch.positions[row : row + count, None, None, None])
-            blocks = shared_blocks(parts, self._block_size)
-            group = _Singles(row, count, [run], parts[0], blocks)
-            if not (groups and self._join(groups[-1], group, parts)):
-                groups.append(group)
-            row += count
-        return groups
-
-    def _run_lengths(self, singles: Sequence[Part]) -> list[int]:
-        """Split rows as `group_lengths` does, and where those end that share a prefix."""
-        alike = [
-            shared_blocks((one, other), self._block_size)
-            for one, other in itertools.pairwise(singles)
-        ]
-        ends = {
-            place + 1
-            for place, blocks in enumerate(alike)
-            if 2 * blocks < max(alike[max(0, place - 1) : place + 2])
-        }
-        counts: list[int] = []
+    def _lay_out(self, singles: Sequence[Part], positions: Tensor) -> list[_Run]:
+        """Put rows into runs that are computed together."""
+        runs: list[_Run] = []
         row = 0
         for count in group_lengths([p.slot for p in singles], [p.end for p in singles]):
-            cuts = [row, *sorted(end for end in ends if row < end < row + count), row + count]
-            counts += [end - start for start, end in itertools.pairwise(cuts)]
+            parts = singles[row : row + count]
+            last = positions[row : row + count, None, None, None]
+            longest = max(part.end for part in parts)
+            ragged = min(part.end for part in parts) < longest
+            if ragged:
+                for part in parts:
+                    self._windows.clear(part.slot, longest)
+            masks = {
+                sees: self._single_mask(last, longest, sees)
+                if ragged or 0 < sees < longest
+                else None
+                for sees in set(self._sliding)
+            }
+            runs.append(_Run(row, count, parts[0].slot, longest, masks))
             row += count
-        return counts
-
-    def _run(self, parts: Sequence[Part], last: Tensor) -> _Run:
-        longest = max(part.end for part in parts)
-        ragged = min(part.end for part in parts) < longest
-        if ragged:
-            for part in parts:
-                self._windows.clear(part.slot, longest)
-        masks = {
-            sees: self._single_mask(last, longest, sees) if ragged or 0 < sees < longest else None
-            for sees in set(self._sliding)
-        }
-        return _Run(parts[0].slot, len(parts), longest, masks)
-
-    def _join(self, group: _Singles, other: _Singles, parts: Sequence[Part]) -> bool:
-        """Let the rows of two groups read what all of them share together, if it is more than what
-        each of them reads once now and would not any more; say whether they do."""
-        both = min(group.blocks, shared_blocks((group.first, *parts), self._block_size))
-        lost = sum((one.blocks - both) * one.count for one in (group, other) if one.count > 1)
-        if both <= lost:
-            return False
-        group.runs += other.runs
-        group.count += other.count
-        group.blocks = both
-        return True
+        return runs
 
     def _single_mask(self, last: Tensor, longest: int, sees: int) -> Tensor:
         """Hide what is behind each row's position, and what it does not see any more."""

@@ -134,12 +134,9 @@ def row_kernels(dtype: torch.dtype, device: torch.device, size: int) -> CPUKerne
 
 
 def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
-    """Return the kernels, if `attend` takes heads of that size, and is the faster way.
-
-    A CPU with AMX multiplies several times as fast in torch's products as in AVX-512.
-    """
+    """Return the kernels, if `attend` takes heads of that size."""
     suits = dtype == torch.bfloat16 and head_size % _BLOCK == 0 and head_size <= _MAX_HEAD_SIZE
-    return cpu_kernels() if suits and not torch.cpu._is_amx_tile_supported() else None
+    return cpu_kernels() if suits else None
 
 
 def _built(compiler: str) -> Path:

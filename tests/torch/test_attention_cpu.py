@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from agentbus_torch.attention_cpu import WindowAttention, group_lengths
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.kv import KVPool
-from agentbus_torch.linear import has_fast_bfloat16
 from agentbus_torch.rope import Rope
 
 from agentbus.errors import MisuseError
@@ -70,27 +68,9 @@ def test_siblings_read_the_prefix_that_they_share(kind: str) -> None:
         made.step([made.part(n, count, tables[n]) for n, count in enumerate(rows)])
 
 
-def test_a_shared_prefix_is_read_once() -> None:
-    """What lies in the others' windows at its places does not matter, where that is faster."""
-    torch.manual_seed(3)
-    _, attention = make("bfloat16", blocks=400)
-    for n in range(4):
-        attention.open(range(150), 600, ())
-        if n:
-            attention._windows.layers[0][n, :, :600] = math.nan
-    table = (*range(150), 399)
-    batch = make_batch([Part(n, table, 600, (1,), True) for n in range(4)], torch.device("cpu"))
-    attention.prepare(batch)
-    heads = (4, SHAPE.kv_heads * (GROUP + 2), SHAPE.head_size)
-    found = attention.attend(0, torch.randn(heads, dtype=torch.bfloat16))
-    assert found.isnan().any().item() is not has_fast_bfloat16()
-
-
 @pytest.mark.parametrize("kind", ["bfloat16", "kernels"])
 @pytest.mark.parametrize("slots", [(0, 1, 3, 6), (1, 3, 5, 6), (3, 4, 5, 7)])
-def test_siblings_whose_windows_lie_apart_read_their_prefix_once(
-    kind: str, slots: tuple[int, ...]
-) -> None:
+def test_siblings_whose_windows_lie_apart(kind: str, slots: tuple[int, ...]) -> None:
     """Each has more of its own than the one before it; beside them is one that shares nothing."""
     torch.manual_seed(4)
     made = attending(kind, blocks=400, slots=8)
@@ -110,9 +90,6 @@ def test_siblings_whose_windows_lie_apart_read_their_prefix_once(
                 for n, count in {**rows, rest: 1}.items()
             ]
         )
-    if isinstance(made.attention, WindowAttention):
-        together = max(made.attention._singles, key=lambda group: group.count)
-        assert together.count == 4 and together.blocks == 150
 
 
 def write(attention: WindowAttention, slot: int, start: int, pairs: torch.Tensor) -> None:
@@ -199,7 +176,7 @@ def test_what_others_left_in_a_window_harms_nobody() -> None:
         write(attention, slot, 0, pairs_of(70 + slot * 20, torch.float32))
     parts = [Part(0, (), 70, (1,), True), Part(1, (), 90, (1,), True)]
     attention.prepare(make_batch(parts, torch.device("cpu")))
-    assert len(attention._singles) == 1
+    assert len(attention._runs) == 1
     query = torch.randn(2, SHAPE.kv_heads * GROUP, SHAPE.head_size)
     found = attention.attend(0, torch.cat((query, pairs_of(2, torch.float32)), 1))
     assert not found.isnan().any()
