@@ -18,7 +18,7 @@ from .children import ChildFailed
 from .compiled import is_compiled
 from .exact.suite import SUITE as EXACTNESS
 from .faults.suite import SUITE as FAULTS
-from .macro import engine, fanout_context, hops, reuse
+from .macro import engine, fanout_context, filters, hops, reuse
 from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
@@ -35,6 +35,7 @@ SUITES: Mapping[str, Suite] = {
     "fanout": fanout.SUITE,
     "fanout_context": fanout_context.SUITE,
     "faults": FAULTS,
+    "filters": filters.SUITE,
     "hops": hops.SUITE,
     "reuse": reuse.SUITE,
     "scale": scale.SUITE,
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="recorded logs, for the suite reuse; without it, those in ../shared/data",
+        help="recorded data, for the suites filters and reuse; else ../shared/data",
     )
     parser.add_argument(
         "--json", type=_writable, metavar="FILE", help="also write the rows there, as JSON"

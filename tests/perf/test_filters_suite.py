@@ -1,0 +1,65 @@
+"""The suite `filters`: what it counts, and that it would see a loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentbus.filters import Delivered, PlainJSON
+from perf.macro import filters
+from perf.macro.filters import SUITE
+from perf.report import VIOLATIONS
+
+ROWS = [{"id": n, "name": f"number {n}"} for n in range(30)]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    class Tokenizer:
+        @staticmethod
+        def plain(text: str) -> list[int]:
+            return [0] * len(text)
+
+    monkeypatch.setattr(filters, "load_tokenizer", Tokenizer)
+    folder = tmp_path / "tool_outputs" / "json_array"
+    folder.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps(ROWS, indent=1))
+    talks = tmp_path / "conversations"
+    talks.mkdir()
+    said = [("tool_result", json.dumps(ROWS)), ("message", "[1]"), ("tool_result", "done")]
+    messages = [{"kind": kind, "content": content} for kind, content in said]
+    (talks / "tau_bench_airline.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    return tmp_path
+
+
+@pytest.mark.anyio
+async def test_cases_and_sums(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert SUITE.on_data is not None
+    rows = await SUITE.on_data(data)(["compact"], quick=False, progress=lambda _: None)
+    found = {(row.case, row.metric): row for row in rows}
+    plain = PlainJSON().write(json.dumps(ROWS))
+    assert plain is not None
+    one = found["json_array", "tokens"]
+    assert (one.value, one.peer_value) == (len(plain), len(json.dumps(ROWS, separators=(",", ":"))))
+    assert found["tau_bench_airline", "tokens"].value == len(plain) + len("[1]done")
+    assert found["tau_bench_airline_json_results", "tokens"].value == len(plain)
+    assert all(row.value == 0 for row in rows if row.unit == VIOLATIONS)
+    assert "skipped log" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sent", "delivered", "kept"),
+    [
+        ('{"a": 1.0}', "{a:1.0}", True),
+        ('{"a": 1.0}', "{a:1}", False),
+        ('{"a": 1, "a": 2}', "{a:2}", False),
+        ('{"a": 1, "b": 2}', "{b:2,a:1}", False),
+        ('{"a": "1"}', "{a:1}", False),
+        ('{"a": []}', "{a:{}}", False),
+    ],
+)
+def test_a_loss_is_seen(sent: str, delivered: str, kept: bool) -> None:
+    assert filters._is_kept(sent, Delivered(delivered, "json-plain/1", 9, 8)) is kept
+    assert not filters._is_kept(sent, Delivered(delivered, "", 9, 8))
