@@ -142,8 +142,8 @@ class BusSettings:
     ever. The next request makes another."""
     layout: LayoutSetting = "by_role"
     """How models of this process's agents are shown contexts. `by_role`: roster_first where the
-    agent's role stands in the context, else role_first. `auto`: the layout that is predicted to
-    prefill least; `call.reading` says what was predicted for each."""
+    agent's role stands in the context for all to read, else role_first. `auto`: the layout that is
+    predicted to prefill least; `call.reading` says what was predicted for each."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)

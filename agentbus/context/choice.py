@@ -35,8 +35,8 @@ __all__ = [
 AUTO = "auto"
 """In place of a layout's name: that with the least predicted prefill."""
 BY_ROLE = "by_role"
-"""In place of a layout's name: `roster_first` for agents whose role stands in the context,
-`role_first` for others."""
+"""In place of a layout's name: `roster_first` for agents whose role stands in the context for all
+to read, `role_first` for others."""
 MAX_TEAM = 8
 """Agents of a team whose next hops are predicted."""
 
@@ -202,11 +202,12 @@ def read_as(agent: str, role: str, context: Context, layout: str = BY_ROLE) -> R
     Raises:
         LayoutError: there is no such layout, or none that can show this context to this agent.
     """
-    has_role = any(one.kind in _ROLES and one.author == agent for one in context.segments())
+    roles = {one.kind for one in context.segments() if one.kind in _ROLES and one.author == agent}
+    has_role = bool(roles)
     own = "" if has_role else role
     predictions: tuple[Prediction, ...] = ()
     if layout == BY_ROLE:
-        layout = "roster_first" if has_role else "role_first"
+        layout = "roster_first" if roles == {SegmentKind.ROLE} else "role_first"
     elif layout == AUTO:
         layout, predictions = choose_layout(_to_expect(context, agent, own), _by_characters)
     find_layout(layout)

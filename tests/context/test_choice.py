@@ -120,6 +120,18 @@ def test_an_agent_whose_role_stands_in_the_context_reads_it_as_it_is() -> None:
         assert read_as("writer", "ignored", context, layout).context is context
 
 
+def test_an_agent_whose_private_role_stands_in_the_context_can_read_it() -> None:
+    """Roster-first would show it to all; so an agent gets no such layout unasked."""
+    context = TEAM.role("judge", "You judge.", private=True).user("Go.")
+    assert read_as("judge", "ignored", context).layout == "role_first"
+    assert read_as("writer", "ignored", context).layout == "roster_first"
+    both = TEAM.role("writer", "And in secret.", private=True).user("Go.")
+    reading = read_as("writer", "ignored", both)
+    assert (reading.layout, reading.context) == ("role_first", both)
+    head = find_layout(reading.layout).render(reading.context, "writer").turns[0].text
+    assert head == "You write.\n\nAnd in secret."
+
+
 def test_an_agent_with_a_role_of_its_own_reads_it_as_a_private_one() -> None:
     reading = read_as("judge", "You judge.", TEAM.user("Go."))
     assert reading.layout == "role_first"
