@@ -58,7 +58,7 @@ class GenerateOptions(TypedDict, total=False):
     """A JSON schema that the answer is kept to."""
     tools: tuple[Mapping[str, object], ...]
     """Functions that the answer may call, in OpenAI's form. The context has to describe them:
-    `context.tools(canonical_tools(tools))`."""
+    `context.tools(tools)`."""
     tool_choice: str
     """`auto`, `none`, `required` or a tool's name."""
     salt: str

@@ -9,14 +9,16 @@ Storing and shipping contexts is the business of `resolve` and `delta`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import msgpack
 from blake3 import blake3
 
 from ..errors import InvalidMessage, MisuseError
+from .tools import canonical_tools
 
 __all__ = ["DIGEST_SIZE", "Context", "Segment", "SegmentKind", "TenantKey"]
 
@@ -170,9 +172,17 @@ class Context:
         """Append a text that stands for what was said in the context `of`."""
         return self.add(SegmentKind.SUMMARY, author, text, refers=of.root)
 
-    def tools(self, schemas: str, *, agent: str = "") -> Context:
-        """Append tool schemas, a canonical JSON list, that `agent` may call; all may, if empty."""
-        return self.add(SegmentKind.TOOLS, agent, schemas)
+    def tools(
+        self, schemas: str | bytes | Sequence[Mapping[str, Any]], *, agent: str = ""
+    ) -> Context:
+        """Append schemas of tools, as `canonical_tools` takes and writes them.
+
+        `agent` may call them; all may, if it is empty.
+
+        Raises:
+            ToolSchemaError: they are not JSON, or no list of tools.
+        """
+        return self.add(SegmentKind.TOOLS, agent, canonical_tools(schemas))
 
     def tool_call(self, agent: str, text: str) -> Context:
         """Append what `agent` asked of a tool."""
@@ -195,11 +205,14 @@ class Context:
         Raises:
             MisuseError: this context does not hold the earlier segment, or that is a summary,
                 whose reference is taken: sum up again instead.
+            ToolSchemaError: tools are to be replaced by what is no list of tools.
         """
         if earlier.kind is SegmentKind.SUMMARY:
             raise MisuseError("a summary is not superseded: sum up again")
         if all(node.last != earlier for node in self.ancestors()):
             raise MisuseError("what is to be superseded is not in this context")
+        if earlier.kind is SegmentKind.TOOLS:
+            text = canonical_tools(text)
         return self.add(earlier.kind, earlier.author, text, refers=earlier.digest)
 
     def compacted(self) -> Context:

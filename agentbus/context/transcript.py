@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ..errors import InvalidMessage, TranscriptError
 from . import canonical
 from .segment import Context, Segment, SegmentKind
-from .tools import canonical_tools, merge_tools, read_call, write_call
+from .tools import merge_tools, read_call, write_call
 from .transcript_notes import joined_text, read_note, restored, write_note
 
 __all__ = [
@@ -86,7 +86,7 @@ def import_transcript(
         raise TranscriptError("messages", f"{len(messages)} are over the limit of {MAX_MESSAGES}")
     context = start
     if tools:
-        context = context.tools(canonical_tools(tools), agent=agent)
+        context = context.tools(tools, agent=agent)
     importer = _Importer(context, agent)
     for number, message in enumerate(messages):
         importer.add(message, f"messages[{number}]")

@@ -14,6 +14,7 @@ from agentbus.context import (
     Finding,
     Linter,
     Part,
+    SegmentKind,
     TenantKey,
     Turn,
     canonical_tools,
@@ -84,7 +85,7 @@ def test_changed_tools_and_rewritten_ones_are_told_apart() -> None:
     other = TEAM.tools(canonical_tools([{"name": "look"}])).user("Go on then.")
     found = laid_out(one, other)
     assert (found.cause, found.segment, found.lost) == (Cause.TOOLS, "tools", 3)
-    loose = TEAM.tools(json.dumps(schemas, indent=2)).user("Go on then.")
+    loose = TEAM.add(SegmentKind.TOOLS, "", json.dumps(schemas, indent=2)).user("Go on then.")
     found = laid_out(one, loose)
     assert (found.cause, found.segment) == (Cause.TOOLS_REWRITTEN, "tools")
     assert "canonical_tools" in found.detail

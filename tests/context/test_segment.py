@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 
 from agentbus.context import DIGEST_SIZE, SegmentKind, TenantKey
-from agentbus.errors import InvalidMessage
+from agentbus.errors import InvalidMessage, ToolSchemaError
 
 TENANT = TenantKey(b"t" * 32)
 EMPTY = TENANT.empty()
@@ -56,6 +56,26 @@ def test_what_a_segment_refers_to_is_part_of_its_name() -> None:
 def test_a_reference_is_as_long_as_a_digest(size: int) -> None:
     with pytest.raises(InvalidMessage, match="name nothing"):
         TENANT.segment(SegmentKind.USER, "user", "hello", refers=b"r" * size)
+
+
+@pytest.mark.parametrize("tools", ["not json", '{"name": "find"}', [{"name": "a b"}], "[NaN]"])
+def test_tools_that_are_none_are_refused(tools: Any) -> None:
+    with pytest.raises(ToolSchemaError):
+        EMPTY.tools(tools)
+    old = EMPTY.tools([{"name": "find"}]).user("Go.")
+    with pytest.raises(ToolSchemaError):
+        old.supersede(old.segments()[0], tools)
+
+
+def test_tools_that_mean_the_same_are_the_same_context() -> None:
+    schema = {"required": ["day", "at"], "type": "object"}
+    function = {"name": "tide", "parameters": schema}
+    other = '[{"function": {"parameters": {"type": "object", "required": ["at", "day"]},"name": "tide"}}]'
+    assert EMPTY.tools([function]) == EMPTY.tools(other)
+    assert EMPTY.tools(EMPTY.tools([function]).segments()[0].text) == EMPTY.tools([function])
+    head = EMPTY.tools("[]").user("Go.")
+    renewed = head.supersede(head.segments()[0], other)
+    assert renewed.segments()[-1].text == EMPTY.tools([function]).segments()[0].text
 
 
 def test_each_kind_has_a_way_to_say_it() -> None:
