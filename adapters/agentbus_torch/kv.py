@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from agentbus.errors import ConfigError
+
 __all__ = ["KVPool", "KVShape"]
 
 
@@ -34,9 +36,19 @@ class KVPool:
     def __init__(
         self, shape: KVShape, blocks: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
+        """Take the memory of so many blocks.
+
+        Raises:
+            ConfigError: there is not so much.
+        """
         self.shape = shape
         size = (blocks, shape.block_size, 2 * shape.kv_heads, shape.head_size)
-        self.blocks = torch.empty((shape.layers, *size), dtype=dtype, device=device)
+        try:
+            self.blocks = torch.empty((shape.layers, *size), dtype=dtype, device=device)
+        except RuntimeError as error:  # what torch says when memory is out
+            tokens = blocks * shape.block_size
+            problem = f"{tokens} tokens of KV do not fit into the memory of {device}; lower it"
+            raise ConfigError("kv_tokens", problem) from error
         self.layers = list(self.blocks.unbind())
         self._versions = [0] * blocks
 

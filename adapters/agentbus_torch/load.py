@@ -71,7 +71,8 @@ def load_runner(
 
     Raises:
         ModelBroken: the weights cannot be used.
-        ConfigError: there is no such device, or the folder of lower tiers cannot be used.
+        ConfigError: there is no such device, the KV does not fit into its memory, or the folder of
+            lower tiers cannot be used.
     """
     device, dtype = _device(settings.device), getattr(torch, settings.dtype)
     positions = min(config.window, settings.kv_tokens)

@@ -14,7 +14,7 @@ from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import MAX_SEQUENCES
 from agentbus_torch.sequence import Call
 
-from agentbus.errors import ContextTooLong, KVExhausted, MisuseError
+from agentbus.errors import ConfigError, ContextTooLong, KVExhausted, MisuseError
 from tests.torch.tiny import TinyModel, tiny_settings
 
 
@@ -101,6 +101,13 @@ def test_windows_notice_that_blocks_changed_hands(folder: Path) -> None:
         calls = [forced(prompt, text(3, 3))] * generator.randrange(1, 4)
         for found in run(runner, calls):
             torch.testing.assert_close(found, expected[prompt], atol=3e-4, rtol=3e-4)
+
+
+@pytest.mark.parametrize("kv_tokens", [10**12, 10**18])
+def test_a_pool_that_no_memory_holds_is_the_setting_s_fault(folder: Path, kv_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=r"kv_tokens: \d+ tokens of KV do not fit") as caught:
+        make(folder, kv_tokens)
+    assert len(str(caught.value)) < 200
 
 
 def test_what_cannot_be_computed_is_refused(folder: Path) -> None:
