@@ -68,6 +68,8 @@ def tool_parameters(tools: Sequence[Mapping[str, object]]) -> dict[str, Mapping[
     Raises:
         ConfigError: one is malformed, a name stands twice, or they are too many or too long.
     """
+    if isinstance(tools, str | bytes) or not isinstance(tools, Sequence):
+        raise ConfigError("tools", f"must be a tuple of functions, not {type(tools).__name__}")
     if len(tools) > MAX_TOOLS:
         raise ConfigError("tools", f"are {len(tools)}, over the limit of {MAX_TOOLS}")
     found: dict[str, Mapping[str, object]] = {}
