@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -103,16 +103,26 @@ async def test_prompts_outlive_the_engine_on_disk(folder: Path, tmp_path: Path) 
         assert usage.reused_tokens == 0
 
 
-async def test_poisoned_blocks_are_computed_again(folder: Path, tmp_path: Path) -> None:
+def poison(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [poison, lambda data: data[:-1], lambda data: data[: len(data) // 2], lambda _: b""],
+    ids=["poisoned", "a_byte_short", "cut_in_half", "empty"],
+)
+async def test_damaged_blocks_are_computed_again(
+    folder: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     async with opened(folder, kv_disk_bytes=10**7, kv_dir=str(tmp_path / "kv")) as engine:
         measured(engine)
         expected, _ = await ask(engine, ONE)
         await ask(engine, TWO)
         paths = list((tmp_path / "kv").rglob("*.kv"))
         for path in paths:
-            data = bytearray(path.read_bytes())
-            data[len(data) // 2] ^= 4
-            path.write_bytes(data)
+            path.write_bytes(damage(path.read_bytes()))
         ids, _ = await ask(engine, ONE)
         assert ids == expected
         assert tiers(engine).fetched == {Tier.DISK: 0}
