@@ -27,7 +27,7 @@ from agentbus.context import Prompt, Turn
 from agentbus.engine import Finished, GenerateRequest, Piece
 from agentbus.errors import ConfigError, EngineFailed, MailboxFull
 from agentbus.kv import Step, WorkflowAware
-from tests.torch.tiny import TinyModel, tiny_settings
+from tests.torch.tiny import CHATML, TinyModel, tiny_settings
 from tests.torch.under_way import let_run_ahead
 
 CUE = Turn("assistant", "", "writer")
@@ -76,6 +76,27 @@ async def test_reuse_changes_nothing_in_a_conversation(engine: TorchEngine) -> N
         if hop:  # the last token of the answer, the end of its turn, and the cue
             assert done.usage.prefilled_tokens == 1 + 2 + len("\n<assistant\nagent0:") - 1
         turns = (*turns, Turn("assistant", text, f"agent{hop % 2}"))
+
+
+@pytest.mark.anyio
+async def test_a_template_that_drops_turns_reuses_nothing_wrong(tmp_path: Path) -> None:
+    """It shows the last three turns alone, so that a longer prompt does not begin as a shorter."""
+    template = CHATML.replace("in messages", "in messages[-3:]")
+    folder = TinyModel(window=2048).write(tmp_path / "forgetful", template=template)
+    engine = load_engine(str(folder), tiny_settings(kv_tokens=4096))
+    assert not engine.capabilities.append_only_template
+    turns = SAID.turns
+    for hop in range(5):
+        prompt = Prompt(turns, CUE)
+        request = GenerateRequest(prompt=prompt, max_tokens=12, ignore_end=True)
+        text, ids, done = await ask(engine, request)
+        _, alone, _ = await ask(engine, dataclasses.replace(request, reuse=False))
+        assert ids == alone
+        assert done.usage.reused_tokens < done.usage.prompt_tokens // 2
+        turns = (*turns, Turn("assistant", text, "writer"), Turn("user", f"And {hop}?" * 5))
+    engine._runner.check_integrity()
+    assert engine.stats().locked_blocks == 0
+    await engine.aclose()
 
 
 @pytest.mark.anyio
