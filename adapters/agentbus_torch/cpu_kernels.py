@@ -1,8 +1,8 @@
 """`cpu_kernels.c`, compiled for this machine when it is first needed, and its functions.
 
 What torch has no one operation for costs a CPU several, each with its own pass over memory. Where
-the CPU multiplies bfloat16 in AVX-512 and there is a C compiler (`CC`, or `cc`), these kernels take
-their place; elsewhere torch's operations do the same work.
+the CPU multiplies bfloat16 in AVX-512 and there is a C compiler (`CC`, perhaps with arguments, or
+`cc`), these kernels take their place; elsewhere torch's operations do the same work.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ctypes
 import functools
 import logging
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -38,6 +39,13 @@ _MAX_HEAD_SIZE = 256
 _PARALLEL_NUMBERS = 16384
 """Numbers from which several threads are faster than one."""
 _MAX_PROBLEM = 500
+_PROBLEMS = (
+    OSError,  # the library cannot be kept, or loaded
+    AttributeError,  # it lacks a function
+    RuntimeError,  # there is no home to keep it in
+    ValueError,  # the quotes in `CC` do not match
+    subprocess.SubprocessError,  # the compiler fails, or takes too long
+)
 
 
 class Plan(ctypes.Structure):
@@ -115,15 +123,16 @@ def cpu_kernels() -> CPUKernels | None:
     """Return this process's kernels; None if the CPU or the machine's software cannot have them."""
     if not torch.cpu._is_avx512_bf16_supported():
         return None
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        logger.info("there is no C compiler: torch's own operations are used, which are slower")
-        return None
     try:
+        compiler = _compiler()
+        if compiler is None:
+            logger.info("there is no C compiler: torch's own operations are used, which are slower")
+            return None
         return CPUKernels(_built(compiler))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no home is the second
-        said = getattr(error, "stderr", None) or str(error)
-        logger.warning("CPU kernels cannot be used: %s", " ".join(said.split())[-_MAX_PROBLEM:])
+    except _PROBLEMS as error:
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+        problem = " ".join((said or str(error)).split())
+        logger.warning("CPU kernels cannot be used: %s", problem[-_MAX_PROBLEM:])
         return None
 
 
@@ -139,31 +148,61 @@ def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
     return cpu_kernels() if suits else None
 
 
-def _built(compiler: str) -> Path:
-    """Return the library, compiling it if it is not there yet."""
-    named = blake3(_SOURCE.read_bytes() + repr((_FLAGS, compiler)).encode()).hexdigest()[:16]
-    folder = Path.home() / ".cache" / "agentbus"
-    library = folder / f"cpu-kernels-{named}.so"
-    if not library.exists():
+def _compiler() -> tuple[str, ...] | None:
+    """Return the command that compiles, as build tools read `CC`; None if there is no such program.
+
+    Raises:
+        ValueError: its quotes do not match.
+    """
+    name, *arguments = shlex.split(os.environ.get("CC", "")) or ("cc",)
+    found = shutil.which(name)
+    return None if found is None else (found, *arguments)
+
+
+def _built(compiler: Sequence[str]) -> Path:
+    """Return the library, compiling it if it is not there yet, or not whole.
+
+    A process that loads a part of one dies, so its name ends in a digest of its bytes.
+    """
+    made_of = _digest(_SOURCE.read_bytes() + repr((_FLAGS, compiler)).encode())
+    folder = Path.home() / ".cache" / "agentbus" / "kernels"
+    for library in folder.glob(f"{made_of}-*.so"):
+        if library.stem == f"{made_of}-{_digest(library.read_bytes())}":
+            break
+    else:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-            _compile(compiler, Path(partial))
-            os.replace(Path(partial, "kernels.so"), library)
+            made = _compile(compiler, Path(partial))
+            library = folder / f"{made_of}-{_digest(made.read_bytes())}.so"
+            os.replace(made, library)
     _check_owner(library)
     return library
 
 
-def _compile(compiler: str, folder: Path) -> None:
+def _digest(content: bytes) -> str:
+    return blake3(content).hexdigest()[:16]
+
+
+def _compile(compiler: Sequence[str], folder: Path) -> Path:
     """Compile in two steps, so that the library does not name an OpenMP of its own: a second one
     beside torch's would have its threads fight for the same cores."""
+    compiled, linked = folder / "kernels.o", folder / "kernels.so"
     flags = (*_FLAGS, "-fPIC", "-fopenmp")
-    _run(compiler, *flags, "-c", str(_SOURCE), "-o", str(folder / "kernels.o"))
-    _run(compiler, "-shared", str(folder / "kernels.o"), "-o", str(folder / "kernels.so"), "-lm")
+    _run(*compiler, *flags, "-c", str(_SOURCE), "-o", str(compiled))
+    _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+    linked.chmod(0o700)  # whatever the umask says: what a group may write is not loaded
+    return linked
 
 
 def _run(*command: str) -> None:
-    run: Sequence[str] = command
-    subprocess.run(run, check=True, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S)
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=_COMPILE_TIMEOUT_S,
+    )
 
 
 def _check_owner(library: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -193,14 +194,55 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     cpu_kernels.cache_clear()
 
 
+def folder(home: Path) -> Path:
+    return home / ".cache" / "agentbus" / "kernels"
+
+
 def test_they_are_compiled_once_even_by_many(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as many:
         found = [one.result() for one in [many.submit(cpu_kernels) for _ in range(4)]]
     assert all(one is not None for one in found)
-    (library,) = (fresh / ".cache" / "agentbus").iterdir()
+    (library,) = folder(fresh).iterdir()
     assert library.suffix == ".so"
     cpu_kernels.cache_clear()
     monkeypatch.setattr(module, "_compile", None)
+    assert cpu_kernels() is not None
+
+
+def test_half_a_library_is_not_loaded_but_compiled_again(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading it would kill the process."""
+    monkeypatch.setattr(module, "CPUKernels", Path)
+    assert cpu_kernels() is not None
+    cpu_kernels.cache_clear()
+    (library,) = fresh.rglob("*.so")
+    whole = library.read_bytes()
+    library.write_bytes(whole[:20_000])
+    assert cpu_kernels() is not None
+    assert library.read_bytes() == whole
+
+
+def test_a_group_that_may_write_new_files_is_no_hindrance(fresh: Path) -> None:
+    """Some systems say so for all users, each of whom is alone in a group."""
+    before = os.umask(0o002)
+    try:
+        (fresh / ".cache" / "agentbus").mkdir(parents=True)  # as the cache of models is made
+        assert cpu_kernels() is not None
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("command", ["{} -DSOMETHING", "'{}'", "", " "])
+def test_the_compiler_may_be_named_with_arguments(
+    fresh: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = fresh / "my cc"
+    compiler.write_text('#!/bin/sh\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    (fresh / "plain").symlink_to(compiler)
+    name = compiler if "'" in command else fresh / "plain"
+    monkeypatch.setenv("CC", command.format(name))
     assert cpu_kernels() is not None
 
 
@@ -215,25 +257,43 @@ def test_without_a_compiler_torch_does_the_work(
     assert torch.allclose(norm(x).float(), right, rtol=2e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("failure", ["compiler", "home"])
-def test_what_goes_wrong_is_said_and_no_reason_to_stop(
-    fresh: Path,
-    failure: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+FAILURES = {
+    "echo 'unknown option -mavx512bf16' >&2; exit 1": "unknown option -mavx512bf16",
+    "printf 'd\\351j\\340 vu' >&2; exit 1": "j\ufffd vu",  # in another encoding
+    "exit 3": "exit status 3",
+    "exit 0": "kernels.so",
+    "echo 'a warning' >&2; exec sleep 60": "timed out",
+    'exec cc "$@" -fvisibility=hidden': "undefined symbol: agentbus_attend",
+}
+
+
+@pytest.mark.parametrize("script", FAILURES)
+def test_a_compiler_that_fails_is_told_of_and_no_reason_to_stop(
+    fresh: Path, script: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if failure == "compiler":
-        compiler = fresh / "cc"
-        compiler.write_text("#!/bin/sh\necho 'unknown option -mavx512bf16' >&2\nexit 1\n")
-        compiler.chmod(0o755)
-        monkeypatch.setenv("CC", str(compiler))
-        said = "unknown option -mavx512bf16"
-    else:
-        (fresh / ".cache").write_text("a file")
-        said = str(fresh / ".cache")
+    compiler = fresh / "cc"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    if "sleep" in script:
+        monkeypatch.setattr(module, "_COMPILE_TIMEOUT_S", 0.5)
     with caplog.at_level(logging.WARNING):
         assert cpu_kernels() is None
-    assert said in caplog.text
+    assert FAILURES[script] in caplog.text
+
+
+def test_neither_is_a_home_or_a_name_of_a_compiler_that_is_none(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (fresh / ".cache").write_text("a file")
+    with caplog.at_level(logging.WARNING):
+        assert cpu_kernels() is None
+    assert str(fresh / ".cache") in caplog.text
+    cpu_kernels.cache_clear()
+    monkeypatch.setenv("CC", "'cc")
+    with caplog.at_level(logging.WARNING):
+        assert cpu_kernels() is None
+    assert "No closing quotation" in caplog.text
 
 
 def test_a_library_that_others_may_have_written_is_not_loaded(
@@ -241,8 +301,8 @@ def test_a_library_that_others_may_have_written_is_not_loaded(
 ) -> None:
     assert cpu_kernels() is not None
     cpu_kernels.cache_clear()
-    folder = fresh / ".cache" / "agentbus"
-    folder.chmod(folder.stat().st_mode | stat.S_IWOTH)
+    kept = folder(fresh)
+    kept.chmod(kept.stat().st_mode | stat.S_IWOTH)
     with caplog.at_level(logging.WARNING):
         assert cpu_kernels() is None
     assert "can be written by others" in caplog.text
