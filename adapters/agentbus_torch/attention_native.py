@@ -76,7 +76,8 @@ class NativeAttention(Windowed):
         self._kernels = kernels
         self._shape = pool.shape
         self._heads = heads
-        self._sliding = tuple(sliding)
+        self._sliding = tuple(min(sees, positions) for sees in sliding)
+        """As in the arguments; the kernels take 32 bits, a model's file may say any number."""
         self._scratch = torch.empty(0)
         self._plan = Plan()
         self._held: tuple[object, ...] = ()
@@ -103,9 +104,9 @@ class NativeAttention(Windowed):
         for numbers in results:
             partials.extend(numbers)
             merged.append(len(partials))
-        stride = STATE + self._shape.head_size
-        if self._scratch.numel() < len(members) * self._heads * stride:
-            self._scratch = torch.empty(len(members) * self._heads * stride)
+        needed = len(members) * self._heads * (STATE + self._shape.head_size)
+        if self._scratch.numel() < needed:
+            self._scratch = torch.empty(needed, dtype=torch.float32, device="cpu")
         window = self._windows.layers[0]
         tables = {
             "pieces": table,

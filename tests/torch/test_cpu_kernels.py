@@ -118,6 +118,26 @@ def test_scores_far_from_each_other() -> None:
         assert (found.double() - right).abs().max() < 2e-2
 
 
+@pytest.mark.parametrize("sees", [2**31, 2**32 + 1, 10**18])
+def test_a_layer_that_slides_farther_than_all_windows_sees_all(sees: int) -> None:
+    torch.manual_seed(8)
+    made = attending("kernels", sees=sees)
+    made.attention.open((), 0, ())
+    made.step([made.part(0, 150)], sees=sees)
+
+
+def test_the_memory_of_partial_results_hangs_on_no_default_of_torch() -> None:
+    made = attending("kernels")
+    made.attention.open((), 0, ())
+    torch.set_default_dtype(torch.float16)
+    try:
+        made.attention.prepare(make_batch([made.part(0, 150)], CPU))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert isinstance(made.attention, NativeAttention)
+    assert made.attention._scratch.dtype == torch.float32
+
+
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("size", [16, 576, 1536])
 def test_rows_between_products(rows: int, size: int) -> None:
