@@ -54,6 +54,8 @@ class Windows:
         """Make `slots` windows of up to `positions` tokens each."""
         self._size = pool.shape.block_size
         self._pool = pool
+        self.positions = positions
+        """Most tokens of a sequence."""
         self._limit = -(-positions // self._size) * self._size
         self._slots = [_Window([]) for _ in range(slots)]
         self._clock = 0
@@ -192,8 +194,11 @@ class Windowed:
         self._windows.close(slot, keep=keep)
 
     def _hold(self, batch: Batch) -> None:
-        """Make room for a batch's rows."""
-        self._windows.reach(max(part.end for part in batch.parts))
+        """Make room for a batch's rows: kernels write wherever they are told to."""
+        end, most = max(part.end for part in batch.parts), self._windows.positions
+        if end > most:
+            raise MisuseError(f"a sequence may have {most} tokens here, not {end}")
+        self._windows.reach(end)
         for part in batch.parts:
             self._windows.hold(part.slot, part.end)
 

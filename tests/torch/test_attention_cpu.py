@@ -164,6 +164,14 @@ def test_more_sequences_than_slots_are_misuse() -> None:
         attention.open((), 0, ())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_longer_than_agreed_is_misuse(kind: str) -> None:
+    made = attending(kind)
+    made.attention.open((), 0, ())
+    with pytest.raises(MisuseError):
+        made.attention.prepare(make_batch([made.part(0, 3001)], torch.device("cpu")))
+
+
 def test_what_others_left_in_a_window_harms_nobody() -> None:
     """A shorter sequence is read as far as its neighbour, over what its slot held before."""
     _, attention = make(slots=2)
