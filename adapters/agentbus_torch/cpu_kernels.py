@@ -28,13 +28,15 @@ __all__ = ["STATE", "CPUKernels", "Plan", "attention_kernels", "cpu_kernels", "r
 logger = logging.getLogger(__name__)
 
 STATE = 16
-"""Floats of a partial result before its sums."""
+"""Floats of a partial result before its sums; this and three numbers below are `cpu_kernels.c`'s."""
 _SOURCE = Path(__file__).with_suffix(".c")
 _VECTORS = ("f", "bw", "vl", "dq", "bf16")
 _FLAGS = ("-O3", "-std=gnu11", "-mfma", *(f"-mavx512{part}" for part in _VECTORS))
 _COMPILE_TIMEOUT_S = 120.0
 _LANES = 16
+"""Rows between products are whole multiples of it."""
 _BLOCK = 64
+"""Heads are whole multiples of it."""
 _MAX_HEAD_SIZE = 256
 _PARALLEL_NUMBERS = 16384
 """Numbers from which several threads are faster than one."""

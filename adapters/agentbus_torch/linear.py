@@ -1,8 +1,9 @@
 """Matrix products with a model's weights, in the fastest form that this machine's torch has.
 
-A product may have a norm of its input before it: on a GPU both are one kernel for a single row. On a CPU the weights are laid out once as oneDNN wants them, and a bias or the residual sum that
-follows a product is computed while its result is still in registers. These are the operations that
-torch's own compiler emits for a CPU; nothing is compiled here.
+A product may have a norm of its input before it: on a GPU both are one kernel for a single row. On
+a CPU the weights are laid out once as oneDNN wants them, and a bias or the residual sum that follows
+a product is computed while its result is still in registers. These are the operations that torch's
+own compiler emits for a CPU. What stands between products is left to `cpu_kernels`, where they are.
 """
 
 from __future__ import annotations
