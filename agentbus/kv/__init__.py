@@ -19,8 +19,8 @@ from .hints import Hints, Overlap, Receipt, ReplicaView
 from .keys import KEY_SIZE, BlockKey, KeyChain, KVFingerprint, derive_tenant_key
 from .lease import Computing, Copy, Lease, PoolStats
 from .policy import LRU, Evictable, EvictionPolicy
-from .radix import MAX_EXPECTED, RadixIndex
-from .steps import Owner, Step, WaitsFor, steps_to_execution
+from .radix import RadixIndex
+from .steps import Owner, Step
 from .tiers import Drop, FetchPlan, Rate, Rates, Store, Tier, TierIndex, TierSizes
 from .workflow import MAX_OWNERS, WorkflowAware
 
@@ -28,7 +28,6 @@ __all__ = [
     "KEY_SIZE",
     "LRU",
     "MAX_BATCH_BYTES",
-    "MAX_EXPECTED",
     "MAX_OWNERS",
     "MEDIA",
     "AllBlocksCleared",
@@ -67,10 +66,8 @@ __all__ = [
     "Tier",
     "TierIndex",
     "TierSizes",
-    "WaitsFor",
     "WorkflowAware",
     "decode_batch",
     "derive_tenant_key",
     "encode_batch",
-    "steps_to_execution",
 ]

@@ -43,11 +43,6 @@ class Evictable(Protocol):
         """What `superseded` said when its owner's next call went another way; else 0."""
         ...
 
-    @property
-    def due(self) -> int:
-        """In how many calls after `last_used` it was said to be needed again; 0 if unsaid."""
-        ...
-
 
 class EvictionPolicy(Protocol):
     """Ranks runs of cached tokens for eviction.

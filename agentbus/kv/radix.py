@@ -30,11 +30,7 @@ from .tree import (
 )
 from .workflow import WorkflowAware
 
-__all__ = ["MAX_EXPECTED", "RadixIndex"]
-
-
-MAX_EXPECTED = 64
-"""What is further away is taken to be that far."""
+__all__ = ["RadixIndex"]
 
 
 class RadixIndex:
@@ -178,22 +174,6 @@ class RadixIndex:
             if length > longest:
                 found, longest = lease, length
         return None if found is None else Computing(found, longest)
-
-    def expect(self, namespace: bytes, owner: str, calls: int) -> None:
-        """Say that an owner calls again in `calls` calls, as a declared step graph tells.
-
-        It holds for what the owner's last call used, until its next one. See
-        `steps.steps_to_execution`.
-        """
-        if calls <= 0:
-            raise MisuseError(f"a call that is to come is at least one away, not {calls}")
-        end = self._trails.end((namespace, owner))
-        if end is None:
-            return
-        for node in end.path():
-            if node.parent is not None and node.owner == (namespace, owner):
-                node.due = self._clock + 1 - node.last_used + min(calls, MAX_EXPECTED)
-        self._offer(end)
 
     def clear(self, namespace: bytes | None = None) -> None:
         """Drop everything that no lease uses, in one namespace or in all."""

@@ -78,7 +78,6 @@ class Node:
     __slots__ = (
         "blocks",
         "children",
-        "due",
         "halvings",
         "last_used",
         "locks",
@@ -102,7 +101,6 @@ class Node:
         self.shared = False
         self.step = Step.UNKNOWN
         self.halvings = 0
-        self.due = 0
 
     @property
     def length(self) -> int:
@@ -130,7 +128,6 @@ class Node:
         self.owner = owner
         self.step = Step.TOOL if step is Step.FIRST_REPLY and self.shared else step
         self.halvings = 0
-        self.due = 0
 
     def inherit(self, other: Node) -> None:
         """Take over what is known of the use of another node."""
@@ -139,7 +136,6 @@ class Node:
         self.shared = other.shared
         self.step = other.step
         self.halvings = other.halvings
-        self.due = other.due
 
     def path(self) -> Iterator[Node]:
         """Yield this node and those above it, the root last."""

@@ -55,8 +55,7 @@ class WorkflowAware:
       told from those that have not, many of which have done their work;
     - supersession, as in Continuum: where an owner's next call leaves out the end of its last
       one, the worth of that end is multiplied by the learned chance that the owner goes back to
-      it: small for an agent that compacts its context, large for one that alternates prompts;
-    - declared step graphs, as in KVFlow: what is due in n calls is worth 1/n.
+      it: small for an agent that compacts its context, large for one that alternates prompts.
 
     Calls whose owner is not told are all alike, and go least recently used first. The grouping
     after kinds with a learned hit density each is that of LHD (Beckmann et al., NSDI 2018).
@@ -70,7 +69,7 @@ class WorkflowAware:
 
     def group(self, candidate: Evictable) -> Hashable:
         """Return what the worth depends on besides age."""
-        return candidate.step, candidate.halvings, candidate.due
+        return candidate.step, candidate.halvings
 
     def rank(self, candidate: Evictable) -> float:
         """Return when the candidate was last used."""
@@ -79,10 +78,7 @@ class WorkflowAware:
     def worth(self, candidate: Evictable, now: int) -> tuple[float, ...]:
         """Return the expected uses per call of keeping, in quarter octaves, and a token's cost."""
         age = now - candidate.last_used
-        if candidate.due > age:
-            uses = 1 / (candidate.due - age)
-        else:
-            uses = self._returns[candidate.step].worth(age, now)
+        uses = self._returns[candidate.step].worth(age, now)
         return math.floor(4 * math.log2(uses)) / 4 - candidate.halvings, candidate.end
 
     def called(self, owner: Owner, tokens: bytes, now: int) -> None:

@@ -17,7 +17,6 @@ class Item:
     end: int = 1
     step: Step = Step.UNKNOWN
     halvings: int = 0
-    due: int = 0
 
 
 class TurnsRound(LRU):

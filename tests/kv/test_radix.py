@@ -374,10 +374,6 @@ class IndexMachine(RuleBasedStateMachine):
     ) -> None:
         self.simulation.begin(namespace, origin, common, more, reuse, owner)
 
-    @rule(namespace=st.sampled_from([b"one", b"two"]), owner=OWNERS, calls=st.integers(1, 99))
-    def expect(self, namespace: bytes, owner: str, calls: int) -> None:
-        self.simulation.radix.expect(namespace, owner, calls)
-
     @precondition(lambda self: self.simulation.open)
     @rule(choice=st.integers(0, 9), more=TOKENS)
     def decode(self, choice: int, more: tuple[int, ...]) -> None:

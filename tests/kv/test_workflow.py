@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from agentbus.errors import KVExhausted, MisuseError
-from agentbus.kv import LRU, MAX_EXPECTED, MAX_OWNERS, BlockPool, RadixIndex, Step, WorkflowAware
+from agentbus.errors import KVExhausted
+from agentbus.kv import LRU, MAX_OWNERS, BlockPool, RadixIndex, Step, WorkflowAware
 from agentbus.kv.tree import pack_tokens
 
 N = b"model"
@@ -163,33 +163,8 @@ def test_what_is_left_of_a_prompt_is_still_its_owner_s() -> None:
     call(radix, "a", A, Step.TOOL)
     call(radix, "b", range(200, 240), Step.TOOL)
     assert cached(radix, A) == [8]
-    radix.expect(N, "a", 1)
-    call(radix, "c", C[:8], Step.TOOL)
-    assert cached(radix, A) == [8]
-
-
-def test_what_is_due_soon_by_a_declared_graph_stays() -> None:
-    radix = index(12)
-    for owner, prompt in (("a", A), ("b", B), ("c", C)):
-        call(radix, owner, prompt, Step.REPLY)
-    radix.expect(N, "a", 1)
-    radix.expect(N, "b", MAX_EXPECTED + 1)
-    radix.expect(N, "nobody", 3)
-    radix.check_integrity()
-    call(radix, "d", range(400, 416))
-    assert cached(radix, A, B, C) == [16, 0, 16]
-    with pytest.raises(MisuseError, match="at least one"):
-        radix.expect(N, "a", 0)
-
-
-def test_what_was_due_and_did_not_come_is_judged_as_before() -> None:
-    radix = index(12)
-    call(radix, "late", A, Step.REPLY)
-    radix.expect(N, "late", 1)
-    call(radix, "b", B, Step.REPLY)
-    call(radix, "c", C, Step.REPLY)
-    call(radix, "d", range(400, 416))
-    assert cached(radix, A, B, C) == [0, 16, 16]
+    end = radix._trails.end((N, "a"))
+    assert end is not None and (end.end, end.owner) == (8, (N, "a"))
 
 
 def test_owners_are_bounded() -> None:
