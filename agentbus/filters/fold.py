@@ -1,0 +1,53 @@
+"""Folding of logs and command output: what lines have in common is written once, all in order.
+
+A text of lines becomes a text of lines that a model reads from the top:
+
+- a line like an earlier one is written as that one's letter, and what differs;
+- how most lines start (a date, a host) stands in a line of its own, again where it changes;
+- equal lines, or blocks of lines, that follow each other are counted.
+
+Byte-exact: `fold_head` and `fold_templates` find what lines share, `fold_marks` has the marks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import FormBroken
+from .fold_marks import EXPLAINED, MAX_TEXT, NAME, PAIRS
+from .fold_reader import Reader
+from .fold_writer import written
+
+__all__ = ["Fold"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Logs and command output with what lines have in common written once. Byte-exact."""
+
+    @property
+    def name(self) -> str:
+        """`fold/1`."""
+        return NAME
+
+    def write(self, text: str) -> str | None:
+        """Return a text folded; None where that makes it no shorter."""
+        pair = next((pair for pair in PAIRS if pair[0] not in text and pair[1] not in text), None)
+        if pair is None or "\n" not in text or len(text) >= MAX_TEXT:
+            return None
+        folded = written(text, pair)
+        return folded if len(folded) < len(text) else None
+
+    def read(self, written: str) -> str:
+        """Return the text that was folded.
+
+        Raises:
+            FormBroken: `write` does not write this, or it is too long unfolded.
+        """
+        first, newline, rest = written.partition("\n")
+        if not newline or first not in EXPLAINED:
+            raise FormBroken(NAME, "it does not start with how to read it")
+        reader = Reader(EXPLAINED[first])
+        for line in rest.split("\n"):
+            reader.take(line)
+        return "\n".join(reader.lines)
