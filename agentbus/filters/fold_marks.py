@@ -14,15 +14,16 @@ from types import MappingProxyType
 
 __all__ = [
     "AGAIN",
+    "DEFINED",
     "EXPLAINED",
     "MAX_NAMES",
     "MAX_TEXT",
     "NAME",
+    "NAMED",
     "OWN",
     "PAIRS",
     "PLAIN",
     "REST",
-    "ROW",
     "STARTS",
     "TAIL",
     "Marks",
@@ -44,8 +45,10 @@ PLAIN = "\\"
 """Before a line that would read as a mark."""
 TAIL = "~"
 """In the brackets of a value of which only the end that changed is given."""
-ROW = re.compile(r"([A-Z]{1,2})(::? | |\Z)")
-"""A line with a name: where it is defined, and where it comes again."""
+DEFINED = re.compile(r"([A-Z]{1,2})(::?) ")
+"""A line that is given a name."""
+NAMED = re.compile(r"([A-Z]{1,2})(?: |\Z)")
+"""Such a line again, where there is one of that name."""
 MAX_NAMES = 26 + 26 * 26
 AGAIN = re.compile(r"\(the (?:([1-9][0-9]{0,8}) lines|line) above ([1-9][0-9]{0,8}) more times?\)")
 
@@ -93,10 +96,10 @@ class Marks:
         )
 
     def reads_as_mark(self, line: str) -> bool:
-        """Say whether a line that stands as it is would be taken for a mark."""
+        """Say whether a line that stands as it is would be taken for a mark, but for a name."""
         if AGAIN.fullmatch(line) or (self.headed and line.startswith((STARTS, OWN))):
             return True
-        return self.named and ROW.match(line) is not None
+        return self.named and DEFINED.match(line) is not None
 
 
 EXPLAINED: Mapping[str, Marks] = MappingProxyType(

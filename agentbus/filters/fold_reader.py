@@ -7,7 +7,20 @@ from collections.abc import Sequence
 
 from ..errors import FormBroken
 from .fold_head import whole
-from .fold_marks import AGAIN, MAX_TEXT, NAME, OWN, PLAIN, REST, ROW, STARTS, TAIL, Marks, filled
+from .fold_marks import (
+    AGAIN,
+    DEFINED,
+    MAX_TEXT,
+    NAME,
+    NAMED,
+    OWN,
+    PLAIN,
+    REST,
+    STARTS,
+    TAIL,
+    Marks,
+    filled,
+)
 
 __all__ = ["Reader"]
 
@@ -45,8 +58,10 @@ class Reader:
         elif marks.headed and line.startswith(OWN):
             *values, rest = line[len(OWN) :].split(" ", self._fields)
             self._add(self._started(values) + rest)
-        elif marks.named and (row := ROW.match(line)):
-            self._named(row[1], row[2], line)
+        elif marks.named and (defined := DEFINED.match(line)):
+            self._define(defined[1], defined[2] == "::" or not marks.headed, line[defined.end() :])
+        elif (named := NAMED.match(line)) and named[1] in self._last:
+            self._named(named[1], line)
         else:
             self._add(line)
 
@@ -91,22 +106,24 @@ class Reader:
         every = [values[int(k) - 1] if k.isdecimal() else next(own) for k in self._kinds]
         return filled(self._start, every)
 
-    def _named(self, name: str, mark: str, line: str) -> None:
-        if mark.startswith(":"):
-            bare = mark == ":: " or not self._marks.headed
-            *values, rest = line[len(name + mark) :].split(" ", 0 if bare else self._fields)
-            found = self._holes.split(rest)
-            self._constants[name], filling = found[::2], found[1::2]
-            (self._bare.add if bare else self._bare.discard)(name)
-        elif name in self._last:
-            items = line.split(" ")[1:]
-            fields = 0 if name in self._bare else self._fields
-            values, given, last = items[:fields], items[fields:], self._last[name]
-            if len(given) != len(last):
-                raise FormBroken(NAME, "a line has too few or too many values")
-            filling = [b if a == "=" else a for a, b in zip(given, last, strict=True)]
-        else:
-            raise FormBroken(NAME, f"no line is named {name}")
-        self._last[name] = filling
-        start = "" if name in self._bare else self._started(values)
+    def _define(self, name: str, bare: bool, line: str) -> None:
+        """Take a line that is given a name."""
+        *values, rest = line.split(" ", 0 if bare else self._fields)
+        found = self._holes.split(rest)
+        self._constants[name], self._last[name] = found[::2], found[1::2]
+        (self._bare.add if bare else self._bare.discard)(name)
+        self._add(("" if bare else self._started(values)) + filled(found[::2], found[1::2]))
+
+    def _named(self, name: str, line: str) -> None:
+        """Take a line that is as one that has a name."""
+        items = line.split(" ")[1:]
+        bare = name in self._bare
+        fields = 0 if bare else self._fields
+        values, given, last = items[:fields], items[fields:], self._last[name]
+        if len(given) != len(last):
+            raise FormBroken(NAME, "a line has too few or too many values")
+        self._last[name] = filling = [
+            b if a == "=" else a for a, b in zip(given, last, strict=True)
+        ]
+        start = "" if bare else self._started(values)
         self._add(start + filled(self._constants[name], filling))

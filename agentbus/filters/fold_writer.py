@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .fold_head import Head, Parts, find_head, parts_of, shortened
-from .fold_marks import MAX_NAMES, OWN, PLAIN, REST, STARTS, TAIL, Marks, again, filled, name_of
+from .fold_marks import (
+    MAX_NAMES,
+    NAMED,
+    OWN,
+    PLAIN,
+    REST,
+    STARTS,
+    TAIL,
+    Marks,
+    again,
+    filled,
+    name_of,
+)
 from .fold_templates import Template, find_templates
 
 __all__ = ["written"]
@@ -15,6 +27,8 @@ _MAX_PART = 1 << 20
 """Characters of lines that share templates."""
 _MAX_BLOCK = 40
 """Lines of a block whose repeats are counted."""
+_MIN_GAIN = 50
+"""Tokens, about, that names must save in all, since they are explained."""
 _MIN_REPEATED = 64
 """Characters that a mark must stand for, which takes half as many."""
 
@@ -44,13 +58,13 @@ class _Writer:
         self._pair = pair
         self._open, self._close = pair[0], pair[1]
         self._rows: list[str] = []
-        self._as_is: list[int] = []
-        """Which of them stand as they are."""
+        self._as_is: dict[int, bool] = {}
+        """Which of them stand as they are, and whether they begin with a name in use."""
+        self._names: set[str] = set()
         self._head: Head | None = None
         self._first = True
         self._starts = ""
         self._above: list[str] | None = None
-        self._named = False
         self._bare = False
 
     def take(self, lines: list[str]) -> None:
@@ -73,13 +87,14 @@ class _Writer:
     def text(self) -> str:
         """Return the folded text."""
         copies = self._head is not None and bool(self._head.copies)
-        marks = Marks(self._pair, self._named, bool(self._starts), self._bare, copies)
+        marks = Marks(self._pair, bool(self._names), bool(self._starts), self._bare, copies)
         rows = self._rows
-        if any(marks.reads_as_mark(rows[number]) for number in self._as_is):
+        hidden = [n for n, named in self._as_is.items() if named or marks.reads_as_mark(rows[n])]
+        if hidden:
             marks = replace(marks, plain=True)
-            for number in self._as_is:
-                if rows[number].startswith(PLAIN) or marks.reads_as_mark(rows[number]):
-                    rows[number] = PLAIN + rows[number]
+            hidden += [n for n in self._as_is if rows[n].startswith(PLAIN)]
+            for number in hidden:
+                rows[number] = PLAIN + rows[number]
         return "\n".join([marks.explained(), *rows])
 
     def _line(self, part: _Part, number: int) -> None:
@@ -90,27 +105,28 @@ class _Writer:
             fields = self._fields(self._head, start)
         template = part.template_of.get(number)
         if template is not None:
-            self._named = True
             bare = part.headed and start is None
             self._bare = self._bare or bare
-            colon = ":: " if bare else ": "
-            self._rows.append(self._of_template(part, template, number, fields, colon))
+            self._rows.append(self._of_template(part, template, number, fields, bare))
         elif start is not None:
             body = "".join(part.bodies[number] or ())
             self._rows.append(OWN + " ".join([*fields, body]))
         else:
-            self._as_is.append(len(self._rows))
-            self._rows.append(part.lines[number])
+            line = part.lines[number]
+            found = NAMED.match(line)
+            self._as_is[len(self._rows)] = found is not None and found[1] in self._names
+            self._rows.append(line)
 
     def _of_template(
-        self, part: _Part, template: int, number: int, fields: list[str], colon: str
+        self, part: _Part, template: int, number: int, fields: list[str], bare: bool
     ) -> str:
         values = part.templates[template].rows[number]
         if template not in part.names:
-            part.names[template] = name_of(len(part.names))
+            part.names[template] = name = next(part.free)
+            self._names.add(name)
             shown = [self._open + value + self._close for value in values]
             line = filled(part.templates[template].constants, shown)
-            row = part.names[template] + colon + " ".join([*fields, line])
+            row = name + (":: " if bare else ": ") + " ".join([*fields, line])
         else:
             before = part.last[template]
             same = ["=" if a == b else a for a, b in zip(values, before, strict=True)]
@@ -156,7 +172,13 @@ class _Part:
         other = [None if each else parts for each, parts in zip(both, cut, strict=True)]
         found = find_templates(self.bodies) + find_templates(other)
         found.sort(key=lambda template: (-template.gain, next(iter(template.rows))))
-        self.templates: list[Template] = found[:MAX_NAMES]
+        taken = {named[1] for line in lines if (named := NAMED.match(line))}
+        free = [name for name in map(name_of, range(MAX_NAMES)) if name not in taken]
+        self.free = iter(free)
+        """Names that no line begins with."""
+        if sum(template.gain for template in found) < _MIN_GAIN:
+            found = []
+        self.templates: list[Template] = found[: len(free)]
         self.template_of = {
             line: number for number, found in enumerate(self.templates) for line in found.rows
         }

@@ -128,9 +128,25 @@ def test_the_order_is_kept() -> None:
 
 
 def test_a_mark_in_a_text_stands_behind_a_sign() -> None:
-    text = log(9, lambda n: f"the connection number {n} was refused by the machine")
-    lines = folded("A 7\n\\\n(the line above 1 more time)\n" + text)
-    assert lines[:3] == ["\\A 7", "\\\\", "\\(the line above 1 more time)"]
+    text = log(12, lambda n: f"the connection number {n} was refused by the machine")
+    lines = folded("A: 7\n\\\n(the line above 1 more time)\n" + text)
+    assert lines[:3] == ["\\A: 7", "\\\\", "\\(the line above 1 more time)"]
+
+
+def test_a_name_is_none_that_a_line_begins_with() -> None:
+    text = log(12, lambda n: f"the connection number {n} was refused by the machine")
+    lines = folded("A line of the text\n\\\n" + text)
+    assert lines[:3] == [
+        "A line of the text",
+        "\\",
+        "B: the connection number {0} was refused by the machine",
+    ]
+
+
+def test_a_line_that_begins_with_a_name_in_use_stands_behind_a_sign() -> None:
+    text = log(20_000, lambda n: f"{'ab'[n % 2] * 90} is number {n} refused by machine {n % 7}")
+    lines = folded(text + OTHER * 600 + "A line that is a part apart\n" + "x" * 1_000_000)
+    assert "\\A line that is a part apart" in lines
 
 
 def test_brackets_are_such_as_the_text_has_not() -> None:
@@ -267,7 +283,6 @@ def test_what_was_not_written_is_refused_or_read(pieces: list[str], first: str) 
 @pytest.mark.parametrize(
     "rest",
     [
-        "A 1",
         "A: x {1}\nA",
         "A: x {1}\nA 1 2",
         "- 1",
