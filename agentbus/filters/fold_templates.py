@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import ne
+from string import digits, punctuation
 
 from .fold_head import Parts
 
@@ -130,8 +131,8 @@ def _shared(values: Sequence[str]) -> str:
     """Return what all values start with, up to the end of a word, and no further than a digit."""
     end = 0
     for at, (a, b) in enumerate(zip(min(values), max(values), strict=False)):
-        if a != b or a.isdecimal():
+        if a != b or a in digits:
             break
-        if not a.isalnum():
+        if a in punctuation:
             end = at + 1
     return values[0][:end]

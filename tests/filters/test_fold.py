@@ -344,14 +344,13 @@ def test_long_lines_and_many_lines() -> None:
 
 
 def test_more_templates_than_names() -> None:
-    words = [
-        f"{a}{b}" for a in "abcdefghijklmnopqrstuvwxyz" for b in "abcdefghijklmnopqrstuvwxyz" * 2
-    ]
-    lines = [
-        f"{w} {w * 2}/{w * 3} is the {w * 4} of {w * 5}|{'|' * n}" for n, w in enumerate(words)
-    ]
-    assert len(lines) > MAX_NAMES
-    fold("\n".join(line for line in lines for _ in range(2)) + "\n" + "\n".join(lines))
+    def line(number: int) -> str:
+        shape = "".join("x" + "|;"[number >> bit & 1] for bit in range(10))
+        return f"{shape} is a line of a shape that no other line has"
+
+    text = log(MAX_NAMES + 100, line)
+    lines = folded(text * 2)
+    assert sum(": x" in line for line in lines) == MAX_NAMES
 
 
 def test_parts_of_a_large_text_have_names_of_their_own() -> None:
