@@ -122,7 +122,7 @@ def whole(end: str, before: str) -> str:
     """Return the value that `shortened` was given."""
     words = len(_WORD.findall(end))
     starts = [word.start() for word in _WORD.finditer(before)]
-    return before[: starts[-words]] + end if 0 < words < len(starts) else end
+    return before[: starts[-words]] + end if words < len(starts) else end
 
 
 class _Scan:

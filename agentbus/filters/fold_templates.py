@@ -34,7 +34,7 @@ class Template:
 
     constants: tuple[str, ...]
     rows: dict[int, tuple[str, ...]]
-    """By number of the line, what fills its holes."""
+    """By number of the line, what fills its holes; the first line comes first."""
 
     @property
     def gain(self) -> int:
@@ -55,7 +55,7 @@ def find_templates(lines: Sequence[Parts | None]) -> list[Template]:
     found = []
     for group in _merged(_masked(lines)):
         if len(group.lines) > 1:
-            template = _template(lines, sorted(group.lines))
+            template = _template(lines, group.lines)
             if template.gain > 0:
                 found.append(template)
     return found

@@ -27,7 +27,7 @@ _MAX_PART = 1 << 20
 """Characters of lines that share templates."""
 _MAX_BLOCK = 40
 """Lines of a block whose repeats are counted."""
-_MIN_GAIN = 50
+_MIN_GAIN = 70
 """Tokens, about, that names must save in all, since they are explained."""
 _MIN_REPEATED = 64
 """Characters that a mark must stand for, which takes half as many."""
