@@ -11,7 +11,7 @@ Byte-exact: `fold_head` and `fold_templates` find what lines share, `fold_marks`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import FormBroken
 from .fold_marks import EXPLAINED, MAX_TEXT, NAME, PAIRS
@@ -21,17 +21,14 @@ from .fold_writer import written
 __all__ = ["Fold"]
 
 
-@dataclass(frozen=True, slots=True)
 class Fold:
     """Logs and command output with what lines have in common written once. Byte-exact."""
 
-    @property
-    def name(self) -> str:
-        """`fold/1`."""
-        return NAME
+    name = NAME
+    exact: Literal["bytes"] = "bytes"
 
     def write(self, text: str) -> str | None:
-        """Return a text folded; None where that makes it no shorter."""
+        """See `Form.write`. None where it makes a text no shorter."""
         pair = next((pair for pair in PAIRS if pair[0] not in text and pair[1] not in text), None)
         if pair is None or "\n" not in text or len(text) >= MAX_TEXT:
             return None
@@ -39,11 +36,7 @@ class Fold:
         return folded if len(folded) < len(text) else None
 
     def read(self, written: str) -> str:
-        """Return the text that was folded.
-
-        Raises:
-            FormBroken: `write` does not write this, or it is too long unfolded.
-        """
+        """See `Form.read`. A text that would be longer than any that is folded is refused too."""
         first, newline, rest = written.partition("\n")
         if not newline or first not in EXPLAINED:
             raise FormBroken(NAME, "it does not start with how to read it")
@@ -51,3 +44,7 @@ class Fold:
         for line in rest.split("\n"):
             reader.take(line)
         return "\n".join(reader.lines)
+
+    def is_same(self, text: str, read: str) -> bool:
+        """Compare bytes."""
+        return text == read

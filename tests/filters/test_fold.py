@@ -6,7 +6,6 @@ import os
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from time import process_time
 
 import pytest
@@ -19,8 +18,8 @@ from agentbus.filters.fold import Fold
 from agentbus.filters.fold_head import find_head, parts_of, shortened, whole
 from agentbus.filters.fold_marks import EXPLAINED, MAX_NAMES, MAX_TEXT, PAIRS, Marks, again, name_of
 
-DATA = Path(os.environ.get("AGENTBUS_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-"""Recorded outputs, beside the repository unless the environment says where."""
+from .recorded import conversations, tool_outputs
+
 CASES = int(os.environ.get("AGENTBUS_TEST_CASES", "3000"))
 """Generated texts; 200,000 take under two minutes."""
 
@@ -31,7 +30,7 @@ def fold(text: str) -> str | None:
     """Write a text, and check that it is read back and is no longer."""
     written = FOLD.write(text)
     if written is not None:
-        assert FOLD.read(written) == text
+        assert FOLD.is_same(text, FOLD.read(written))
         assert len(written) < len(text)
     return written
 
@@ -114,7 +113,7 @@ def test_lines_that_differ_in_a_word_are_of_one_template() -> None:
 
 
 def test_lines_that_differ_in_much_are_not() -> None:
-    said = ["{}: the disk of host a is full again", "{}: no key in table b can be found now"]
+    said = ["{}: the disk of host a is full again", "{}: no key in table b can be found"]
     text = log(20, lambda n: said[n % 2].format("xyz"[n % 3]) + f" {n}")
     assert {line[0] for line in folded(text) if line} == set("AB")
 
@@ -130,6 +129,25 @@ def test_lines_that_follow_each_other_are_counted() -> None:
     assert folded(
         "a line that is long enough to be told about, for a mark takes its own place\n" * 2
     )[1] == ("(the line above 1 more time)")
+
+
+def test_a_sign_before_a_time_is_kept() -> None:
+    text = log(60, lambda n: f"host @{n // 20 + 10}:{n % 20 + 10} said {'xyz'[n % 3]} and no more")
+    assert folded(text)[0] == "Lines start: host {} said ..."
+
+
+def test_lines_that_are_counted_have_no_name() -> None:
+    line = "one line of a text that is written many times"
+    text = log(20, lambda n: f"{line}\n{line}\n{line}\nother {'xyz'[n % 3] * 50}{n}")
+    assert folded(text)[0] == "A: " + line
+    assert folded(f"{line}\n" * 20 + OTHER)[0] == line
+
+
+def test_a_line_that_does_not_start_so_stands_as_it_is() -> None:
+    odd = "2024-05-06=10:00:00 host said nothing of this"
+    text = log(40, lambda n: f"{minute(n)} host said {'xyz'[n % 3]}" if n != 7 else odd)
+    assert [line for line in folded(text) if "=1" in line] == [odd]
+    assert sum(line.startswith("Lines start") for line in folded(text)) == 1
 
 
 def test_lines_that_begin_otherwise_have_names_too() -> None:
@@ -171,6 +189,7 @@ def test_a_line_that_begins_with_a_name_in_use_stands_behind_a_sign() -> None:
 def test_brackets_are_such_as_the_text_has_not() -> None:
     text = log(9, lambda n: f"the {{connection}} number {n} was <refused> by the machine")
     assert "«0»" in folded(text + OTHER)[0]
+    assert "<0>" in folded(text.replace("{", "").replace("<refused>", "refused") + OTHER)[0]
     assert FOLD.write(text + "".join(PAIRS)) is None
 
 
@@ -401,21 +420,20 @@ def test_a_text_that_is_not_folded_is_refused(text: str) -> None:
 # Real outputs
 
 
-def outputs() -> list[Path]:
-    return sorted(path for path in (DATA / "tool_outputs").glob("*/*") if path.is_file())
-
-
-@pytest.mark.skipif(not outputs(), reason=f"no recorded outputs in {DATA}")
 def test_recorded_outputs_are_read_back() -> None:
     shares = []
-    for path in outputs():
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    for name, text in tool_outputs():
         for each in (text, text.replace("\n", "\r\n"), text.rstrip("\n"), text + text):
-            written = fold(each)
-        if path.parent.name == "log":
-            written = FOLD.write(text)
-            shares.append(1 - len(written or text) / len(text))
+            fold(each)
+        if name.startswith("log/"):
+            shares.append(1 - len(FOLD.write(text) or text) / len(text))
     assert sorted(shares)[len(shares) // 2] > 0.5
+
+
+def test_recorded_messages_are_read_back() -> None:
+    for _, messages in conversations():
+        for message in messages:
+            fold(message["content"])
 
 
 # Large texts
@@ -446,6 +464,15 @@ def test_parts_of_a_large_text_have_names_of_their_own() -> None:
     lines = folded(text)
     assert len(text) > 1 << 21
     assert sum(line.startswith("A: ") for line in lines) > 1
+
+
+def test_parts_of_a_large_text_that_start_differently_are_read_back() -> None:
+    size = 12_000
+    one = log(size, lambda n: f"{minute(n)} host {n} told {'xyz'[n % 3]} of its work {'-' * 60}")
+    other = log(size, lambda n: f"[{n}] {minute(n)} {n % 7} told {'xyz'[n % 3]} of it {'-' * 60}")
+    assert min(len(one), len(other)) > 1 << 20
+    fold(one + other)
+    fold(other + one)
 
 
 def test_time_is_linear() -> None:
