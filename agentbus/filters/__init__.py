@@ -6,18 +6,26 @@ from typing import Final
 
 from .base import Form
 from .choose import Delivered, shortest
+from .dedupe import Dedupe
+from .diff import Diff
+from .earlier import Earlier
+from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 
 __all__ = [
     "LOSSLESS",
     "CompactJSON",
+    "Dedupe",
     "Delivered",
+    "Diff",
+    "Earlier",
+    "Fold",
     "Form",
     "PlainJSON",
     "PlainJSONLines",
     "shortest",
 ]
 
-LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines())
-"""All forms of which nothing is lost, in order of preference."""
+LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines(), Fold())
+"""All forms of a text alone of which nothing is lost, in order of preference."""
