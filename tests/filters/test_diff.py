@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from agentbus.errors import FormBroken
+from agentbus.filters.dedupe import Dedupe
 from agentbus.filters.diff import KEPT_CHARACTERS, Diff
 from agentbus.filters.earlier import LONGEST, Earlier
 
@@ -71,6 +72,17 @@ def changed(some_of: random.Random, lines: list[str], others: list[str]) -> list
 @given(talks())
 def test_what_is_written_reads_back_and_is_shorter(texts: list[str]) -> None:
     told(texts)
+
+
+def test_either_form_refers_to_what_both_wrote() -> None:
+    lines = Dedupe()
+    for _, messages in conversations():
+        earlier = Earlier()
+        for text in (message["content"] for message in messages):
+            changes, runs = FORM.write(text, earlier), lines.write(text, earlier)
+            assert changes is None or FORM.read(changes, earlier) == text
+            assert runs is None or lines.read(runs, earlier) == text
+            earlier = earlier.given(min(changes or text, runs or text, key=len))
 
 
 def test_generated_versions_read_back() -> None:
@@ -177,6 +189,7 @@ def test_a_mark_is_never_kept() -> None:
             "[#1 again, except:]\n[line 2 gone]\n[line 3 gone]",
             "[#1 again, except:]\n[line 0 gone]",
         ),
+        *("[#1 again, except:]\na\nb", "[#1 again, except:]\n[line 2 gone]\na\nb"),
         *("[#1 again, except:]\n[lines 2 gone]", "[#1 again, except:]\n[line 2-3 gone]"),
         *("[#1 again, except:]\n[lines 3-2 gone]", "[#1 again, except:]\n[after line 0:]\na"),
         *(
@@ -241,3 +254,9 @@ def test_huge_texts() -> None:
     base = version({})
     for more, fits in ((LONGEST - len(base), True), (LONGEST - len(base) + 1, False)):
         assert bool(FORM.write(base + "a" * more, Earlier().given(base))) is fits
+
+
+def test_a_few_characters_do_not_stand_for_more_than_the_longest_text() -> None:
+    earlier = Earlier().given("\n".join(["x" * 1000] * (LONGEST // 1000)))
+    with pytest.raises(FormBroken):
+        FORM.read("[#1 again]", earlier)
