@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import RUN_CHARACTERS, Dedupe
+from agentbus.filters.diff import Diff
 from agentbus.filters.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
 
 from .recorded import conversations, tool_outputs
@@ -61,22 +62,23 @@ def talks(draw: some.DrawFn) -> list[str]:
     return ["\n".join(line for part in text for line in part) for text in texts]
 
 
-def deliver(text: str, earlier: Earlier) -> str:
+def deliver(text: str, earlier: Earlier, form: Dedupe | Diff = FORM) -> str:
     """Write a text, check all that is promised of it, and return what the receiver gets."""
-    written = FORM.write(text, earlier)
+    written = form.write(text, earlier)
     if written is None:
         return text
     assert len(written) < len(text)
-    read = FORM.read(written, earlier)
-    assert read == text and FORM.is_same(text, read)
-    assert FORM.write(text, earlier) == written
+    read = form.read(written, earlier)
+    assert read == text and form.is_same(text, read)
+    assert form.write(text, earlier) == written
     return written
 
 
-def told(texts: list[str]) -> tuple[Earlier, list[str]]:
+def told(texts: list[str], form: Dedupe | Diff = FORM) -> tuple[Earlier, list[str]]:
+    """Deliver texts one after the other; return the receiver's ledger and what it got."""
     earlier, given = Earlier(), list[str]()
     for text in texts:
-        given.append(deliver(text, earlier))
+        given.append(deliver(text, earlier, form))
         earlier = earlier.given(given[-1])
     return earlier, given
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from agentbus.filters.dedupe import Dedupe
 from agentbus.filters.diff import KEPT_CHARACTERS, Diff
 from agentbus.filters.earlier import LONGEST, Earlier
 
+from . import test_dedupe
 from .recorded import conversations, tool_outputs
 from .test_dedupe import LINES, talks
 
@@ -31,24 +33,8 @@ MARKS = [
 ]
 
 
-def deliver(text: str, earlier: Earlier) -> str:
-    """Write a text, check all that is promised of it, and return what the receiver gets."""
-    written = FORM.write(text, earlier)
-    if written is None:
-        return text
-    assert len(written) < len(text)
-    read = FORM.read(written, earlier)
-    assert read == text and FORM.is_same(text, read)
-    assert FORM.write(text, earlier) == written
-    return written
-
-
-def told(texts: list[str]) -> tuple[Earlier, list[str]]:
-    earlier, given = Earlier(), list[str]()
-    for text in texts:
-        given.append(deliver(text, earlier))
-        earlier = earlier.given(given[-1])
-    return earlier, given
+deliver = partial(test_dedupe.deliver, form=FORM)
+told = partial(test_dedupe.told, form=FORM)
 
 
 def version(changes: dict[int, list[str]], count: int = 12) -> str:
