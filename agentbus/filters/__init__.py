@@ -14,11 +14,13 @@ from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lossy import Lossy, Shortened
-from .pipeline import Pipeline
+from .pipeline import FORMS, REFERENCES, Pipeline
 from .plan import Plan, Use, check_plan, plan_of
 
 __all__ = [
+    "FORMS",
     "LOSSLESS",
+    "REFERENCES",
     "Book",
     "CompactJSON",
     "Decision",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,8 +17,6 @@ __all__ = [
     "Reference",
     "read_back",
     "shortest",
-    "shortest_after",
-    "written_in",
 ]
 
 Count = Callable[[str], int]
@@ -56,58 +54,75 @@ class Reference(Protocol):
         ...
 
 
-def written_in(text: str, forms: Sequence[Form], count: Count) -> list[Delivered]:
-    """Return a text as it is, and in each form that is for it and reads back the same.
+class Ways:
+    """A text as it is, and in each form that is for it and reads back the same.
+
+    Tokens are counted when they are first asked for, since that takes longer than to write.
 
     Args:
         forms: in order of preference, where two take as many tokens.
         count: tokens of a text, by the receiver's tokenizer.
     """
-    sent = count(text)
-    found = [Delivered(text, "", sent, sent)]
+
+    __slots__ = ("_count", "_tokens", "written")
+
+    def __init__(self, text: str, forms: Sequence[Form], count: Count) -> None:
+        self._count = count
+        self.written = [(text, ""), *_written_in(text, forms)]
+        """Texts, and the names of their forms."""
+        self._tokens: dict[str, int] = {}
+
+    def tokens(self, text: str) -> int:
+        """Return how many tokens one of the texts takes."""
+        found = self._tokens.get(text)
+        if found is None:
+            found = self._tokens[text] = self._count(text)
+        return found
+
+    def shortest(self) -> Delivered:
+        """Return the way that takes fewest tokens."""
+        sent = self.tokens(self.written[0][0])
+        text, form = min(self.written, key=lambda way: self.tokens(way[0]))
+        return Delivered(text, form, sent, self.tokens(text))
+
+    def shortest_after(self, references: Sequence[Reference], earlier: Earlier) -> Delivered | None:
+        """Return the shortest way with references to what the receiver has, where these are shorter.
+
+        None if there is only the text as it is.
+        """
+        referring = [
+            (text, reference, written, JOINT.join(filter(None, (form, reference.name))))
+            for text, form in self.written
+            for reference in references
+            if (written := reference.write(text, earlier)) is not None
+        ]
+        if not referring and len(self.written) == 1:
+            return None
+        best = self.shortest()
+        for text, reference, written, form in referring:
+            # each character that it leaves out was a token at most
+            if self.tokens(text) - (len(text) - len(written)) >= best.delivered_tokens:
+                continue
+            tokens = self._count(written)
+            if tokens < best.delivered_tokens and _is_read(reference, text, written, earlier):
+                best = Delivered(written, form, best.sent_tokens, tokens)
+        return best
+
+
+def _written_in(text: str, forms: Sequence[Form]) -> Iterator[tuple[str, str]]:
     for form in forms:
         written = form.write(text)
         if written is not None and _can_be_had_back(form, text, written):
-            found.append(Delivered(written, form.name, sent, count(written)))
-    return found
+            yield written, form.name
 
 
 def shortest(text: str, forms: Sequence[Form], count: Count) -> Delivered:
     """Return a text in the form that takes fewest tokens; as it is, where none takes fewer.
 
     A form is taken only if reading it back gives the same: what it wrote by mistake is not
-    delivered. The arguments are those of `written_in`.
+    delivered. The arguments are those of `Ways`.
     """
-    return min(written_in(text, forms, count), key=_tokens)
-
-
-def shortest_after(
-    ways: Sequence[Delivered],
-    references: Sequence[Reference],
-    earlier: Earlier,
-    count: Count,
-) -> Delivered:
-    """Return the shortest of the ways to write a text, with references to what its receiver has.
-
-    Args:
-        ways: what `written_in` gave.
-        earlier: what the receiver was given before.
-    """
-    best = min(ways, key=_tokens)
-    for way in ways:
-        for reference in references:
-            written = reference.write(way.text, earlier)
-            if written is None:
-                continue
-            tokens = count(written)
-            if tokens < best.delivered_tokens and _is_read(reference, way.text, written, earlier):
-                name = JOINT.join(filter(None, (way.form, reference.name)))
-                best = Delivered(written, name, way.sent_tokens, tokens)
-    return best
-
-
-def _tokens(way: Delivered) -> int:
-    return way.delivered_tokens
+    return Ways(text, forms, count).shortest()
 
 
 def read_back(

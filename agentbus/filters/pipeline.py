@@ -13,7 +13,7 @@ from typing import Final
 
 from ..context import Context, Segment, SegmentKind
 from .base import Form
-from .choose import JOINT, Count, Delivered, Reference, shortest_after, written_in
+from .choose import JOINT, Count, Delivered, Reference, Ways
 from .dedupe import Dedupe
 from .diff import Diff
 from .earlier import Earlier
@@ -21,7 +21,7 @@ from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 from .ledger import Decision, Given, Ledger, Receipt
-from .lossy import Lossy
+from .lossy import Lossy, Shortened
 from .plan import LOSSY, NOTHING, STRIP, Plan, Use, use_for, view_of
 
 __all__ = ["FORMS", "REFERENCES", "Pipeline"]
@@ -70,7 +70,7 @@ class Pipeline:
         self._count = count
         self._ledger = ledger
         self._lossy = lossy
-        self._memo: OrderedDict[tuple[bytes, tuple[str, ...]], Sequence[Delivered]] = OrderedDict()
+        self._memo: OrderedDict[tuple[bytes, tuple[str, ...]], Ways] = OrderedDict()
 
     def deliver(self, context: Context, plan: Plan, reader: str) -> Given:
         """Return a context as the model of `reader` is given it.
@@ -130,20 +130,26 @@ class Pipeline:
         use = NOTHING if segment is None else use_for(plan, segment)
         if segment is None or not use.use:
             return _AS_IT_IS
-        sent = self._count(segment.text)
-        best = self._without_loss(segment, use, sent, earlier)
+        best = self._without_loss(segment, use, earlier)
         query = _question(node, later) if LOSSY.intersection(use.use) else ""
         for name in use.use:
             lossy = self._lossy(name, use) if name in LOSSY else None
             found = lossy and lossy.shorten(
                 segment.text, ref=_ref(segment), query=query, count=self._count
             )
-            if lossy and found and (tokens := self._count(found.text)) < best.delivered_tokens:
-                why = _why(sent, tokens)
-                return Decision(found.text, lossy.name, why, sent, tokens, found.left_out)
+            if lossy and found:
+                best = self._fewer(best, segment, found, lossy.name)
         return best
 
-    def _without_loss(self, segment: Segment, use: Use, sent: int, earlier: Earlier) -> Decision:
+    def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:
+        """Return what takes fewer tokens: what was decided, or what a lossy filter has left."""
+        sent = best.sent_tokens or self._count(segment.text)
+        tokens = self._count(found.text)
+        if tokens >= (best.delivered_tokens or sent):
+            return best
+        return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)
+
+    def _without_loss(self, segment: Segment, use: Use, earlier: Earlier) -> Decision:
         """Decide which forms a text is delivered in, stripped first where that is to be done."""
         strip = self._lossy(STRIP, use) if STRIP in use.use else None
         stripped = strip and strip.shorten(
@@ -152,22 +158,26 @@ class Pipeline:
         text = stripped.text if stripped else segment.text
         references = [REFERENCES[name] for name in use.use if name in REFERENCES]
         ways = self._ways(segment.digest, text, use)
-        best = shortest_after(ways, references, earlier, self._count)
-        names = [strip.name] if strip and stripped else []
-        applied = JOINT.join([*names, *filter(None, [best.form])])
-        if not applied:
+        best = ways.shortest_after(references, earlier)
+        if strip and stripped:
+            best = best or ways.shortest()
+            form = JOINT.join(filter(None, (strip.name, best.form)))
+            best = Delivered(best.text, form, self._count(segment.text), best.delivered_tokens)
+        if best is None:
+            return Decision(None, "", "no filter is for such a text")
+        sent, tokens = best.sent_tokens, best.delivered_tokens
+        if not best.form:
             return Decision(None, "", "no filter makes it shorter", sent, sent)
-        tokens = best.delivered_tokens
         left_out = stripped.left_out if stripped else ()
-        return Decision(best.text, applied, _why(sent, tokens), sent, tokens, left_out)
+        return Decision(best.text, best.form, _why(sent, tokens), sent, tokens, left_out)
 
-    def _ways(self, digest: bytes, text: str, use: Use) -> Sequence[Delivered]:
+    def _ways(self, digest: bytes, text: str, use: Use) -> Ways:
         """Return the ways to write a text that need nothing else; many contexts may ask for them."""
         key = digest, use.use
         found = self._memo.get(key)
         if found is None:
             forms = [form for name in use.use for form in FORMS.get(name, ())]
-            found = written_in(text, forms, self._count)
+            found = Ways(text, forms, self._count)
             if len(text) <= _MEMO_TEXT:
                 self._memo[key] = found
             if len(self._memo) > _MEMO:
