@@ -12,7 +12,17 @@ from typing import NamedTuple
 import anyio
 
 from ..context import Context
-from ..filters import Book, Given, Ledger, Pipeline, Plan, check_plan, open_lossy
+from ..filters import (
+    Book,
+    Given,
+    Guard,
+    Ledger,
+    Pipeline,
+    Plan,
+    Speed,
+    check_plan,
+    open_lossy,
+)
 from ..telemetry import ModelCost
 
 __all__ = ["Delivered", "Filtering"]
@@ -51,7 +61,10 @@ class Filtering:
     """
 
     def __init__(self, count: Callable[[str], int], book: Book | None = None) -> None:
-        self._pipeline = Pipeline(count, Ledger(book=book), open_lossy)
+        self.guard = Guard()
+        """What filters did on each edge, and which are off."""
+        self._pipeline = Pipeline(count, Ledger(book=book), open_lossy, self.guard)
+        self._speed = Speed()
         self._book = book
         self._one = anyio.Lock()
 
@@ -81,6 +94,11 @@ class Filtering:
         if plan:
             async with self._one:
                 self._pipeline.written_here(asked, answered, plan, reader)
+
+    def answered(self, cost: ModelCost) -> None:
+        """Note what a call of the model took, so that what filters provoke is weighed by that."""
+        self._speed.note(cost)
+        self._pipeline.watch.costs = self._speed.costs() or self._pipeline.watch.costs
 
     def close(self) -> None:
         """Keep no deliveries any more."""

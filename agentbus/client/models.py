@@ -26,7 +26,7 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
-from ..filters import Book, Plan, plan_of
+from ..filters import Book, FilterRow, Plan, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
@@ -56,6 +56,7 @@ __all__ = [
     "ModelClient",
     "Prefetch",
     "engine_reports",
+    "filter_rows",
     "model_agent_name",
 ]
 
@@ -117,7 +118,9 @@ class ModelAgent(Agent):
                 async for item in items:
                     begun = True
                     if isinstance(item, Finished):
-                        call.charge(_cost(item.usage, prices) + delivered.cost)
+                        cost = _cost(item.usage, prices)
+                        self.filtering.answered(cost)
+                        call.charge(cost + delivered.cost)
                         if ask is not plain:
                             calls = written_calls(item)
                             yield Ended(item.reason, calls, item.malformed_calls, item.stop)
@@ -213,6 +216,11 @@ def engine_reports(agents: Iterable[Agent]) -> tuple[EngineReport, ...]:
         EngineReport(name, stats.prefetched_tokens, stats.prefetch_used_tokens)
         for name, stats in served
     )
+
+
+def filter_rows(agents: Iterable[Agent]) -> tuple[FilterRow, ...]:
+    """Return what filters did to what the models among agents read."""
+    return report_rows(one.filtering.guard for one in agents if isinstance(one, ModelAgent))
 
 
 class ModelClient:

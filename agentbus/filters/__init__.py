@@ -6,21 +6,26 @@ from typing import Final
 
 from .base import Form
 from .choose import Delivered, read_back, shortest
+from .decide import FORMS, REFERENCES
 from .dedupe import Dedupe
 from .diff import Diff
 from .earlier import Earlier
 from .fold import Fold
+from .guard import Balance, Edge, Guard
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lossy import Lossy, Shortened
-from .pipeline import FORMS, REFERENCES, Pipeline
+from .pipeline import Pipeline
 from .plan import Plan, Use, check_plan, plan_of
+from .report import FilterReport, FilterRow, add_up, report_rows
+from .speed import Speed
 
 __all__ = [
     "FORMS",
     "LOSSLESS",
     "REFERENCES",
+    "Balance",
     "Book",
     "CompactJSON",
     "Decision",
@@ -28,9 +33,13 @@ __all__ = [
     "Delivered",
     "Diff",
     "Earlier",
+    "Edge",
+    "FilterReport",
+    "FilterRow",
     "Fold",
     "Form",
     "Given",
+    "Guard",
     "Ledger",
     "Lossy",
     "Pipeline",
@@ -39,10 +48,13 @@ __all__ = [
     "Plan",
     "Receipt",
     "Shortened",
+    "Speed",
+    "add_up",
     "check_plan",
     "open_lossy",
     "plan_of",
     "read_back",
+    "report_rows",
     "shortest",
 ]
 

@@ -76,11 +76,12 @@ class Given:
 
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in the order of what was said."""
-        found = [node.receipt for node in self._chain() if node.receipt is not None]
+        found = [node.receipt for node in self.chain() if node.receipt is not None]
         found.reverse()
         return found
 
-    def _chain(self) -> Iterator[Given]:
+    def chain(self) -> Iterator[Given]:
+        """Yield this, then what was given of each context that it was made from."""
         node: Given | None = self
         while node is not None:
             yield node

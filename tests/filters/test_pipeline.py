@@ -23,7 +23,7 @@ from agentbus.filters import (
     plan_of,
     read_back,
 )
-from agentbus.filters.pipeline import FORMS, REFERENCES
+from agentbus.filters.decide import FORMS, REFERENCES
 from agentbus.filters.plan import Use, use_for, view_of
 
 TENANT = TenantKey(bytes(range(32)))
