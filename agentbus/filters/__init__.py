@@ -12,19 +12,27 @@ from .earlier import Earlier
 from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .speed import Speed
+from .worth import Change, Costs, Outlook, Worth, weigh
 
 __all__ = [
     "LOSSLESS",
+    "Change",
     "CompactJSON",
+    "Costs",
     "Dedupe",
     "Delivered",
     "Diff",
     "Earlier",
     "Fold",
     "Form",
+    "Outlook",
     "PlainJSON",
     "PlainJSONLines",
+    "Speed",
+    "Worth",
     "shortest",
+    "weigh",
 ]
 
 LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines(), Fold())
