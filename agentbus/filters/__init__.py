@@ -9,6 +9,7 @@ from .choose import Delivered, shortest
 from .dedupe import Dedupe
 from .diff import Diff
 from .earlier import Earlier
+from .fanout import FanOut, Receiver, fan_out
 from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
@@ -24,13 +25,16 @@ __all__ = [
     "Delivered",
     "Diff",
     "Earlier",
+    "FanOut",
     "Fold",
     "Form",
     "Outlook",
     "PlainJSON",
     "PlainJSONLines",
+    "Receiver",
     "Speed",
     "Worth",
+    "fan_out",
     "shortest",
     "weigh",
 ]
