@@ -11,13 +11,17 @@ from .diff import Diff
 from .earlier import Earlier
 from .fanout import FanOut, Receiver, fan_out
 from .fold import Fold
+from .guard import Balance, Edge, Guard, harm
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .repeats import Repeat, find_repeats
+from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
 from .worth import Change, Costs, Outlook, Worth, weigh
 
 __all__ = [
     "LOSSLESS",
+    "Balance",
     "Change",
     "CompactJSON",
     "Costs",
@@ -25,16 +29,25 @@ __all__ = [
     "Delivered",
     "Diff",
     "Earlier",
+    "Edge",
     "FanOut",
+    "FilterReport",
+    "FilterRow",
     "Fold",
     "Form",
+    "Guard",
     "Outlook",
     "PlainJSON",
     "PlainJSONLines",
     "Receiver",
+    "Repeat",
     "Speed",
     "Worth",
+    "add_up",
     "fan_out",
+    "find_repeats",
+    "harm",
+    "report_rows",
     "shortest",
     "weigh",
 ]
