@@ -14,13 +14,16 @@ from .fold import Fold
 from .guard import Balance, Edge, Guard, harm
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_of, mask_results
 from .repeats import Repeat, find_repeats
 from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
 from .worth import Change, Costs, Outlook, Worth, weigh
 
 __all__ = [
+    "KEPT_RESULTS",
     "LOSSLESS",
+    "MASK",
     "Balance",
     "Change",
     "CompactJSON",
@@ -36,17 +39,21 @@ __all__ = [
     "Fold",
     "Form",
     "Guard",
+    "Masking",
     "Outlook",
     "PlainJSON",
     "PlainJSONLines",
     "Receiver",
     "Repeat",
     "Speed",
+    "Standing",
     "Worth",
     "add_up",
     "fan_out",
     "find_repeats",
     "harm",
+    "mask_of",
+    "mask_results",
     "report_rows",
     "shortest",
     "weigh",
