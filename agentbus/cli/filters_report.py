@@ -11,12 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..filters import Balance, FilterReport, FilterRow, add_up
-from ..ops import find_filters, survey
-from .keys import Join
 from .runtime import print_json
-from .watching import require_answers
 
-__all__ = ["print_report", "run_report"]
+__all__ = ["print_report"]
 
 _NOTHING = "No filter has shortened anything yet."
 _FORGOTTEN = "edges forgotten for room"
@@ -25,19 +22,6 @@ _MEANING = (
     "for these; lost: cached, and of no use since a prefix was changed. "
     "net = saved + later − back − turns − lost."
 )
-
-
-async def run_report(join: Join, *, json: bool) -> None:
-    """Print what filters did in all processes of a bus.
-
-    Raises:
-        ConfigError: no process may be asked.
-    """
-    async with join("filters") as bus:
-        rows = await find_filters(bus)
-        if not rows:
-            require_answers("filters report", await survey(bus))
-    print_report(rows, json=json)
 
 
 def print_report(rows: Iterable[FilterRow], *, json: bool) -> None:

@@ -10,52 +10,54 @@ from .decide import FORMS, REFERENCES
 from .dedupe import Dedupe
 from .diff import Diff
 from .earlier import Earlier
+from .fanout import FanOut, Receiver, fan_out
 from .fold import Fold
-from .guard import Balance, Edge, Guard
+from .guard import Balance, Edge, Guard, harm
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
-from .ledger import Book, Decision, Given, Ledger, Receipt
-from .lossy import Lossy, Shortened
-from .pipeline import Pipeline
-from .plan import Plan, Use, check_plan, plan_of
+from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_of, mask_results
+from .repeats import Repeat, find_repeats
 from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
+from .worth import Change, Costs, Outlook, Worth, weigh
 
 __all__ = [
-    "FORMS",
+    "KEPT_RESULTS",
     "LOSSLESS",
-    "REFERENCES",
+    "MASK",
     "Balance",
-    "Book",
+    "Change",
     "CompactJSON",
-    "Decision",
+    "Costs",
     "Dedupe",
     "Delivered",
     "Diff",
     "Earlier",
     "Edge",
+    "FanOut",
     "FilterReport",
     "FilterRow",
     "Fold",
     "Form",
-    "Given",
     "Guard",
-    "Ledger",
-    "Lossy",
-    "Pipeline",
+    "Masking",
+    "Outlook",
     "PlainJSON",
     "PlainJSONLines",
-    "Plan",
-    "Receipt",
-    "Shortened",
+    "Receiver",
+    "Repeat",
     "Speed",
+    "Standing",
+    "Worth",
     "add_up",
-    "check_plan",
-    "open_lossy",
-    "plan_of",
-    "read_back",
+    "fan_out",
+    "find_repeats",
+    "harm",
+    "mask_of",
+    "mask_results",
     "report_rows",
     "shortest",
+    "weigh",
 ]
 
 LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines(), Fold())
