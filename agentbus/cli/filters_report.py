@@ -11,17 +11,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..filters import Balance, FilterReport, FilterRow, add_up
+from ..ops import find_filters, survey
+from .keys import Join
 from .runtime import print_json
+from .watching import require_answers
 
-__all__ = ["print_report"]
+__all__ = ["print_report", "run_report"]
 
 _NOTHING = "No filter has shortened anything yet."
 _FORGOTTEN = "edges forgotten for room"
 _MEANING = (
-    "All in tokens. back: fetched back, or given by tool calls made again; turns: the extra turns "
-    "for these; lost: cached, and of no use since a prefix was changed. "
-    "net = saved + later − back − turns − lost."
+    "All in tokens. saved: net of marks. cost: fetched back, or given by tool calls made again, with "
+    "the turns for that; and cached for nothing since a prefix was changed."
 )
+
+
+async def run_report(join: Join, *, json: bool) -> None:
+    """Print what filters did in all processes of a bus.
+
+    Raises:
+        ConfigError: no process may be asked.
+    """
+    async with join("filters") as bus:
+        rows = await find_filters(bus)
+        if not rows:
+            require_answers("filters report", await survey(bus))
+    print_report(rows, json=json)
 
 
 def print_report(rows: Iterable[FilterRow], *, json: bool) -> None:
@@ -51,16 +66,15 @@ def _terms(balance: Balance) -> dict[str, int]:
 
 
 def _print(report: FilterReport) -> None:
-    table = Table("edge", "filter")
-    for name in ("texts", "sent", "saved", "later", "back", "turns", "lost", "net"):
-        table.add_column(name, justify="right")
+    table = Table()
+    table.add_column("edge, filter", overflow="fold", min_width=20)
+    for name in ("texts", "sent", "saved", "cost", "net"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
-        edge = f"{row.sender} → {row.receiver}" if row.filter else _FORGOTTEN
-        name = f"{row.filter} (off)" if row.why_off else row.filter
-        table.add_row(escape(edge), escape(name), *_cells(row.balance))
+        table.add_row(escape(_edge(row)), *_cells(row.balance))
     if len(report.rows) > 1:
         table.add_section()
-        table.add_row(f"{len(report.rows)} rows", "", *_cells(report.total))
+        table.add_row(f"{len(report.rows)} rows", *_cells(report.total))
     console = Console(highlight=False)
     console.print(table)
     for row in report.rows:
@@ -70,17 +84,17 @@ def _print(report: FilterReport) -> None:
     console.print(_MEANING, style="dim")
 
 
+def _edge(row: FilterRow) -> str:
+    if not row.filter:
+        return _FORGOTTEN
+    off = " (off)" if row.why_off else ""
+    return f"{row.sender} → {row.receiver}\n  {row.filter}{off}"
+
+
 def _cells(balance: Balance) -> list[str]:
-    back = balance.retrieved + balance.repeated
-    numbers = (
-        balance.deliveries,
-        balance.sent,
-        balance.saved,
-        balance.spared,
-        -back,
-        -balance.turns,
-        -balance.lost,
-    )
+    saved = balance.saved + balance.spared
+    cost = saved - balance.net
+    numbers = (balance.deliveries, balance.sent, saved, -cost)
     return [*(f"{number:,}" for number in numbers), _coloured(balance.net)]
 
 

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
-from .base import Form
-from .choose import JOINT, Count, Delivered, Reference, Ways
-from .dedupe import Dedupe
-from .diff import Diff
+from .choose import JOINT, Count, Delivered, Ways
 from .earlier import Earlier
-from .fold import Fold
-from .json_plain import PlainJSON, PlainJSONLines
-from .json_value import CompactJSON
 from .ledger import Decision
 from .lossy import Lossy, Shortened
+from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
-__all__ = ["FORMS", "REFERENCES", "Decider"]
+__all__ = ["Decider"]
 
-FORMS: Final[Mapping[str, tuple[Form, ...]]] = {
-    "json": (CompactJSON(), PlainJSON(), PlainJSONLines()),
-    "fold": (Fold(),),
-}
-"""Forms of a text alone, by the filters that bring them."""
-REFERENCES: Final[Mapping[str, Reference]] = {"dedupe": Dedupe(), "diff": Diff()}
-"""Forms that refer to what was delivered before, likewise."""
 _MEMO = 1024
 """Texts whose forms are remembered."""
 _MEMO_TEXT = 16_384

@@ -33,8 +33,8 @@ def test_each_edge_has_its_terms_and_its_net(
     print_report(rows, json=False)
     shown = capsys.readouterr().out
     table = [line.replace("│", " ").split() for line in shown.splitlines()]
-    good = "a[b] → writer offload/1 8 16,000 12,000 0 -700 -44 0 11,256"
-    bad = "user → critic mask/1 (off) 8 800 80 0 0 0 -1,080 -1,000"
+    good = "a[b] → writer 8 16,000 12,000 -744 11,256"
+    bad = "user → critic 8 800 80 -1,080 -1,000"
     assert good.split() in table
     assert bad.split() in table
     total = "2 rows 16 16,800 12,080 0 -700 -44 -1,080 10,256"
