@@ -93,7 +93,7 @@ class ModelAgent(Agent):
 
     def __init__(self, engine: Engine, book: Book | None = None) -> None:
         self.engine = EngineService(engine)
-        self.filtering = Filtering(engine.count, book)
+        self.filtering = Filtering(engine, book)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
@@ -106,7 +106,9 @@ class ModelAgent(Agent):
         """Stream the answer's text; with log-probabilities, and how it ended, where asked for."""
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
-        delivered = await self.filtering.deliver(context, plain.filters, call.source)
+        delivered = await self.filtering.deliver(
+            context, plain.filters, call.source, plain.max_tokens
+        )
         prompt = find_layout(plain.layout).render(delivered.context, call.source)
         request = request_of(ask, prompt, call.budget, _owner(call.source, context))
         prices = self.engine.capabilities.prices

@@ -13,11 +13,14 @@ from ..context import Context, Segment, SegmentKind
 from .choose import Count
 from .decide import Decider
 from .earlier import Earlier
+from .epoch import Epochs
 from .guard import Guard
 from .ledger import Decision, Given, Ledger, Receipt
 from .lossy import Lossy
-from .plan import NOTHING, Plan, Use, use_for, view_of
+from .mask import MASK
+from .plan import MASKING, NOTHING, Plan, Use, use_for, view_of
 from .watch import Watch
+from .worth import Outlook
 
 __all__ = ["Pipeline"]
 
@@ -46,6 +49,7 @@ class Pipeline:
         ledger: what the model was given so far.
         lossy: returns a filter that leaves something out, by its name and the rule that names it.
         guard: where it is counted what filters do, and said which are off.
+        must_stay: whether a text has what is never left out, such as an error.
     """
 
     def __init__(
@@ -54,11 +58,17 @@ class Pipeline:
         ledger: Ledger,
         lossy: Callable[[str, Use], Lossy | None],
         guard: Guard | None = None,
+        must_stay: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.watch = Watch(guard or Guard(), count)
         self._ledger = ledger
         self._reader = ""
         self._decider = Decider(count, lossy, self._is_off)
+        self._epochs = Epochs(count, must_stay)
+        self.outlook = Outlook()
+        """What is known of the calls to come."""
+        self.reuses = True
+        """The engine holds what it has read."""
 
     def deliver(self, context: Context, plan: Plan, reader: str) -> Given:
         """Return a context as the model of `reader` is given it.
@@ -68,6 +78,7 @@ class Pipeline:
         view = view_of(plan)
         self._reader = reader
         given, new = self._known(context, view)
+        held = given.context.length
         for place, node in enumerate(new):
             self.watch.said(node, given)
             decision = self._ledger.decided(node.root, view)
@@ -75,6 +86,40 @@ class Pipeline:
                 use = use_for(plan, node.last) if node.last else NOTHING
                 decision = self._decider.decide(node, use, new[place + 1 :], given.earlier)
             given = self._append(given, node, view, decision)
+        if new and any(MASKING in use.use for use in plan):
+            given = self._masked(context, given, plan, held)
+        return given
+
+    def _masked(self, context: Context, given: Given, plan: Plan, held: int) -> Given:
+        """Return what is given from a new epoch on, if one begins; else what is given."""
+        nodes = list(context.ancestors())[-2::-1]
+        view = view_of(plan)
+        epoch = self._epochs.begin(
+            context,
+            given,
+            plan,
+            held=held if self.reuses else 0,
+            costs=self.watch.costs,
+            outlook=self.outlook,
+            talk=(nodes[0].root, view),
+        )
+        if epoch is None:
+            return given
+        first = min(epoch.decisions)
+        before = list(given.chain())[-2::-1]
+        given = before[first].parent or given
+        for place, node in enumerate(nodes[first:], first):
+            if node.last is None:
+                continue
+            decision = epoch.decisions.get(place) or _mask(before[place])
+            if decision is None:
+                use = use_for(plan, node.last)
+                decision = self._decider.decide(node, use, nodes[place + 1 :], given.earlier)
+            given = _after(given, node.last, decision, self._reader)
+            if place in epoch.decisions and given.receipt is not None:
+                self.watch.delivered(given.receipt)
+        self.watch.lost(given, epoch.lost_tokens)
+        self._ledger.begin(context.root, view, given)
         return given
 
     def pending(self, context: Context, plan: Plan) -> int:
@@ -114,6 +159,12 @@ class Pipeline:
 
     def _is_off(self, sender: str, name: str) -> bool:
         return self.watch.is_off(sender, self._reader, name)
+
+
+def _mask(given: Given) -> Decision | None:
+    """Return what was decided on a segment if it is a mask, which stays."""
+    receipt = given.receipt
+    return receipt.decision if receipt and receipt.decision.filters == MASK else None
 
 
 def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> Given:

@@ -20,6 +20,7 @@ from ..routing import covers
 __all__ = [
     "LOSSLESS_NAMES",
     "LOSSY",
+    "MASKING",
     "NOTHING",
     "STRIP",
     "Plan",
@@ -33,6 +34,8 @@ __all__ = [
 STRIP: Final = "strip"
 LOSSY: Final = frozenset(["offload", "extract"])
 """Filters that leave out what a reader may miss; what they write is not compressed again."""
+MASKING: Final = "mask"
+"""Leaves old results of tools out, in an epoch."""
 LOSSLESS_NAMES: Final = ("json", "fold", "dedupe", "diff")
 """What `lossless` stands for."""
 

@@ -9,6 +9,7 @@ from itertools import islice
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind
 from .guard import Edge, Guard
 from .ledger import Given, Receipt
+from .mask import MASK
 from .repeats import find_repeats
 from .worth import Costs
 
@@ -41,6 +42,13 @@ class Watch:
             self.guard.delivered(
                 _edge(receipt), sent=decision.sent_tokens, delivered=decision.delivered_tokens
             )
+
+    def lost(self, given: Given, tokens: int) -> None:
+        """Note what a cache holds for nothing since old results were masked, on the latest's edge."""
+        masked = (receipt for receipt in given.receipts() if receipt.decision.filters == MASK)
+        receipt = next(masked, None)
+        if receipt is not None:
+            self.guard.lost(_edge(receipt), tokens)
 
     def said(self, node: Context, before: Given) -> None:
         """Look at the last segment of a context; `before` is what was given of all before it."""

@@ -37,7 +37,7 @@ def test_each_edge_has_its_terms_and_its_net(
     bad = "user → critic 8 800 80 -1,080 -1,000"
     assert good.split() in table
     assert bad.split() in table
-    total = "2 rows 16 16,800 12,080 0 -700 -44 -1,080 10,256"
+    total = "2 rows 16 16,800 12,080 -1,824 10,256"
     assert total.split() in table
     assert "mask/1 is off from user to critic: after 8 deliveries it has saved -1,000" in shown
 
