@@ -13,7 +13,7 @@ from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
-__all__ = ["Decider"]
+__all__ = ["Decider", "question"]
 
 _MEMO = 1024
 """Texts whose forms are remembered."""
@@ -43,13 +43,11 @@ class Decider:
         self._is_off = is_off
         self._memo: OrderedDict[tuple[bytes, tuple[str, ...]], Ways] = OrderedDict()
 
-    def decide(
-        self, node: Context, use: Use, later: Sequence[Context], earlier: Earlier
-    ) -> Decision:
+    def decide(self, node: Context, use: Use, query: str, earlier: Earlier) -> Decision:
         """Decide on the last segment of a context.
 
         Args:
-            later: the contexts that go on from this one, as far as they are known.
+            query: what is asked about it; see `question`.
             earlier: what the model was given before.
         """
         segment = node.last
@@ -58,7 +56,6 @@ class Decider:
         loses = LOSSY.intersection(use.use)
         ref = reference(segment, node) if loses or STRIP in use.use else ""
         best = self._without_loss(segment, use, ref, earlier)
-        query = _question(node, later) if loses else ""
         for name in use.use:
             lossy = self._lossy(name, use) if name in LOSSY else None
             if lossy is None or self._is_off(segment.author, lossy.name):
@@ -114,8 +111,8 @@ def _why(sent: int, delivered: int) -> str:
     return f"{sent - delivered} of {sent} tokens fewer"
 
 
-def _question(node: Context, later: Sequence[Context]) -> str:
-    """Return what is asked about a segment: by what follows it directly, else by what came before."""
+def question(node: Context, later: Sequence[Context]) -> str:
+    """Return what is asked about a context's last segment: by what follows it directly, else by what came before."""
     for after in later:
         if after.last is None or after.last.kind is SegmentKind.MESSAGE:
             break

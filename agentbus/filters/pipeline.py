@@ -7,18 +7,19 @@ is touched again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..context import Context, Segment, SegmentKind
 from .choose import Count
-from .decide import Decider
+from .decide import Decider, question
 from .earlier import Earlier
 from .epoch import Epochs
 from .guard import Guard
 from .ledger import Decision, Given, Ledger, Receipt
 from .lossy import Lossy
 from .mask import MASK
-from .plan import MASKING, NOTHING, Plan, Use, use_for, view_of
+from .plan import FOR_A_QUERY, MASKING, NOTHING, Plan, Use, use_for, view_of, without_query
+from .sharing import Sharing, view_for
 from .watch import Watch
 from .worth import Outlook
 
@@ -36,6 +37,8 @@ _IN_PROMPT = frozenset(
     }
 )
 """What all layouts show in the order in which it was said, so that later texts may refer to it."""
+_CHARACTERS = 4
+"""About so many make a token."""
 _WRITTEN = Decision(None, "", "the model has written it")
 
 
@@ -65,6 +68,7 @@ class Pipeline:
         self._reader = ""
         self._decider = Decider(count, lossy, self._is_off)
         self._epochs = Epochs(count, must_stay)
+        self._sharing = Sharing()
         self.outlook = Outlook()
         """What is known of the calls to come."""
         self.reuses = True
@@ -81,14 +85,43 @@ class Pipeline:
         held = given.context.length
         for place, node in enumerate(new):
             self.watch.said(node, given)
-            decision = self._ledger.decided(node.root, view)
-            if decision is None:
-                use = use_for(plan, node.last) if node.last else NOTHING
-                decision = self._decider.decide(node, use, new[place + 1 :], given.earlier)
-            given = self._append(given, node, view, decision)
+            use = use_for(plan, node.last) if node.last else NOTHING
+            if FOR_A_QUERY in use.use:
+                given = self._for_a_query(node, use, new[place + 1 :], view, given)
+            else:
+                given = self._once(node, use, "", view, given)
         if new and any(MASKING in use.use for use in plan):
             given = self._masked(context, given, plan, held)
         return given
+
+    def _once(self, node: Context, use: Use, query: str, view: bytes, given: Given) -> Given:
+        """Return what is given once a context's last segment is, which may be decided already."""
+        known = self._ledger.given(node.root, view)
+        if known is not None and known.parent is given:
+            return known
+        decision = known.receipt.decision if known and known.receipt else None
+        decision = decision or self._ledger.decided(node.root, view)
+        if decision is None:
+            decision = self._decider.decide(node, use, query, given.earlier)
+        return self._append(given, node, view, decision)
+
+    def _for_a_query(
+        self, node: Context, use: Use, later: Sequence[Context], view: bytes, given: Given
+    ) -> Given:
+        """As `_once`, of a text that may be shortened for a query, or else is the same for all."""
+        query = question(node, later)
+        own = view_for(view, query)
+        if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own):
+            return self._once(node, use, query, own, given)
+        decision = self._decider.decide(node, use, query, given.earlier)
+        if decision.left_out and decision.filters.startswith(FOR_A_QUERY):
+            before = sum(len(text.text) for text in given.context.segments()) // _CHARACTERS
+            place = node.root + view
+            whole = self._decider.decide(node, without_query(use), query, given.earlier)
+            tokens = whole.delivered_tokens or decision.sent_tokens
+            if self._sharing.is_cheaper(place, own, decision, tokens, before, self.watch.costs):
+                return self._append(given, node, own, whole)
+        return self._append(given, node, own, decision)
 
     def _masked(self, context: Context, given: Given, plan: Plan, held: int) -> Given:
         """Return what is given from a new epoch on, if one begins; else what is given."""
@@ -114,7 +147,8 @@ class Pipeline:
             decision = epoch.decisions.get(place) or _mask(before[place])
             if decision is None:
                 use = use_for(plan, node.last)
-                decision = self._decider.decide(node, use, nodes[place + 1 :], given.earlier)
+                query = question(node, nodes[place + 1 :])
+                decision = self._decider.decide(node, use, query, given.earlier)
             given = _after(given, node.last, decision, self._reader)
             if place in epoch.decisions and given.receipt is not None:
                 self.watch.delivered(given.receipt)
