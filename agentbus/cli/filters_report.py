@@ -18,9 +18,9 @@ __all__ = ["print_report"]
 _NOTHING = "No filter has shortened anything yet."
 _FORGOTTEN = "edges forgotten for room"
 _MEANING = (
-    "All in tokens. back: fetched back, or given by tool calls made again; turns: the extra turns "
-    "for these; lost: cached, and of no use since a prefix was changed. "
-    "net = saved + later − back − turns − lost."
+    "All in tokens. later: what later calls saved, too; back: fetched back, or given by tool calls made again; turns: the extra turns "
+    "for these; lost: cached, and of no use since a prefix was changed; "
+    "net: the sum of saved to lost."
 )
 
 
