@@ -84,13 +84,11 @@ def fan_out(
         raise MisuseError("a text of 0 tokens or more is given to one receiver or more")
     shared = Counter(_Way(one.prompt, one.before, None, tokens) for one in receivers)
     own = Counter(_Way(one.prompt, one.before, one.form, one.tokens) for one in receivers)
-    shared_cost = own_cost = 0.0
-    for way, readers in shared.items():
-        shared_cost += _cost(way, readers, follow, costs, outlook)
+    own_cost = sum(_cost(way, n, follow, costs, outlook) for way, n in own.items())
+    shared_cost = sum(_cost(way, n, follow, costs, outlook) for way, n in shared.items())
+    for way in shared:
         if way.prompt in given:
             shared_cost += costs.reading(way.stop, way.stop) - costs.reading(way.before, way.stop)
-    for way, readers in own.items():
-        own_cost += _cost(way, readers, follow, costs, outlook)
     computed = sum(follow + (way.prompt not in given) * way.tokens for way in shared)
     own_computed = sum(follow + way.tokens for way in own)
     is_shared = shared_cost <= own_cost or math.isclose(shared_cost, own_cost)
