@@ -5,6 +5,7 @@ A context that is long, and new, is filtered in a thread, so that the server goe
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import anyio
 
 from ..context import Context
 from ..engine.base import Engine
+from ..errors import MisuseError
 from ..filters import (
     Book,
     Given,
@@ -64,7 +66,9 @@ class Filtering:
     def __init__(self, engine: Engine, book: Book | None = None) -> None:
         self.guard = Guard()
         """What filters did on each edge, and which are off."""
-        self._pipeline = Pipeline(engine.count, Ledger(book=book), open_lossy, self.guard)
+        self._pipeline = Pipeline(
+            partial(_count, engine), Ledger(book=book), open_lossy, self.guard
+        )
         self._pipeline.reuses = engine.capabilities.prefix_reuse
         self._window = engine.capabilities.window
         self._speed = Speed()
@@ -112,3 +116,11 @@ class Filtering:
         """Keep no deliveries any more."""
         if self._book is not None:
             self._book.close()
+
+
+def _count(engine: Engine, text: str) -> int:
+    """Count the tokens of a text; one that the model's tokenizer cannot read counts its bytes."""
+    try:
+        return engine.count(text)
+    except MisuseError:
+        return len(text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -279,3 +280,49 @@ def test_views_differ_where_plans_do() -> None:
 def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
     with pytest.raises(InvalidMessage, match="filters"):
         check_plan(plan)
+
+
+def test_a_huge_text_is_delivered_as_it_is_at_once() -> None:
+    huge = '{"a": 1}\n' * 6_000_000
+    one = pipeline()
+    begun = time.process_time()
+    given = one.deliver(TENANT.empty().tool_result("db", huge), PLAN, "reader")
+    assert time.process_time() - begun < 20
+    assert texts(given) == [huge]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "\r\n" * 50,
+        "漢字かな" * 500,
+        "\x00\x01\x02" * 300,
+        "\x1b[31mred\x1b[0m\n" * 50,
+        '{"a": NaN, "b": 1e400, "a": 2}' * 3,
+        "[" * 5000 + "]" * 5000,
+        '[line 1 of "x" again]\n' * 40,
+        "[#1 again]\n[quoted] [#1 again]\n" * 30,
+    ],
+)
+def test_hostile_texts_read_back(text: str) -> None:
+    context = TENANT.empty().tool_result("db", text).document(text).user(text)
+    one = pipeline()
+    for node in chain(context)[1:]:
+        given = one.deliver(node, PLAN, "reader")
+        assert given.parent is not None
+        receipt = given.receipt
+        if receipt is None or receipt.decision.text is None:
+            assert texts(given)[-1] == text
+            continue
+        decision = receipt.decision
+        read, exact = read_back(
+            str(decision.text),
+            decision.filters,
+            LOSSLESS,
+            tuple(REFERENCES.values()),
+            given.parent.earlier,
+        )
+        assert read == text or exact == "value"
+        assert decision.delivered_tokens < decision.sent_tokens
