@@ -20,6 +20,7 @@ from ..telemetry import (
     handler_trace,
     traceparent,
 )
+from .filtering import FilterReceipt
 from .generation import Answer, GenerateOptions, Generation
 from .origin import Origin
 from .originals import answer_tool, fetch_text, search_text
@@ -237,6 +238,17 @@ class Call(Requester):
             BudgetExceeded, ConfigError, ModelNotFound, ContextTooLong: as `score`.
         """
         return await self._node.models.embed(self, texts, budget)
+
+    async def receipts(self) -> tuple[FilterReceipt, ...]:
+        """Return what filters make of each segment of the context, as the agent's model reads it.
+
+        Without rules for this agent (`BusSettings.filters`) all stays as it is. What was not read
+        yet is decided on now.
+
+        Raises:
+            ModelNotFound: as `generate`.
+        """
+        return await self._node.models.receipts(self)
 
     async def fetch_text(
         self,

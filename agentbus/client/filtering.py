@@ -5,6 +5,7 @@ A context that is long, and new, is filtered in a thread, so that the server goe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
@@ -28,10 +29,35 @@ from ..filters import (
 )
 from ..telemetry import ModelCost
 
-__all__ = ["Delivered", "Filtering"]
+__all__ = ["Delivered", "FilterReceipt", "Filtering", "FindReceipts"]
 
 _IN_THREAD = 16_384
 """Characters from which on filtering is done in a thread."""
+
+
+class FindReceipts(NamedTuple):
+    """Say what filters make of the context that comes along, as the asking agent's model reads it."""
+
+    filters: Plan
+
+
+class FilterReceipt(NamedTuple):
+    """What filters made of one segment, when the model was first given it."""
+
+    kind: str
+    sender: str
+    ref: str
+    """Names the original, for `Context.fetch`."""
+    filters: str
+    """Names of what was applied, with ` + ` between them; empty if the text was left as it is."""
+    why: str
+    """In plain words."""
+    sent_tokens: int
+    """Of the original, by the model's tokenizer; 0 where no filter was for such a text."""
+    delivered_tokens: int
+    """Of what the model was given, marks included."""
+    left_out: tuple[tuple[int, int], ...]
+    """Lines of the original that it was not given, or not wholly: first and last, from 1."""
 
 
 class Delivered(NamedTuple):
@@ -41,6 +67,21 @@ class Delivered(NamedTuple):
     given: Given | None
     """None where no filters were to be applied."""
     filter_s: float
+
+    def receipts(self) -> Iterator[FilterReceipt]:
+        """Yield what was made of each segment that a rule fits."""
+        for one in self.given.receipts() if self.given else ():
+            made, ref = one.decision, f"ctx:{one.digest.hex()[:16]}"
+            yield FilterReceipt(
+                one.kind.value,
+                one.sender,
+                ref,
+                made.filters,
+                made.why,
+                made.sent_tokens,
+                made.delivered_tokens,
+                made.left_out,
+            )
 
     @property
     def cost(self) -> ModelCost:

@@ -30,7 +30,7 @@ from ..filters import Book, FilterRow, Plan, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
-from .filtering import Filtering
+from .filtering import Filtering, FilterReceipt, FindReceipts
 from .generation import (
     Answer,
     AnswerReader,
@@ -151,6 +151,14 @@ class ModelAgent(Agent):
         call.charge(_cost(found.usage, self.engine.capabilities.prices) + delivered.cost)
         for score in found.scores:
             yield score
+
+    @handler
+    async def receipts(self, ask: FindReceipts, call: Call) -> AsyncIterator[FilterReceipt]:
+        """Stream what filters made of each segment, as the asking agent reads it."""
+        context = _required(call.context)
+        delivered = await self.filtering.deliver(context, ask.filters, call.source)
+        for receipt in delivered.receipts():
+            yield receipt
 
     @handler
     async def embed(self, ask: EmbedTexts, call: Call) -> AsyncIterator[Embedded]:
@@ -274,6 +282,13 @@ class ModelClient:
         ask = ScoreTexts(call.reading.layout, salt, tuple(continuations), filters)
         scores = await self._collect(call, ask, call.reading.context, budget, Score)
         return tuple(_as_many(scores, continuations))
+
+    async def receipts(self, call: Call) -> tuple[FilterReceipt, ...]:
+        """Return what filters make of the call's context."""
+        context = self._asked(call, "")
+        read = read_as(call.agent, call.role, context, self._node.settings.layout).context
+        ask = FindReceipts(plan_of(self._node.settings.filters, call.agent))
+        return tuple(await self._collect(call, ask, read, None, FilterReceipt))
 
     async def embed(
         self, call: Call, texts: Sequence[str], budget: Budget | None

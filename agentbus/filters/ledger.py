@@ -68,7 +68,7 @@ class Given:
     """The same, as references see it."""
     parent: Given | None = field(default=None, repr=False)
     receipt: Receipt | None = None
-    """Of the last segment; None if no filter was to look at it."""
+    """Of the last segment; None where there is none yet."""
     saved_tokens: int = 0
     """In the whole context."""
     left_out_tokens: int = 0

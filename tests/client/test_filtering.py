@@ -200,3 +200,30 @@ async def test_deliveries_are_the_same_after_a_restart(tmp_path: Path) -> None:
             assert reply.account.model.saved_tokens > 200
     assert said[0] == said[1]
     assert (tmp_path / "deliveries").stat().st_size > 0
+
+
+async def test_receipts_say_what_went_and_why(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS).tool_call("reader", RECORDS)
+        await call.generate("Which?")
+        role, said, result, asked_of_tool, asked, answer = await call.receipts()
+        assert (said.filters, said.why) == ("", "no filter is for such a text")
+        assert result.kind == "tool_result" and result.sender == "search"
+        assert result.filters.startswith("json-")
+        saved = result.sent_tokens - result.delivered_tokens
+        assert result.why == f"{saved} of {result.sent_tokens} tokens fewer"
+        assert call.context.fetch(result.ref).text == RECORDS
+        assert role.why == asked_of_tool.why == "no filter is for it"
+        assert asked.sender == "user" and answer.why == "the model has written it"
+        return "seen"
+
+    async with reading(pair, script, " One.") as (_, run):
+        assert (await run()).value == "seen"
+
+
+async def test_without_rules_there_are_no_receipts(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        return str(await call.receipts())
+
+    async with reading(pair, script, settings=BusSettings()) as (_, run):
+        assert (await run()).value == "()"
