@@ -12,6 +12,9 @@ from .earlier import Earlier
 from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .lossy import Lossy, Shortened
+from .offload import Offload
+from .strip import Strip
 
 __all__ = [
     "LOSSLESS",
@@ -22,8 +25,12 @@ __all__ = [
     "Earlier",
     "Fold",
     "Form",
+    "Lossy",
+    "Offload",
     "PlainJSON",
     "PlainJSONLines",
+    "Shortened",
+    "Strip",
     "shortest",
 ]
 
