@@ -26,6 +26,7 @@ from ..filters import (
     Speed,
     check_plan,
     open_lossy,
+    tells_of_failure,
 )
 from ..telemetry import ModelCost
 
@@ -108,7 +109,11 @@ class Filtering:
         self.guard = Guard()
         """What filters did on each edge, and which are off."""
         self._pipeline = Pipeline(
-            partial(_count, engine), Ledger(book=book), open_lossy, self.guard
+            partial(_count, engine),
+            Ledger(book=book),
+            open_lossy,
+            self.guard,
+            must_stay=tells_of_failure,
         )
         self._pipeline.reuses = engine.capabilities.prefix_reuse
         self._window = engine.capabilities.window

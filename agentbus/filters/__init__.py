@@ -10,15 +10,18 @@ from .fold import Fold
 from .guard import Balance, Edge, Guard, harm
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .keep import must_keep, tells_of_failure
 from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lossy import Lossy, Shortened
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_of, mask_results
 from .named import FORMS, LOSSLESS, REFERENCES, open_lossy
+from .offload import Offload
 from .pipeline import Pipeline
 from .plan import Plan, check_plan, plan_of
 from .repeats import Repeat, find_repeats
 from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
+from .strip import Strip
 from .worth import Change, Costs, Outlook, Worth, weigh
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "Ledger",
     "Lossy",
     "Masking",
+    "Offload",
     "Outlook",
     "Pipeline",
     "PlainJSON",
@@ -59,6 +63,7 @@ __all__ = [
     "Shortened",
     "Speed",
     "Standing",
+    "Strip",
     "Worth",
     "add_up",
     "check_plan",
@@ -67,10 +72,12 @@ __all__ = [
     "harm",
     "mask_of",
     "mask_results",
+    "must_keep",
     "open_lossy",
     "plan_of",
     "read_back",
     "report_rows",
     "shortest",
+    "tells_of_failure",
     "weigh",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -14,7 +14,9 @@ from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 from .lossy import Lossy
+from .offload import Offload
 from .plan import Use
+from .strip import Strip
 
 __all__ = ["FORMS", "LOSSLESS", "REFERENCES", "open_lossy"]
 
@@ -28,6 +30,12 @@ REFERENCES: Final[Mapping[str, Reference]] = MappingProxyType({"dedupe": Dedupe(
 """Forms that refer to what was delivered before."""
 
 
+_LOSSY: Final[Mapping[str, Callable[[Use], Lossy]]] = MappingProxyType(
+    {"strip": lambda _: Strip(), "offload": lambda _: Offload()}
+)
+
+
 def open_lossy(name: str, use: Use) -> Lossy | None:
     """Return the filter of that name which leaves something out; None if there is none."""
-    return None
+    make = _LOSSY.get(name)
+    return None if make is None else make(use)
