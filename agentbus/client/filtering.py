@@ -12,14 +12,11 @@ from typing import NamedTuple
 
 import anyio
 
-from ..context import Context
+from ..context import Book, Context, Given, Ledger
 from ..engine.base import Engine
 from ..errors import MisuseError
 from ..filters import (
-    Book,
-    Given,
     Guard,
-    Ledger,
     Outlook,
     Pipeline,
     Plan,

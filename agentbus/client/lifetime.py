@@ -14,9 +14,9 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..config import EngineSettings
+from ..context import Book
 from ..errors import Closed
 from ..export import open_exporter
-from ..filters import Book
 from ..routing import PRESENCE, Presence
 from .agent import Agent
 from .closing import close_links

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..config import Prices
-from ..context import Context, Prompt, find_layout, read_as
+from ..context import Book, Context, Prompt, find_layout, read_as
 from ..engine.base import Engine, Finished, Usage
 from ..engine.scoring import Score, Vector, check_continuations, check_texts
 from ..engine.service import EngineService
@@ -26,7 +26,7 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
-from ..filters import Book, FilterRow, Plan, plan_of, report_rows
+from ..filters import FilterRow, Plan, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler

@@ -4,14 +4,12 @@ from .base import Form
 from .choose import Delivered, read_back, shortest
 from .dedupe import Dedupe
 from .diff import Diff
-from .earlier import Earlier
 from .fanout import FanOut, Receiver, fan_out
 from .fold import Fold
 from .guard import Balance, Edge, Guard, harm
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
 from .keep import must_keep, tells_of_failure
-from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lossy import Lossy, Shortened
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_of, mask_results
 from .named import FORMS, LOSSLESS, REFERENCES, open_lossy
@@ -31,24 +29,19 @@ __all__ = [
     "MASK",
     "REFERENCES",
     "Balance",
-    "Book",
     "Change",
     "CompactJSON",
     "Costs",
-    "Decision",
     "Dedupe",
     "Delivered",
     "Diff",
-    "Earlier",
     "Edge",
     "FanOut",
     "FilterReport",
     "FilterRow",
     "Fold",
     "Form",
-    "Given",
     "Guard",
-    "Ledger",
     "Lossy",
     "Masking",
     "Offload",
@@ -57,7 +50,6 @@ __all__ = [
     "PlainJSON",
     "PlainJSONLines",
     "Plan",
-    "Receipt",
     "Receiver",
     "Repeat",
     "Shortened",

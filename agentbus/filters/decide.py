@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
+from ..context.earlier import Earlier
+from ..context.ledger import Decision
 from .choose import JOINT, Count, Delivered, Ways
-from .earlier import Earlier
-from .ledger import Decision
 from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use

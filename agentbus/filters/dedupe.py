@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from typing import Literal
 
-from ..errors import FormBroken
-from .earlier import (
+from ..context.earlier import (
     ALONE,
     ANY_MARK,
     LONGEST,
@@ -34,7 +33,8 @@ from .earlier import (
     run_key,
     unquote,
 )
-from .piece_names import NAME
+from ..context.piece_names import NAME
+from ..errors import FormBroken
 
 __all__ = ["RUN_CHARACTERS", "Dedupe"]
 

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..context.earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_key, unquote
+from ..context.piece_names import NAME
 from ..errors import FormBroken
-from .earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_key, unquote
-from .piece_names import NAME
 
 __all__ = ["KEPT_CHARACTERS", "Diff"]
 

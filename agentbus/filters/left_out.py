@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from .earlier import is_mark
+from ..context.earlier import is_mark
 
 __all__ = ["MAX_LINES", "characters_mark", "lines_mark", "merged", "note", "quoted"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..context import Context, Segment, SegmentKind
+from ..context.earlier import Earlier
+from ..context.ledger import Decision, Given, Ledger, Receipt
 from .choose import Count
 from .decide import Decider, question
-from .earlier import Earlier
 from .epoch import Epochs
 from .guard import Guard
-from .ledger import Decision, Given, Ledger, Receipt
 from .lossy import Lossy
 from .mask import MASK
 from .plan import FOR_A_QUERY, MASKING, NOTHING, Plan, Use, use_for, view_of, without_query

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import islice
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind
+from ..context.ledger import Given, Receipt
 from .guard import Edge, Guard
-from .ledger import Given, Receipt
 from .mask import MASK
 from .repeats import find_repeats
 from .worth import Costs

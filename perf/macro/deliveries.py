@@ -13,18 +13,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, SegmentKind, TenantKey
+from agentbus.context import Context, Given, Ledger, SegmentKind, TenantKey
 from agentbus.errors import FormBroken
-from agentbus.filters import (
-    LOSSLESS,
-    REFERENCES,
-    Given,
-    Ledger,
-    Pipeline,
-    open_lossy,
-    plan_of,
-    read_back,
-)
+from agentbus.filters import LOSSLESS, REFERENCES, Pipeline, open_lossy, plan_of, read_back
 
 from .json_values import same_values
 

@@ -17,9 +17,9 @@ from time import perf_counter
 from agentbus_torch.engine import TorchEngine
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, Layout, Turn
+from agentbus.context import Context, Layout, Ledger, Turn
 from agentbus.engine import Finished, GenerateRequest, Usage
-from agentbus.filters import Ledger, Pipeline, open_lossy, plan_of
+from agentbus.filters import Pipeline, open_lossy, plan_of
 
 from .ways import TeamCall
 

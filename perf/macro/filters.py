@@ -16,7 +16,8 @@ from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
-from agentbus.filters import LOSSLESS, Delivered, Earlier, read_back, shortest
+from agentbus.context import Earlier
+from agentbus.filters import LOSSLESS, Delivered, read_back, shortest
 
 from ..peers import TOON, Peer
 from ..report import Row, compare

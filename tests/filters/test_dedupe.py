@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from agentbus.context.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
+from agentbus.context.piece_names import NAME
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import RUN_CHARACTERS, Dedupe
 from agentbus.filters.diff import Diff
-from agentbus.filters.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
-from agentbus.filters.piece_names import NAME
 
 from .recorded import conversations, tool_outputs
 

@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 
+from agentbus.context.earlier import LONGEST, Earlier
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import Dedupe
 from agentbus.filters.diff import KEPT_CHARACTERS, Diff
-from agentbus.filters.earlier import LONGEST, Earlier
 
 from . import test_dedupe
 from .recorded import conversations, tool_outputs

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentbus.filters.earlier import is_mark
+from agentbus.context.earlier import is_mark
 from agentbus.filters.keep import failures, must_keep
 from agentbus.filters.landmarks import ENTRIES
 from agentbus.filters.left_out import MAX_LINES, merged

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from agentbus.context import Earlier
+from agentbus.context.earlier import is_mark
+from agentbus.context.piece_names import LENGTHS, SAYING
 from agentbus.errors import FormBroken
-from agentbus.filters import Dedupe, Diff, Earlier
-from agentbus.filters.earlier import is_mark
-from agentbus.filters.piece_names import LENGTHS, SAYING
+from agentbus.filters import Dedupe, Diff
 
 from .recorded import conversations
 from .test_dedupe import LINES, block, deliver, told

@@ -10,20 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, SegmentKind, TenantKey
+from agentbus.context import Book, Context, Decision, Given, Ledger, SegmentKind, TenantKey
 from agentbus.errors import InvalidMessage
-from agentbus.filters import (
-    Book,
-    Decision,
-    Given,
-    Ledger,
-    Pipeline,
-    Plan,
-    check_plan,
-    open_lossy,
-    plan_of,
-    read_back,
-)
+from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
 from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Use, use_for, view_of
 

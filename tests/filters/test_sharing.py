@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, TenantKey
-from agentbus.filters import Given, Ledger, Lossy, Pipeline, Shortened, plan_of
+from agentbus.context import Context, Given, Ledger, TenantKey
+from agentbus.filters import Lossy, Pipeline, Shortened, plan_of
 from agentbus.filters.plan import Use
 
 TENANT = TenantKey(bytes(range(32)))

@@ -155,8 +155,9 @@ class Earlier:
 
     Any thread may read a value at any time; but `given`, see there.
 
-    It holds at most `HELD_LINES` and `HELD_CHARACTERS`. Nothing refers to a piece that does not fit,
-    and no name minds it, nor to one that has no name. What was held stays, as references must.
+    It holds at most `HELD_LINES` and `HELD_CHARACTERS`. A piece that does not fit has no name, and no
+    name heeds how its lines begin. Nothing refers to a piece without a name. What was held stays,
+    as references must.
     """
 
     __slots__ = ("_book", "_count")

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..context import Context, SegmentKind
 from .earlier import Earlier
+from .kind import SegmentKind
+from .segment import Context
 
 __all__ = ["GIVEN", "Book", "Decision", "Given", "Ledger", "Receipt"]
 
