@@ -12,9 +12,11 @@ from .earlier import Earlier
 from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .yaml_block import YAML
 
 __all__ = [
     "LOSSLESS",
+    "YAML",
     "CompactJSON",
     "Dedupe",
     "Delivered",
@@ -28,4 +30,5 @@ __all__ = [
 ]
 
 LOSSLESS: Final[tuple[Form, ...]] = (CompactJSON(), PlainJSON(), PlainJSONLines(), Fold())
-"""All forms of a text alone of which nothing is lost, in order of preference."""
+"""All forms of a text alone of which nothing is lost, in order of preference. `YAML` is not among
+them: it is there to be chosen, and takes more tokens."""
