@@ -89,4 +89,6 @@ def _label(span: Span) -> str:
         words.append(f"{model.prompt_tokens} tokens read, {model.decoded_tokens} written")
         if model.lost_tokens:
             words.append(f"about {model.lost_tokens} read before, in another place")
+        if model.unparsable_answers:
+            words.append(f"{model.unparsable_answers} of {model.structured_answers} unparsable")
     return ", ".join([*words, f"at {span.process}", *([span.error] if span.error else [])])

@@ -32,6 +32,10 @@ class AgentRates:
     prefilled_tokens: int
     lost_tokens: int
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
+    structured_answers: int
+    """Its model's answers that were to hold a value of a type."""
+    unparsable_answers: int
+    """Those of them that held none."""
 
 
 def handled(agent: AgentReport) -> int:
@@ -72,6 +76,8 @@ def _of_process(before: ProcessReport, after: ProcessReport) -> Iterator[AgentRa
             reused_tokens=agent.reused_tokens,
             prefilled_tokens=agent.prefilled_tokens,
             lost_tokens=agent.lost_tokens,
+            structured_answers=agent.structured_answers,
+            unparsable_answers=agent.unparsable_answers,
         )
 
 

@@ -32,6 +32,12 @@ class ModelCost:
     lost_tokens: int = 0
     """Of those prefilled, about how many stood in the caller's last prompt, too, but in another
     place; `agentbus context lint` says which."""
+    structured_answers: int = 0
+    """Answers that were to hold a value of a type (`Call.generate_as`)."""
+    unparsable_answers: int = 0
+    """Those of them that held none."""
+    repairs: int = 0
+    """Those of them that were asked for after one that held none."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         pairs = zip(self.pack(), other.pack(), strict=True)
