@@ -103,7 +103,7 @@ class TelemetrySettings:
 
 
 FilterName = Literal[
-    "lossless", "json", "fold", "dedupe", "diff", "strip", "offload", "extract", "mask"
+    "lossless", "json", "yaml", "fold", "dedupe", "diff", "strip", "offload", "extract", "mask"
 ]
 FilteredKind = Literal["document", "user", "ask", "message", "summary", "tool_result"]
 _FILTERS = get_args(FilterName)
@@ -125,7 +125,7 @@ class FilterRule:
     __pydantic_config__ = _STRICT
 
     use: tuple[FilterName, ...]
-    """`lossless` is json, fold, dedupe and diff, of which nothing is lost. `strip` leaves out colour
+    """`lossless` is json, fold, dedupe and diff, of which nothing is lost; so is `yaml`. `strip` leaves out colour
     codes and trailing space, `offload` the middle of large texts, `extract` what has least to do
     with the question, `mask` all results of tools but the last ten, once that pays; they say in the
     text what they left out. None leaves texts as they are."""

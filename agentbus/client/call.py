@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from ..context import SEARCH_LIMIT, Context, Fetched, Reading, Searched
 from ..engine.scoring import Score, Vector
@@ -21,7 +21,7 @@ from ..telemetry import (
     traceparent,
 )
 from .filtering import FilterReceipt
-from .generation import Answer, GenerateOptions, Generation
+from .generation import Answer, GenerateOptions, Generation, ValueOptions
 from .origin import Origin
 from .originals import answer_tool, fetch_text, search_text
 from .parts import join_text, last_of, text_alone
@@ -29,6 +29,7 @@ from .payload import payload_type
 from .requester import Requester, check_seconds
 from .roles import Replies
 from .scopes import Limited
+from .values import generate_as
 
 if TYPE_CHECKING:
     from .delivery import Delivery
@@ -200,6 +201,24 @@ class Call(Requester):
     ) -> AsyncGenerator[str | Answer, None]:
         """Ask the agent's model; yield its text as it comes and then the `Answer`. As `generate`."""
         return self._answer(Generation(text=text, whole=True, **options))
+
+    async def generate_as(
+        self, kind: type[T], text: str = "", *, repairs: int = 1, **options: Unpack[ValueOptions]
+    ) -> T:
+        """Ask the agent's model for a value of a type: a pydantic model, a dataclass, `list[int]`, …
+
+        The answer is kept to the type's JSON schema where the engine can; elsewhere, `text` is
+        followed by the schema in words. The value is the answer, or the first JSON in it, and is
+        validated strictly. Where there is none, the model is told why and asked again, up to
+        `repairs` times (at most 8). All of that stays in `context`, as it was said. `budget` is for
+        all together. Accounts and metrics count the answers, and those without a value.
+
+        Raises:
+            UnparsableReply: no answer held a value.
+            InvalidSchema: JSON cannot stand for the type.
+            BudgetExceeded, ModelNotFound, ContextTooLong, ConfigError: as `generate`.
+        """
+        return cast(T, await generate_as(self, kind, text, repairs, options))
 
     async def score(
         self,

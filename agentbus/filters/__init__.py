@@ -21,6 +21,7 @@ from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
 from .strip import Strip
 from .worth import Change, Costs, Outlook, Worth, weigh
+from .yaml_block import YAML
 
 __all__ = [
     "FORMS",
@@ -28,6 +29,7 @@ __all__ = [
     "LOSSLESS",
     "MASK",
     "REFERENCES",
+    "YAML",
     "Balance",
     "Change",
     "CompactJSON",

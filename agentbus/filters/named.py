@@ -17,15 +17,20 @@ from .lossy import Lossy
 from .offload import Offload
 from .plan import Use
 from .strip import Strip
+from .yaml_block import YAML
 
 __all__ = ["FORMS", "LOSSLESS", "REFERENCES", "open_lossy"]
 
 FORMS: Final[Mapping[str, tuple[Form, ...]]] = MappingProxyType(
-    {"json": (CompactJSON(), PlainJSON(), PlainJSONLines()), "fold": (Fold(),)}
+    {
+        "json": (CompactJSON(), PlainJSON(), PlainJSONLines()),
+        "fold": (Fold(),),
+        "yaml": (YAML(),),
+    }
 )
 """Forms of a text alone of which nothing is lost, in order of preference."""
-LOSSLESS: Final[tuple[Form, ...]] = tuple(form for forms in FORMS.values() for form in forms)
-"""All of them."""
+LOSSLESS: Final[tuple[Form, ...]] = (*FORMS["json"], *FORMS["fold"])
+"""Those that are tried where no form is named: YAML takes more tokens than the other forms."""
 REFERENCES: Final[Mapping[str, Reference]] = MappingProxyType({"dedupe": Dedupe(), "diff": Diff()})
 """Forms that refer to what was delivered before."""
 

@@ -44,7 +44,7 @@ def invoke(*arguments: str | Path) -> Result:
 def test_before_and_after_are_shown(rows: Path) -> None:
     shown = invoke(rows, "--lines", "3").output
     assert '[\n {\n  "id": 0,\n… 199 more lines' in shown
-    assert "json-plain/1" in shown
+    assert "json-plain/2" in shown
     assert "[\nid,name,none:\n0,number 0,null\n… 39 more lines" in shown
     assert "the same value" in shown
     assert "Tokens of smollm2." in shown
@@ -57,7 +57,7 @@ def test_json_says_all(rows: Path, tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(result.output)
     one, other = found["files"]
     assert found["unit"] == "tokens"
-    assert one["form"] == "json-plain/1"
+    assert one["form"] == "json-plain/2"
     assert one["sent"] == -(-len(rows.read_text()) // 4)
     assert one["delivered"] == -(-len(one["text"]) // 4)
     assert json.loads(PlainJSON().read(one["text"])) == ROWS

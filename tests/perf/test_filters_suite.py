@@ -61,5 +61,5 @@ async def test_cases_and_sums(data: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_loss_is_seen(sent: str, delivered: str, kept: bool) -> None:
-    assert filters._is_kept(sent, Delivered(delivered, "json-plain/1", 9, 8)) is kept
+    assert filters._is_kept(sent, Delivered(delivered, "json-plain/2", 9, 8)) is kept
     assert not filters._is_kept(sent, Delivered(delivered, "", 9, 8))
