@@ -23,6 +23,7 @@ from ..peers import TOON, Peer
 from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
 from .deliveries import LATENCY_CHARACTERS, Delivery, Sums, by_receiver, deliver, seen_by_one
+from .filtered_replay import held_rows
 from .json_values import is_structure, same_values
 from .logs import read_lines
 from .recorded import DATA, found, say
@@ -81,6 +82,9 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
         for conversation in islice(read_lines(path), QUICK_CONVERSATIONS if quick else None):
             deliver(read(conversation), count, sums, only=only)
         rows += compare("filters", case, sums.figures(), {}) if sums.sent else []
+    progress("conversations held by the engine")
+    async for held in held_rows(data, tokenizer, quick=quick):
+        rows += held
     return rows
 
 
@@ -210,7 +214,8 @@ SUITE = Suite(
         "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
         "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
         "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text. Delivered: each "
-        "message once, behind those before it, with dedupe and diff; p99_ms with all counting."
+        "message once, behind those before it, with dedupe and diff; p99_ms with all counting. Held by "
+        "the engine: hops of whole conversations with filters, and plain; TTFT includes the filters."
     ),
     run=_on(DATA),
     on_data=_on,
