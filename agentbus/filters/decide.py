@@ -66,7 +66,9 @@ class Decider:
                 continue
             found = lossy.shorten(segment.text, ref=ref, query=query, count=self._count)
             if found is not None:
-                best = self._fewer(best, segment, found, lossy.name)
+                shorter = self._fewer(best, segment, found, lossy.name)
+                if shorter is not best:
+                    return shorter
         return best
 
     def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:

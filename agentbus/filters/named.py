@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from ..context import Earlier
 from .base import Form
-from .choose import Reference
+from .choose import JOINT, Reference, read_back
 from .dedupe import Dedupe
 from .diff import Diff
 from .fold import Fold
@@ -19,7 +20,7 @@ from .plan import Use
 from .strip import Strip
 from .yaml_block import YAML
 
-__all__ = ["FORMS", "LOSSLESS", "REFERENCES", "open_lossy"]
+__all__ = ["FORMS", "LOSSLESS", "REFERENCES", "is_kept", "open_lossy"]
 
 FORMS: Final[Mapping[str, tuple[Form, ...]]] = MappingProxyType(
     {
@@ -38,6 +39,20 @@ REFERENCES: Final[Mapping[str, Reference]] = MappingProxyType({"dedupe": Dedupe(
 _LOSSY: Final[Mapping[str, Callable[[Use], Lossy]]] = MappingProxyType(
     {"strip": lambda _: Strip(), "offload": lambda _: Offload()}
 )
+
+
+def is_kept(text: str, written: str, form: str) -> str:
+    """Say what of a text was kept in a form of a text alone: `bytes`, or its `value`; else nothing.
+
+    Raises:
+        FormBroken: it is not what the form writes.
+    """
+    every = [one for forms in FORMS.values() for one in forms]
+    read, exact = read_back(written, form, every, tuple(REFERENCES.values()), Earlier())
+    if exact == "bytes":
+        return exact if read == text else ""
+    same = next(one for one in every if one.name == form.split(JOINT)[0])
+    return exact if same.is_same(text, read) else ""
 
 
 def open_lossy(name: str, use: Use) -> Lossy | None:
