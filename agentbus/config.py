@@ -125,11 +125,11 @@ class FilterRule:
     __pydantic_config__ = _STRICT
 
     use: tuple[FilterName, ...]
-    """`lossless` is json, fold, dedupe and diff, of which nothing is lost; so is `yaml`. `strip` leaves out colour
-    codes and trailing space, `offload` the middle of large texts, `extract` what has least to do
-    with the question, `mask` all results of tools but the last ten, once that pays; they say in the
-    text what they left out. Of extract and offload, the first that a text is for. None leaves texts
-    as they are."""
+    """`lossless` is json, fold, dedupe and diff, of which nothing is lost; nor is it by `yaml`.
+    `strip` leaves out colour codes and trailing space, `offload` the middle of large texts,
+    `extract` what has least to do with the question, `mask` all results of tools but the last ten,
+    once that pays; they say in the text what they left out. Of extract and offload, the first that
+    a text is for. None leaves texts as they are."""
     senders: tuple[str, ...] = ()
     """Who wrote it: names of agents, tools, documents, and of topics from which it was taken, with
     `*` for one part between dots and `>` for the rest."""
