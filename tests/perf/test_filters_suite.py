@@ -26,8 +26,8 @@ async def no_engine(data: Path, tokenizer: object, *, quick: bool) -> AsyncItera
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     class Tokenizer:
         @staticmethod
-        def plain(text: str) -> list[int]:
-            return [0] * len(text)
+        def count(text: str) -> int:
+            return len(text)
 
     monkeypatch.setattr(filters, "load_tokenizer", Tokenizer)
     monkeypatch.setattr(filters, "held_rows", no_engine)
