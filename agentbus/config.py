@@ -361,6 +361,9 @@ class EngineSettings:
     deliveries: str = ""
     """A file that keeps what filters made of texts for this model, so that its prompts are the same
     after a restart; empty for memory alone."""
+    ranker: str = ""
+    """What the filter `extract` ranks sentences by: `minilm` (extra `filters`), or empty for their
+    words alone (BM25)."""
     prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from ..filters import (
     Outlook,
     Pipeline,
     Plan,
+    Ranker,
     Speed,
     check_plan,
     open_lossy,
@@ -100,15 +101,18 @@ class Filtering:
     Args:
         engine: the model's. It also counts in threads.
         book: keeps what was delivered beyond restarts.
+        ranker: ranks sentences by a question; BM25 if none is given.
     """
 
-    def __init__(self, engine: Engine, book: Book | None = None) -> None:
+    def __init__(
+        self, engine: Engine, book: Book | None = None, ranker: Ranker | None = None
+    ) -> None:
         self.guard = Guard()
         """What filters did on each edge, and which are off."""
         self._pipeline = Pipeline(
             partial(_count, engine),
             Ledger(book=book),
-            open_lossy,
+            partial(open_lossy, ranker=ranker),
             self.guard,
             must_stay=tells_of_failure,
         )

@@ -26,7 +26,7 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
-from ..filters import FilterRow, Plan, plan_of, report_rows
+from ..filters import FilterRow, Plan, Ranker, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
@@ -91,9 +91,11 @@ class ModelAgent(Agent):
 
     concurrency = 64
 
-    def __init__(self, engine: Engine, book: Book | None = None) -> None:
+    def __init__(
+        self, engine: Engine, book: Book | None = None, ranker: Ranker | None = None
+    ) -> None:
         self.engine = EngineService(engine)
-        self.filtering = Filtering(engine, book)
+        self.filtering = Filtering(engine, book, ranker)
 
     async def stopped(self) -> None:
         await self.engine.aclose()

@@ -1,9 +1,11 @@
 """Filters: how what is delivered takes fewer tokens, without a lie and without breaking a prefix."""
 
 from .base import Form
+from .bm25 import BM25
 from .choose import Delivered, read_back, shortest
 from .dedupe import Dedupe
 from .diff import Diff
+from .extract import Extract
 from .fanout import FanOut, Receiver, fan_out
 from .fold import Fold
 from .guard import Balance, Edge, Guard, harm
@@ -16,14 +18,17 @@ from .named import FORMS, LOSSLESS, REFERENCES, is_kept, open_lossy
 from .offload import Offload
 from .pipeline import Pipeline
 from .plan import Plan, check_plan, plan_of
+from .rank import Ranker, best_first, shares
 from .repeats import Repeat, find_repeats
 from .report import FilterReport, FilterRow, add_up, report_rows
 from .speed import Speed
 from .strip import Strip
+from .units import units_of
 from .worth import Change, Costs, Outlook, Worth, weigh
 from .yaml_block import YAML
 
 __all__ = [
+    "BM25",
     "FORMS",
     "KEPT_RESULTS",
     "LOSSLESS",
@@ -38,6 +43,7 @@ __all__ = [
     "Delivered",
     "Diff",
     "Edge",
+    "Extract",
     "FanOut",
     "FilterReport",
     "FilterRow",
@@ -52,6 +58,7 @@ __all__ = [
     "PlainJSON",
     "PlainJSONLines",
     "Plan",
+    "Ranker",
     "Receiver",
     "Repeat",
     "Shortened",
@@ -60,6 +67,7 @@ __all__ = [
     "Strip",
     "Worth",
     "add_up",
+    "best_first",
     "check_plan",
     "fan_out",
     "find_repeats",
@@ -72,7 +80,9 @@ __all__ = [
     "plan_of",
     "read_back",
     "report_rows",
+    "shares",
     "shortest",
     "tells_of_failure",
+    "units_of",
     "weigh",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -11,12 +11,15 @@ from .base import Form
 from .choose import JOINT, Reference, read_back
 from .dedupe import Dedupe
 from .diff import Diff
+from .extract import Extract
 from .fold import Fold
 from .json_plain import PlainJSON, PlainJSONLines
 from .json_value import CompactJSON
+from .keep import tells_of_failure
 from .lossy import Lossy
 from .offload import Offload
 from .plan import Use
+from .rank import Ranker
 from .strip import Strip
 from .yaml_block import YAML
 
@@ -36,11 +39,6 @@ REFERENCES: Final[Mapping[str, Reference]] = MappingProxyType({"dedupe": Dedupe(
 """Forms that refer to what was delivered before."""
 
 
-_LOSSY: Final[Mapping[str, Callable[[Use], Lossy]]] = MappingProxyType(
-    {"strip": lambda _: Strip(), "offload": lambda _: Offload()}
-)
-
-
 def is_kept(text: str, written: str, form: str) -> str:
     """Say what of a text was kept in a form of a text alone: `bytes`, or its `value`; else nothing.
 
@@ -55,7 +53,17 @@ def is_kept(text: str, written: str, form: str) -> str:
     return exact if same.is_same(text, read) else ""
 
 
-def open_lossy(name: str, use: Use) -> Lossy | None:
-    """Return the filter of that name which leaves something out; None if there is none."""
-    make = _LOSSY.get(name)
-    return None if make is None else make(use)
+def open_lossy(name: str, use: Use, ranker: Ranker | None = None) -> Lossy | None:
+    """Return the filter of that name which leaves something out; None if there is none.
+
+    `ranker` is for what depends on a question; BM25 if none is given.
+    """
+    if name == "extract":
+        if ranker is None:
+            return Extract(use.keep, must_keep=tells_of_failure)
+        named = f"extract-{type(ranker).__name__.lower()}/1"
+        return Extract(use.keep, ranker, tells_of_failure, named)
+    return _LOSSY.get(name)
+
+
+_LOSSY: Final[Mapping[str, Lossy]] = MappingProxyType({"strip": Strip(), "offload": Offload()})
