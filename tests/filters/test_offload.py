@@ -449,8 +449,9 @@ def test_the_map_of_json_names_keys_and_items() -> None:
         '{1: 2, "a": [' + "1, " * 3000 + "1]}",
         "[" + "1, " * 30_000 + "1]",
         '{"]": "' + "x " * 3000 + '", "a": 1}',
+        "[" + "1, " * 3000 + "1] and more",
     ],
-    ids=["comma", "deep", "no comma", "brackets", "no key", "many", "odd key"],
+    ids=["comma", "deep", "no comma", "brackets", "no key", "many", "odd key", "more"],
 )
 def test_what_is_no_plain_json_has_no_map(text: str) -> None:
     assert there(shorten(text)) == [""]
@@ -530,8 +531,12 @@ def test_a_huge_text_with_failures_everywhere_gains_or_stays() -> None:
     text = ("error: it broke\n" + "ordinary words\n" * 60) * 4000
     found = OFFLOAD.shorten(text, ref=REF, query="", count=thirds)
     assert found is None  # with no more marks than are allowed, too little is left out
-    quotes = "error [ left out\n" * 60_000
-    assert (
-        OFFLOAD.shorten(quotes + "x" * 600_000 + "\n" + quotes, ref=REF, query="", count=words)
-        is None
-    )
+
+
+@pytest.mark.parametrize("times", [500, 60_000])
+def test_a_text_that_would_grow_by_quoting_is_delivered_whole(times: int) -> None:
+    quotes = "error [ left out\n" * times
+    few = f"{'x ' * 120}{' ' * 20 * times}\n"
+    found = OFFLOAD.shorten(quotes + few + quotes, ref=REF, query="", count=words)
+    assert found is None
+    assert OFFLOAD.shorten(few * 2 + numbered(4 * times), ref=REF, query="", count=words)
