@@ -199,6 +199,11 @@ def test_a_failure_is_found_in_a_long_line(before: str, failure: str, after: str
     assert found == sorted(found)
 
 
+def test_a_failure_is_found_with_what_stands_around_it() -> None:
+    assert list(failures("a " * 500 + "error: x" + " a" * 500)) == [(750, 1050), (950, 1250)]
+    assert list(failures("error: x" + " a" * 500)) == [(0, 250)]
+
+
 @given(st.lists(st.text()))
 def test_any_lines(lines: list[str]) -> None:
     keep = must_keep(lines)

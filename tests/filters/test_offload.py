@@ -439,6 +439,13 @@ def test_the_map_of_json_names_keys_and_items() -> None:
         assert text.startswith(f"{key}: ", int(place) - 1)
 
 
+def test_a_key_that_could_end_a_mark_is_only_counted() -> None:
+    rows = "1, " * 900 + "1"
+    text = f'{{"a": [{rows}], "]; get": [{rows}], "b": [{rows}], "c": [{rows}]}}'
+    second, third = text.index('"b"') + 1, text.index('"c"') + 1
+    assert there(shorten(text)) == [f'character {second} "b", {third} "c" and 1 more']
+
+
 @pytest.mark.parametrize(
     "text",
     [
