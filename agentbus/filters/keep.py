@@ -30,11 +30,13 @@ _AROUND: Final = 50
 """Characters of a line that are looked at together, and of what stands around them, since no sign of
 a failure is longer."""
 
-_BEFORE: Final = (
-    r"(?:(?<![\w$./\\-])|(?<=\\[nrt]))(?<!\b0 )(?<!\bno )(?<!\bany )(?<!\bzero )(?<!without )"
-)
+_BEFORE: Final = r"(?:(?<![\w$./\\-])|(?<=\\[nrt]))(?<!\bno )(?<!\bany )(?<!\bzero )(?<!without )"
 """Not within a name (`on-error`, `/errors`), and not after what says that there is none. What JSON
 escapes may stand before: in `"1 passed\\nerror"` it is a line end."""
+_NOT_ZERO: Final = r"(?<!(?<![.:\w])0 )"
+"""Not after the number 0; but `12:00:00.0 ERROR` has none."""
+_NOT_ZERO_OF: Final = r"(?<!^0 )(?<![,:(=|] 0 )(?<![,(=|]0 )"
+"""Not after a 0 that counts something: `3 passed, 0 failed`; but in `task 0 failed` it is a name."""
 _NONE: Final = (
     r"""(?!(?:\(s\))?\\?["']?\s{0,3}[:=]\s{0,3}"""
     r"""(?:["']?(?:0+(?:\.0+)?|0x0+|null|none|nil|false)(?![\w.])(?!\s[A-Za-z][\w.]*+(?!\s?[:=]))"""
@@ -64,15 +66,19 @@ def _word(forms: str) -> str:
     return f"{_BEFORE}(?:{forms}){_AFTER}"
 
 
+def _countable(word: str) -> str:
+    return _word(rf"{word}(?!\(s\))|{_NOT_ZERO}{word}(?:s|(?=\(s\)))")
+
+
 _SIGNS: Final = {
     sign: re.compile(rule, re.IGNORECASE | re.ASCII)
     for signs, rule in {
-        "error errors": rf"{_word('errors?')}|errors?{_TOLD}|{_EXCEPTION}",
+        "error errors": rf"{_countable('error')}|errors?{_TOLD}|{_EXCEPTION}",
         "err": r"(?-i:\bERR[]!:\s]|\b[Ee]rr: )",
-        "exception exceptions": rf"{_word('exceptions?(?! of)')}|exceptions?{_TOLD}|{_EXCEPTION}"
+        "exception exceptions": rf"{_countable('exception(?! of)')}|exceptions?{_TOLD}|{_EXCEPTION}"
         "|(?-i:ExceptionGroup)",
-        "failure failures": rf"{_word('failures?')}|failures?{_TOLD}",
-        "fail fails failed failing": _word("fail(?:s|ed|ing)?"),
+        "failure failures": rf"{_countable('failure')}|failures?{_TOLD}",
+        "fail fails failed failing": _word(f"{_NOT_ZERO_OF}fail(?:s|ed|ing)?"),
         "fatal": _word("fatal"),
         "panic panicked": _word("panic(?:ked)?"),
         "uncaught unhandled": _word("uncaught|unhandled"),

@@ -21,6 +21,10 @@ from agentbus.filters.keep import (
 from .recorded import tool_outputs
 
 FAILURES = [
+    *("error: no route", "error: none of them is there", "error: 0 bytes were written"),
+    *("error: null pointer", "error: no", "ERROR 0", "ERROR: 0x1"),
+    *("task 0 failed", "rank 0 ERROR it broke", "00:00:00.0 ERROR it broke", "shard 0 failed: odd"),
+    *("3 passed, 10 failed", "0 error", "1.0 failures", "0 passed, 1 failure(s)"),
     *("error: cannot open the file", "ERROR", "Error: it broke", "[error] it broke", "1 error"),
     *("10 errors", "Found 3 error(s)", "2 failed, 3 passed", "FAILED tests/a.py::b", "FAIL\tpkg"),
     *("--- FAIL: TestOne (0.00s)", "Failures: 1, Errors: 0", 'failures="4" errors="0"'),
@@ -66,6 +70,8 @@ FAILURES = [
     ),
 ]
 NO_FAILURES = [
+    *("errors=0 warnings=3", "Failures: 0, Errors: 0"),
+    *("3 passed, 0 failed", "(0 failed)", "Tests: 0 failed", "0 failure(s)", "was 0 exceptions"),
     *(
         "0 errors",
         "no errors",
@@ -189,14 +195,20 @@ def test_a_short_text() -> None:
 
 @given(st.text(), st.sampled_from(FAILURES), st.text())
 def test_a_failure_is_found_in_a_long_line(before: str, failure: str, after: str) -> None:
-    line = f"{'x ' * 300}{before} {failure} {after}{' y' * 300}"
+    line = f"{'x ' * 300}{before} . {failure} . {after}{' y' * 300}"
     found = list(failures(line))
-    start, end = len(line) - len(failure) - len(after) - 601, len(line) - len(after) - 601
+    end = len(line) - len(after) - 603
+    start = end - len(failure)
     assert line[start:end] == failure
-    whole = any(failures(f" {failure} "))
+    whole = any(failures(f". {failure} ."))
     assert not whole or any(first <= start and end <= last for first, last in found)
     assert all(0 <= first < last <= len(line) for first, last in found)
     assert found == sorted(found)
+
+
+def test_a_failure_is_found_with_what_stands_around_it() -> None:
+    assert list(failures("a " * 500 + "error: x" + " a" * 500)) == [(750, 1050), (950, 1250)]
+    assert list(failures("error: x" + " a" * 500)) == [(0, 250)]
 
 
 @given(st.lists(st.text()))

@@ -439,6 +439,13 @@ def test_the_map_of_json_names_keys_and_items() -> None:
         assert text.startswith(f"{key}: ", int(place) - 1)
 
 
+def test_a_key_that_could_end_a_mark_is_only_counted() -> None:
+    rows = "1, " * 900 + "1"
+    text = f'{{"a": [{rows}], "]; get": [{rows}], "b": [{rows}], "c": [{rows}]}}'
+    second, third = text.index('"b"') + 1, text.index('"c"') + 1
+    assert there(shorten(text)) == [f'character {second} "b", {third} "c" and 1 more']
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -449,8 +456,9 @@ def test_the_map_of_json_names_keys_and_items() -> None:
         '{1: 2, "a": [' + "1, " * 3000 + "1]}",
         "[" + "1, " * 30_000 + "1]",
         '{"]": "' + "x " * 3000 + '", "a": 1}',
+        "[" + "1, " * 3000 + "1] and more",
     ],
-    ids=["comma", "deep", "no comma", "brackets", "no key", "many", "odd key"],
+    ids=["comma", "deep", "no comma", "brackets", "no key", "many", "odd key", "more"],
 )
 def test_what_is_no_plain_json_has_no_map(text: str) -> None:
     assert there(shorten(text)) == [""]
@@ -530,8 +538,12 @@ def test_a_huge_text_with_failures_everywhere_gains_or_stays() -> None:
     text = ("error: it broke\n" + "ordinary words\n" * 60) * 4000
     found = OFFLOAD.shorten(text, ref=REF, query="", count=thirds)
     assert found is None  # with no more marks than are allowed, too little is left out
-    quotes = "error [ left out\n" * 60_000
-    assert (
-        OFFLOAD.shorten(quotes + "x" * 600_000 + "\n" + quotes, ref=REF, query="", count=words)
-        is None
-    )
+
+
+@pytest.mark.parametrize("times", [500, 60_000])
+def test_a_text_that_would_grow_by_quoting_is_delivered_whole(times: int) -> None:
+    quotes = "error [ left out\n" * times
+    few = f"{'x ' * 120}{' ' * 20 * times}\n"
+    found = OFFLOAD.shorten(quotes + few + quotes, ref=REF, query="", count=words)
+    assert found is None
+    assert OFFLOAD.shorten(few * 2 + numbered(4 * times), ref=REF, query="", count=words)
