@@ -14,13 +14,15 @@ line at all (see `UNQUOTABLE`), whence no reference leads to another reference.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .piece_names import PieceNames
 
 __all__ = [
     "ALONE",
     "ANY_MARK",
+    "FORKS",
     "HELD_CHARACTERS",
     "HELD_LINES",
     "LONGEST",
@@ -46,6 +48,8 @@ HELD_LINES = 200_000
 """Lines held for one receiver."""
 LONGEST = 1 << 26
 """Characters of the longest text that is written or read with references."""
+FORKS = 32
+"""Indexes behind one another that are read as one."""
 UNQUOTABLE = 0
 """The number of each line that looks like a mark, or is not held."""
 
@@ -97,61 +101,110 @@ def run_key(numbers: Sequence[int], start: int) -> int:
     return key
 
 
-class _Book:
-    """Pieces and their index, append-only; several `Earlier` read it, each up to its own end."""
+class _End(NamedTuple):
+    """How much there is up to some piece, in the books before, too."""
 
-    def __init__(self) -> None:
-        self.lines = [ANY_MARK]
+    pieces: int = 0
+    lines: int = 1
+    """Different ones that are held; their numbers are less."""
+    held_lines: int = 0
+    held_characters: int = 0
+
+
+class _Part(NamedTuple):
+    """A book, as far as it is read."""
+
+    book: _Book
+    end: _End
+
+
+class _Book:
+    """Pieces and their index, append-only; several `Earlier` read it, each up to its own end.
+
+    Its pieces follow those of other books, of which each is read up to some piece.
+    """
+
+    def __init__(self, before: tuple[_Part, ...] = ()) -> None:
+        self.before = before
+        self.start = self.end = before[-1].end if before else _End()
+        self.first_line = self.start.lines if before else 0
+        self.lines = [] if before else [ANY_MARK]
         self.numbers: dict[str, int] = {}
         self.pieces: list[array[int]] = []
-        self.names = PieceNames()
+        self.names = PieceNames(self.start.pieces)
         self.places: dict[int, tuple[int, ...]] = {}
-        self.held_lines = 0
-        self.held_characters = 0
 
     def add(self, lines: Sequence[str]) -> None:
         """Add a piece; without its lines if they do not fit."""
         new = dict[str, int]()
         for index, line in enumerate(lines):
-            if line not in self.numbers and not is_mark(line):
+            if line not in self.numbers and not is_mark(line) and not _number(self.before, line):
                 new.setdefault(line, index)
-        characters = self.held_characters + sum(map(len, new))
-        if characters > HELD_CHARACTERS or self.held_lines + len(lines) > HELD_LINES:
-            lines, new, characters = (), {}, self.held_characters
-        self.held_characters = characters
-        self.held_lines += len(lines)
-        for line in new:
-            self.numbers[line] = len(self.lines)
+        characters = self.end.held_characters + sum(map(len, new))
+        if characters > HELD_CHARACTERS or self.end.held_lines + len(lines) > HELD_LINES:
+            lines, new, characters = (), {}, self.end.held_characters
+        for number, line in enumerate(new, self.end.lines):
+            self.numbers[line] = number
             self.lines.append(line)
-        piece = array("I", [self.numbers.get(line, UNQUOTABLE) for line in lines])
+        piece = array("I", [self._number(line) for line in lines])
         self.pieces.append(piece)
-        if self.names.add((index, line) for line, index in new.items()):
-            self._index_lines(piece, len(self.pieces) << _LINE_BITS)
+        self.end = _End(
+            self.end.pieces + 1,
+            self.end.lines + len(new),
+            self.end.held_lines + len(lines),
+            characters,
+        )
+        if self.names.add(((index, line) for line, index in new.items()), self._has_begun):
+            self._index_lines(lines, piece)
 
-    def _index_lines(self, piece: array[int], base: int) -> None:
-        for start, number in enumerate(piece):
+    def _number(self, line: str) -> int:
+        number = self.numbers.get(line)
+        return _number(self.before, line) if number is None else number
+
+    def _has_begun(self, start: str) -> bool:
+        return any(book.names.has_begun(start, end.pieces) for book, end in self.before)
+
+    def _index_lines(self, lines: Sequence[str], piece: array[int]) -> None:
+        base = self.end.pieces << _LINE_BITS
+        for start, (line, number) in enumerate(zip(lines, piece, strict=True)):
             self._index(run_key(piece, start), base + start)
-            if len(self.lines[number]) >= ALONE:
+            if len(line) >= ALONE:
                 self._index(number, base + start)
 
     def _index(self, key: int, place: int) -> None:
+        if not key:
+            return
         known = self.places.get(key, ())
-        if key and len(known) < PLACES:
+        before = sum(1 for _ in _places(self.before, key)) if self.before else 0
+        if before + len(known) < PLACES:
             self.places[key] = (*known, place)
 
-    def fork(self, count: int) -> _Book:
-        other = _Book()
-        for piece in self.pieces[:count]:
-            other.add([self.lines[number] for number in piece])
-        return other
+
+def _number(parts: Iterable[_Part], line: str) -> int:
+    """Return a line's number, or `UNQUOTABLE`."""
+    for book, end in parts:
+        number = book.numbers.get(line, UNQUOTABLE)
+        if UNQUOTABLE < number < end.lines:
+            return number
+    return UNQUOTABLE
+
+
+def _places(parts: Iterable[_Part], key: int) -> Iterator[tuple[int, int]]:
+    for book, end in parts:
+        for place in book.places.get(key, ()):
+            number = place >> _LINE_BITS
+            if number > end.pieces:
+                break
+            yield number, place & ((1 << _LINE_BITS) - 1)
 
 
 class Earlier:
     """The pieces that one receiver was given before some moment: a frozen value.
 
     To add a piece takes time linear in that piece: all values that grew out of one another share
-    one index and know how far each may read in it. Only where two pieces follow the same value is
-    the index built anew for the second.
+    one index, and know how far each may read in it. Where several pieces follow the same value,
+    each but the first begins an index of its own behind the shared one; of `FORKS` such indexes on
+    end, one is made anew.
 
     Any thread may read a value at any time; but `given`, see there.
 
@@ -160,66 +213,79 @@ class Earlier:
     as references must.
     """
 
-    __slots__ = ("_book", "_count")
+    __slots__ = ("_parts",)
 
     def __init__(self) -> None:
-        self._book = _Book()
-        self._count = 0
+        book = _Book()
+        self._parts: tuple[_Part, ...] = (_Part(book, book.end),)
 
     @property
     def count(self) -> int:
         """How many pieces these are; the last one's number, from 1."""
-        return self._count
+        return self._parts[-1].end.pieces
 
     def given(self, piece: str) -> Earlier:
         """Return the value after one more piece, `piece` being what stands in the prompt.
 
         It is not thread-safe: of all values that grew out of one another, one at a time.
         """
-        after = Earlier()
-        at_end = len(self._book.pieces) == self._count
-        after._book = book = self._book if at_end else self._book.fork(self._count)
-        after._count = self._count + 1
+        book, end = self._parts[-1]
+        if book.end != end and len(self._parts) == FORKS:
+            self._rebuild()
+            book, end = self._parts[-1]
+        if book.end != end:
+            book = _Book(self._parts)
         lines = piece.split("\n")
         if not lines[-1]:
             lines.pop()  # the end of the last line, not one more
         book.add(lines)
+        after = Earlier.__new__(Earlier)
+        after._parts = (*book.before, _Part(book, book.end))
         return after
+
+    def _rebuild(self) -> None:
+        """Read in one book, in which all has the numbers that it had."""
+        book = _Book()
+        for piece in range(1, self.count + 1):
+            book.add([self.line(number) for number in self.numbers_of(piece)])
+        self._parts = (_Part(book, book.end),)
 
     def number(self, lines: Iterable[str]) -> list[int]:
         """Return lines as numbers, equal where the lines are, to compare with those of pieces."""
-        known, fresh = self._book.numbers, dict[str, int]()
+        parts, fresh = self._parts, dict[str, int]()
         base = HELD_LINES + 1  # more than a held line's number ever is
         numbers = []
         for line in lines:
-            number = known.get(line)
-            if number is None:
-                mark = is_mark(line)
-                number = UNQUOTABLE if mark else fresh.setdefault(line, base + len(fresh))
+            number = _number(parts, line)
+            if number == UNQUOTABLE and not is_mark(line):
+                number = fresh.setdefault(line, base + len(fresh))
             numbers.append(number)
         return numbers
 
     def places(self, key: int) -> Iterable[tuple[int, int]]:
         """Yield the piece's number and the index of the line where a key's lines stand, in order."""
-        for place in self._book.places.get(key, ()):
-            number = place >> _LINE_BITS
-            if number > self._count:
-                return
-            yield number, place & ((1 << _LINE_BITS) - 1)
+        return _places(self._parts, key)
 
     def numbers_of(self, piece: int) -> Sequence[int]:
         """Return the numbers of a piece's lines; of none if it was not given or is not held."""
-        return self._book.pieces[piece - 1] if 0 < piece <= self._count else ()
+        if not 0 < piece <= self.count:
+            return ()
+        book = self._book_of(piece)
+        return book.pieces[piece - book.start.pieces - 1]
 
     def name(self, piece: int) -> str:
         """Return the name of a piece that `places` led to, as it stands in marks."""
-        return self._book.names.name(piece)
+        return self._book_of(piece).names.name(piece)
 
     def find(self, name: str) -> int:
         """Return the number of the piece that a name stands for; 0 if none of these has it."""
-        piece = self._book.names.find(name)
-        return piece if piece <= self._count else 0
+        found = ((book.names.find(name), end.pieces) for book, end in self._parts)
+        return next((piece for piece, last in found if 0 < piece <= last), 0)
 
     def line(self, number: int) -> str:
         """Return the line that has this number, which is not `UNQUOTABLE`."""
-        return self._book.lines[number]
+        book = next(book for book, _ in reversed(self._parts) if number >= book.first_line)
+        return book.lines[number - book.first_line]
+
+    def _book_of(self, piece: int) -> _Book:
+        return next(book for book, _ in reversed(self._parts) if piece > book.start.pieces)

@@ -14,7 +14,7 @@ so. A language model finds text again by what it says; it would have to count fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 __all__ = ["LENGTHS", "NAME", "SAYING", "PieceNames"]
@@ -31,37 +31,50 @@ _CUT: Final = "\n"
 
 
 class PieceNames:
-    """The names of pieces, append-only."""
+    """The names of pieces, append-only.
 
-    def __init__(self) -> None:
+    Args:
+        before: how many pieces these follow that others name.
+    """
+
+    def __init__(self, before: int) -> None:
+        self._before = before
         self._names: list[str] = []
         self._pieces: dict[str, int] = {}
-        self._begun: set[str] = set()
-        """How the lines of all pieces begin, at each length."""
+        self._begun: dict[str, int] = {}
+        """How the lines of all pieces begin, at each length, and the number of the first such."""
 
-    def add(self, lines: Iterable[tuple[int, str]]) -> str:
+    def add(self, lines: Iterable[tuple[int, str]], has_begun: Callable[[str], bool]) -> str:
         """Return the name of the next piece; empty if it has none.
 
         Args:
             lines: those of the piece that no piece before has, and their indexes; no marks.
+            has_begun: whether a line begins so of the pieces that others name.
         """
         starts = [(index, line.strip()[: LENGTHS[-1] + 1]) for index, line in lines]
         named = (
             _name(index, begun)
             for length in LENGTHS
             for index, start in starts
-            if self._is_new(begun := _beginning(start, length))
+            if self._is_new(begun := _beginning(start, length)) and not has_begun(begun)
         )
         name = next(named, "")
         self._names.append(name)
+        piece = self._before + len(self._names)
         if name:
-            self._pieces[name] = len(self._names)
-        self._begun.update(_beginning(start, length) for _, start in starts for length in LENGTHS)
+            self._pieces[name] = piece
+        for _, start in starts:
+            for length in LENGTHS:
+                self._begun.setdefault(_beginning(start, length), piece)
         return name
+
+    def has_begun(self, begun: str, last: int) -> bool:
+        """Say whether a line begins so of the pieces up to one."""
+        return self._begun.get(begun, last + 1) <= last
 
     def name(self, piece: int) -> str:
         """Return the name of a piece, by its number from 1."""
-        return self._names[piece - 1]
+        return self._names[piece - self._before - 1]
 
     def find(self, name: str) -> int:
         """Return the number of the piece that has a name; 0 if there is none."""

@@ -6,13 +6,22 @@ import os
 import random
 import re
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from agentbus.context.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
+from agentbus.context.earlier import (
+    ALONE,
+    FORKS,
+    HELD_CHARACTERS,
+    HELD_LINES,
+    LONGEST,
+    Earlier,
+    is_mark,
+)
 from agentbus.context.piece_names import NAME
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import RUN_CHARACTERS, Dedupe
@@ -308,6 +317,46 @@ def test_a_fork_writes_as_a_value_that_was_never_forked(
         fork = fork.given(piece)
     text = "\n".join(reversed(texts))
     assert FORM.write(text, fork) == FORM.write(text, earlier)
+
+
+@settings(deadline=None)
+@given(talks(), talks())
+def test_forks_of_forks_write_as_values_that_were_never_forked(
+    texts: list[str], others: list[str]
+) -> None:
+    pieces = (texts + others) * FORKS
+    fork, earlier = Earlier(), Earlier()
+    for number, piece in enumerate(pieces[: 2 * FORKS]):
+        for other in (others[number % len(others)], piece + "\nand more", texts[0]):
+            fork.given(other)
+        fork, earlier = fork.given(piece), earlier.given(piece)
+        assert fork.count == earlier.count == number + 1
+        assert fork.name(number + 1) == earlier.name(number + 1)
+        assert list(fork.numbers_of(number + 1)) == list(earlier.numbers_of(number + 1))
+    for text in (*texts, *others, "\n".join(reversed(others + texts))):
+        assert FORM.write(text, fork) == FORM.write(text, earlier)
+        deliver(text, fork)
+
+
+def test_what_follows_a_long_value_takes_as_little_as_it_is_however_often() -> None:
+    trunk = Earlier()
+    for number in range(20):
+        trunk = trunk.given(block(f"piece {number}", 1000))
+    value = trunk
+    for number in range(FORKS - 1):
+        trunk.given("another way")
+        trunk = trunk.given(f"and so on, {number}")
+    for start in (value, trunk):
+        for _ in range(2):
+            start.given("this may make an index anew, once").given("and go on")
+        began = time.process_time()
+        tracemalloc.start()
+        ways = [start.given(f"way {number}").given("and on") for number in range(500)]
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert time.process_time() - began < 1
+        assert size < 5000 * len(ways)
+        assert all(way.find('"piece 19, li"...') == 20 for way in ways)
 
 
 def test_what_does_not_fit_is_not_referred_to() -> None:
