@@ -20,9 +20,13 @@ from .segment import Context
 
 __all__ = ["GIVEN", "Book", "Decision", "Given", "Ledger", "Receipt"]
 
-GIVEN = 1 << 26
-"""Characters of delivered texts that a ledger holds, each context counted as `_OVERHEAD` more."""
-_OVERHEAD = 512
+GIVEN = 1 << 28
+"""Bytes of memory that a ledger takes, about."""
+_SEGMENT = 2048
+_LINE = 320
+_CHARACTER = 5
+"""Bytes that a segment takes, and each line and character of it, in the index of what references
+can lead to, too: measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +109,52 @@ class Book(Protocol):
         ...
 
 
-class Ledger:
-    """What was given, by logical root and view; the least recently used makes room."""
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What is kept of one context."""
 
-    def __init__(self, max_characters: int = GIVEN, book: Book | None = None) -> None:
-        self._max_characters = max_characters
+    key: tuple[bytes, bytes]
+    given: Given
+    size: int
+    before: _Entry | None
+    """Of the context that this one goes on from."""
+    followed: int = 0
+    """How many go on from this one."""
+
+
+class Ledger:
+    """What was given, by logical root and view; the least recently used makes room, from its end.
+
+    What is kept holds all that it goes on from in memory, so that is kept as well, and goes last.
+    Even so the context that was kept last stays, however large it is.
+    """
+
+    def __init__(self, max_bytes: int = GIVEN, book: Book | None = None) -> None:
+        self._max_bytes = max_bytes
         self._book = book
-        self._characters = 0
-        self._given: OrderedDict[tuple[bytes, bytes], Given] = OrderedDict()
+        self._entries: dict[tuple[bytes, bytes], _Entry] = {}
+        self._kept: dict[int, _Entry] = {}
+        """By the identity of what is given, which nothing else has as long as it is kept."""
+        self._ends: OrderedDict[int, _Entry] = OrderedDict()
+        """Those from which none goes on, the least recently used first."""
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._given)
+        return len(self._kept)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self._bytes
 
     def given(self, root: bytes, view: bytes) -> Given | None:
         """Return what was given of a context; None if it was not, or had to make room."""
-        key = root, view
-        found = self._given.get(key)
-        if found is not None:
-            self._given.move_to_end(key)
-        return found
+        found = self._entries.get((root, view))
+        if found is None:
+            return None
+        if not found.followed:
+            self._ends.move_to_end(id(found.given))
+        return found.given
 
     def decided(self, root: bytes, view: bytes) -> Decision | None:
         """Return what was once decided on the last segment of a context."""
@@ -131,27 +162,49 @@ class Ledger:
 
     def keep(self, root: bytes, view: bytes, given: Given, decision: Decision) -> None:
         """Keep what is given of a context, and what was decided on its last segment."""
-        if (root, view) in self._given:
+        if (root, view) in self._entries:
             return
-        self._given[root, view] = given
-        self._characters += _size(given)
         if self._book is not None:
             self._book.put(root, view, decision)
-        self._make_room()
+        self._add((root, view), given)
 
     def begin(self, root: bytes, view: bytes, given: Given) -> None:
         """Begin an epoch: from this context on, something else is given than was before."""
-        before = self._given.pop((root, view), None)
-        self._given[root, view] = given
-        self._characters += _size(given) - (_size(before) if before else 0)
-        self._make_room()
+        old = self._entries.pop((root, view), None)
+        if old is not None and not old.followed:
+            self._remove(old)
+        self._add((root, view), given)
 
-    def _make_room(self) -> None:
-        while self._characters > self._max_characters and len(self._given) > 1:
-            _, gone = self._given.popitem(last=False)
-            self._characters -= _size(gone)
+    def _add(self, key: tuple[bytes, bytes], given: Given) -> None:
+        size = _size(given)
+        node = given.parent
+        while node is not None and id(node) not in self._kept:  # decided anew, by an epoch
+            size += _size(node)
+            node = node.parent
+        before = None if node is None else self._kept[id(node)]
+        if before is not None:
+            before.followed += 1
+            self._ends.pop(id(before.given), None)
+        entry = _Entry(key, given, size, before)
+        self._entries[key] = self._kept[id(given)] = self._ends[id(given)] = entry
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._ends) > 1:
+            self._remove(next(iter(self._ends.values())))
+
+    def _remove(self, end: _Entry) -> None:
+        """Let go of a context from which none goes on."""
+        del self._kept[id(end.given)], self._ends[id(end.given)]
+        if self._entries.get(end.key) is end:
+            del self._entries[end.key]
+        self._bytes -= end.size
+        before = end.before
+        if before is not None:
+            before.followed -= 1
+            if not before.followed:
+                self._ends[id(before.given)] = before
+                self._ends.move_to_end(id(before.given), last=False)
 
 
 def _size(given: Given) -> int:
-    last = given.context.last
-    return _OVERHEAD + (len(last.text) if last else 0)
+    text = given.context.last.text if given.context.last else ""
+    return _SEGMENT + _LINE * (text.count("\n") + 1) + _CHARACTER * len(text)
