@@ -109,9 +109,9 @@ FilteredKind = Literal["document", "user", "ask", "message", "summary", "tool_re
 _FILTERS = get_args(FilterName)
 _FILTERED = get_args(FilteredKind)
 MAX_FILTER_RULES = 64
-_MOST_NAMES = 64
-"""Of one rule, of each sort."""
-_LONGEST_NAME = 128
+MAX_FILTER_NAMES = 64
+"""Names of one rule, of each sort."""
+MAX_FILTER_NAME = 128
 """Characters of one of them."""
 
 
@@ -148,15 +148,17 @@ class FilterRule:
             if len(set(names)) < len(names):
                 raise ConfigError(what, "names one twice")
         for what, patterns in (("senders", self.senders), ("readers", self.readers)):
-            if len(patterns) > _MOST_NAMES or not all(map(_is_pattern, patterns)):
-                problem = f"must be up to {_MOST_NAMES} names, `*` for one part, `>` for the rest"
+            if len(patterns) > MAX_FILTER_NAMES or not all(map(_is_pattern, patterns)):
+                problem = (
+                    f"must be up to {MAX_FILTER_NAMES} names, `*` for one part, `>` for the rest"
+                )
                 raise ConfigError(what, problem)
         if not 0 < self.keep < 1:
             raise ConfigError("keep", f"must be between 0 and 1, not {self.keep}")
 
 
 def _is_pattern(pattern: object) -> bool:
-    return isinstance(pattern, str) and 0 < len(pattern) <= _LONGEST_NAME
+    return isinstance(pattern, str) and 0 < len(pattern) <= MAX_FILTER_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from ..context import Context, SegmentKind, reference
 from ..context.ledger import Decision, Given
 from .choose import Count
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_results
-from .plan import MASKING, Plan, use_for
+from .plan import MASKING, Rules
 from .worth import Costs, Outlook, weigh
 
 __all__ = ["Epoch", "Epochs"]
@@ -55,7 +55,7 @@ class Epochs:
         self,
         context: Context,
         given: Given,
-        plan: Plan,
+        rules: Rules,
         *,
         held: int,
         costs: Costs,
@@ -69,7 +69,7 @@ class Epochs:
             held: how many of the first segments the model was given before.
             talk: names the conversation, of which is remembered what its calls missed so far.
         """
-        pieces = self._pieces(context, given, plan)
+        pieces = self._pieces(context, given, rules)
         if sum(piece.segment is not None and not piece.masked for piece in pieces) <= KEPT_RESULTS:
             return None
         nodes = list(context.ancestors())[-2::-1]
@@ -88,14 +88,14 @@ class Epochs:
             self._missed.popitem(last=False)
         return self._epoch(masking, pieces) if masking.marks else None
 
-    def _pieces(self, context: Context, given: Given, plan: Plan) -> list[Standing]:
+    def _pieces(self, context: Context, given: Given, rules: Rules) -> list[Standing]:
         """Return what the model is given, segment by segment."""
         pieces: list[Standing] = []
         for segment, node in zip(reversed(context.segments()), given.chain(), strict=False):
             last = node.context.last
             tokens = self._tokens_of(last.digest, last.text) if last is not None else 0
             is_result = segment.kind is SegmentKind.TOOL_RESULT
-            masks = is_result and MASKING in use_for(plan, segment).use
+            masks = is_result and MASKING in rules.use_for(segment).use
             masked = node.receipt is not None and node.receipt.decision.filters == MASK
             pieces.append(Standing(tokens, _MARKUP, segment if masks else None, masked))
         pieces.reverse()

@@ -18,7 +18,7 @@ from .epoch import Epochs
 from .guard import Guard
 from .lossy import Lossy
 from .mask import MASK
-from .plan import FOR_A_QUERY, MASKING, NOTHING, Plan, Use, use_for, view_of, without_query
+from .plan import FOR_A_QUERY, NOTHING, Plan, Rules, Use, without_query
 from .sharing import Sharing, view_for
 from .watch import Watch
 from .worth import Outlook
@@ -39,6 +39,8 @@ _IN_PROMPT = frozenset(
 """What all layouts show in the order in which it was said, so that later texts may refer to it."""
 _CHARACTERS = 4
 """About so many make a token."""
+_PLANS = 64
+"""Plans that are remembered, the latest used."""
 _WRITTEN = Decision(None, "", "the model has written it")
 
 
@@ -69,6 +71,7 @@ class Pipeline:
         self._decider = Decider(count, lossy, self._is_off)
         self._epochs = Epochs(count, must_stay)
         self._sharing = Sharing()
+        self._rules: dict[Plan, Rules] = {}
         self.outlook = Outlook()
         """What is known of the calls to come."""
         self.reuses = True
@@ -79,19 +82,20 @@ class Pipeline:
 
         Takes time linear in what was not delivered before.
         """
-        view = view_of(plan)
+        rules = self._rules_of(plan)
+        view = rules.view
         self._reader = reader
         given, new = self._known(context, view)
         held = given.context.length
         for place, node in enumerate(new):
             self.watch.said(node, given)
-            use = use_for(plan, node.last) if node.last else NOTHING
+            use = rules.use_for(node.last) if node.last else NOTHING
             if FOR_A_QUERY in use.use:
                 given = self._for_a_query(node, use, new[place + 1 :], view, given)
             else:
                 given = self._once(node, use, "", view, given)
-        if new and any(MASKING in use.use for use in plan):
-            given = self._masked(context, given, plan, held)
+        if new and rules.masks:
+            given = self._masked(context, given, rules, held)
         return given
 
     def _once(self, node: Context, use: Use, query: str, view: bytes, given: Given) -> Given:
@@ -123,18 +127,17 @@ class Pipeline:
                 return self._append(given, node, own, whole)
         return self._append(given, node, own, decision)
 
-    def _masked(self, context: Context, given: Given, plan: Plan, held: int) -> Given:
+    def _masked(self, context: Context, given: Given, rules: Rules, held: int) -> Given:
         """Return what is given from a new epoch on, if one begins; else what is given."""
         nodes = list(context.ancestors())[-2::-1]
-        view = view_of(plan)
         epoch = self._epochs.begin(
             context,
             given,
-            plan,
+            rules,
             held=held if self.reuses else 0,
             costs=self.watch.costs,
             outlook=self.outlook,
-            talk=(nodes[0].root, view),
+            talk=(nodes[0].root, rules.view),
         )
         if epoch is None:
             return given
@@ -146,29 +149,36 @@ class Pipeline:
                 continue
             decision = epoch.decisions.get(place) or _mask(before[place])
             if decision is None:
-                use = use_for(plan, node.last)
+                use = rules.use_for(node.last)
                 query = question(node, nodes[place + 1 :])
                 decision = self._decider.decide(node, use, query, given.earlier)
             given = _after(given, node.last, decision, self._reader)
             if place in epoch.decisions:
                 self.watch.delivered(given)
         self.watch.lost(given, epoch.lost_tokens)
-        self._ledger.begin(context.root, view, given)
+        self._ledger.begin(context.root, rules.view, given)
         return given
 
     def pending(self, context: Context, plan: Plan) -> int:
         """Return how many characters of a context were not delivered yet."""
-        _, new = self._known(context, view_of(plan))
+        _, new = self._known(context, self._rules_of(plan).view)
         return sum(len(node.last.text) for node in new if node.last is not None)
 
     def written_here(self, asked: Context, answered: Context, plan: Plan, reader: str) -> None:
         """Note that the model has written what one context has beyond another that it was given."""
-        view = view_of(plan)
+        view = self._rules_of(plan).view
         given = self.deliver(asked, plan, reader)
         written = [node for node in answered.ancestors() if node.length > asked.length]
         for node in reversed(written):
             self.watch.said(node, given)
             given = self._append(given, node, view, _WRITTEN)
+
+    def _rules_of(self, plan: Plan) -> Rules:
+        rules = self._rules.pop(plan, None) or Rules(plan)
+        self._rules[plan] = rules
+        if len(self._rules) > _PLANS:
+            del self._rules[next(iter(self._rules))]
+        return rules
 
     def _known(self, context: Context, view: bytes) -> tuple[Given, list[Context]]:
         """Return what was given of a context's longest such beginning, and the contexts after it."""

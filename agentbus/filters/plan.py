@@ -12,10 +12,16 @@ from typing import Final, NamedTuple, get_args
 import msgpack
 from blake3 import blake3
 
-from ..config import MAX_FILTER_RULES, FilterName, FilterRule
+from ..config import (
+    MAX_FILTER_NAME,
+    MAX_FILTER_NAMES,
+    MAX_FILTER_RULES,
+    FilterName,
+    FilterRule,
+)
 from ..context import Segment, SegmentKind
 from ..errors import InvalidMessage
-from ..routing import covers
+from ..routing import covers, covers_tokens
 
 __all__ = [
     "FOR_A_QUERY",
@@ -25,10 +31,10 @@ __all__ = [
     "NOTHING",
     "STRIP",
     "Plan",
+    "Rules",
     "Use",
     "check_plan",
     "plan_of",
-    "use_for",
     "view_of",
     "without_query",
 ]
@@ -58,6 +64,8 @@ _FILTERED = frozenset(
 )
 """Calls of tools are not: a model would write the next one as it reads the last."""
 _LOSSY_KINDS = frozenset({SegmentKind.DOCUMENT, SegmentKind.TOOL_RESULT})
+_REMEMBERED = 4096
+"""Kinds of one author each of which a plan remembers what it says."""
 
 
 class Use(NamedTuple):
@@ -80,17 +88,13 @@ def plan_of(rules: Iterable[FilterRule], reader: str) -> Plan:
     return tuple(
         Use(rule.senders, rule.kinds, _spelled(rule.use), rule.keep)
         for rule in rules
-        if _fits(rule.readers, reader)
+        if not rule.readers or any(covers(pattern, reader) for pattern in rule.readers)
     )
 
 
 def _spelled(names: Iterable[str]) -> tuple[str, ...]:
     each = (LOSSLESS_NAMES if name == "lossless" else (name,) for name in names)
     return tuple(dict.fromkeys(name for some in each for name in some))
-
-
-def _fits(patterns: tuple[str, ...], name: str) -> bool:
-    return not patterns or any(covers(pattern, name) for pattern in patterns)
 
 
 def check_plan(plan: Plan) -> None:
@@ -102,23 +106,50 @@ def check_plan(plan: Plan) -> None:
     if len(plan) > MAX_FILTER_RULES:
         raise InvalidMessage("filters", f"are {len(plan)} rules, over {MAX_FILTER_RULES}")
     for use in plan:
+        if len(use.senders) > MAX_FILTER_NAMES or len(use.kinds) > MAX_FILTER_NAMES:
+            raise InvalidMessage("filters", f"have over {MAX_FILTER_NAMES} names in one rule")
+        if any(len(name) > MAX_FILTER_NAME for name in (*use.senders, *use.kinds)):
+            raise InvalidMessage("filters", f"have a name of over {MAX_FILTER_NAME} characters")
+        if len(use.use) > len(_KNOWN):
+            raise InvalidMessage("filters", "name one twice")
         if unknown := [name for name in use.use if name not in _KNOWN]:
             raise InvalidMessage("filters", f"name {unknown[0]!r:.40}, which is none")
         if not 0 <= use.keep < 1:
             raise InvalidMessage("filters", f"are to keep {use.keep} of a text")
 
 
-def use_for(plan: Plan, segment: Segment) -> Use:
-    """Return what a plan says of a segment: the first that fits, but what loses in no other kind."""
-    if segment.kind not in _FILTERED:
+class Rules:
+    """A plan, as it is looked through for segments; what was found is remembered."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.view = view_of(plan)
+        """Names what the plan makes of contexts."""
+        self.masks = any(MASKING in use.use for use in plan)
+        self._plan = [(use, [sender.split(".") for sender in use.senders]) for use in plan]
+        self._found: dict[tuple[SegmentKind, str], Use] = {}
+
+    def use_for(self, segment: Segment) -> Use:
+        """Return the first rule that fits, but what loses something in no kind that it does not name."""
+        place = segment.kind, segment.author
+        use = self._found.get(place)
+        if use is None:
+            if len(self._found) == _REMEMBERED:
+                self._found.clear()
+            use = self._found[place] = self._look(segment.kind, segment.author)
+        return use
+
+    def _look(self, kind: SegmentKind, author: str) -> Use:
+        if kind not in _FILTERED:
+            return NOTHING
+        tokens = author.split(".")
+        for use, senders in self._plan:
+            named = kind.value in use.kinds
+            sent = not senders or any(covers_tokens(sender, tokens) for sender in senders)
+            if (named or not use.kinds) and sent:
+                if named or kind in _LOSSY_KINDS:
+                    return use
+                return use._replace(use=tuple(name for name in use.use if name in _KEEPING))
         return NOTHING
-    for use in plan:
-        named = segment.kind.value in use.kinds
-        if (named or not use.kinds) and _fits(use.senders, segment.author):
-            if named or segment.kind in _LOSSY_KINDS:
-                return use
-            return use._replace(use=tuple(name for name in use.use if name in _KEEPING))
-    return NOTHING
 
 
 def without_query(use: Use) -> Use:

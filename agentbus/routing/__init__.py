@@ -12,6 +12,7 @@ from .acl import (
     Policy,
     Rule,
     covers,
+    covers_tokens,
     principal_of,
 )
 from .bypass import (
@@ -118,6 +119,7 @@ __all__ = [
     "Uncovered",
     "Unregister",
     "covers",
+    "covers_tokens",
     "hash_token",
     "open_grant",
     "principal_of",

@@ -26,6 +26,7 @@ __all__ = [
     "Policy",
     "Rule",
     "covers",
+    "covers_tokens",
     "overlaps",
     "principal_of",
 ]
@@ -50,7 +51,11 @@ _KINDS = frozenset(["key", "token", "uid", "agent"])
 
 def covers(pattern: str, subject: str) -> bool:
     """Tell whether `pattern` fits all that `subject` fits; a subject without wildcards, itself."""
-    wide, narrow = pattern.split("."), subject.split(".")
+    return covers_tokens(pattern.split("."), subject.split("."))
+
+
+def covers_tokens(wide: Sequence[str], narrow: Sequence[str]) -> bool:
+    """As `covers`, of a pattern and a subject that are split at their dots."""
     for at, token in enumerate(wide):
         if token == ">":
             return len(narrow) > at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from agentbus.context import Book, Context, Decision, Given, Ledger, SegmentKind
 from agentbus.errors import InvalidMessage
 from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
 from agentbus.filters.named import LOSSLESS, REFERENCES
-from agentbus.filters.plan import Use, use_for, view_of
+from agentbus.filters.plan import Rules, Use, view_of
 
 TENANT = TenantKey(bytes(range(32)))
 ALL = (FilterRule(use=("lossless",)),)
@@ -232,7 +233,7 @@ def texts_of(context: Context) -> list[str]:
 
 def fits(rules: Iterator[FilterRule] | tuple[FilterRule, ...], reader: str, kind: str) -> Use:
     segment = TENANT.segment(SegmentKind(kind), "search.web", "text")
-    return use_for(plan_of(rules, reader), segment)
+    return Rules(plan_of(rules, reader)).use_for(segment)
 
 
 def test_the_first_rule_that_fits_holds() -> None:
@@ -262,11 +263,31 @@ def test_views_differ_where_plans_do() -> None:
         (Use((), (), ("gzip",), 0.3),),
         (Use((), (), ("json",), 7.0),),
         (Use((), (), ("json",), 0.3),) * 65,
+        (Use(("a",) * 65, (), ("json",), 0.3),),
+        (Use((), ("document",) * 65, ("json",), 0.3),),
+        (Use(("a" * 129,), (), ("json",), 0.3),),
+        (Use((), ("a" * 129,), ("json",), 0.3),),
+        (Use((), (), ("json",) * 65, 0.3),),
+        (Use((), (), ("json",), math.nan),),
     ],
 )
 def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
     with pytest.raises(InvalidMessage, match="filters"):
         check_plan(plan)
+
+
+def test_the_longest_plan_is_looked_through_once_for_each_sender() -> None:
+    patterns = [".".join(["a"] * 62 + [str(number), ">"]) for number in range(64)]
+    plan = (Use(tuple(patterns), (), ("json", "mask"), 0.3),) * 64
+    check_plan(plan)
+    context = TENANT.empty()
+    for number in range(2000):
+        context = context.tool_result(".".join(["a"] * 1000 + [str(number % 3)]), f"text {number}")
+    one = pipeline()
+    begun = time.process_time()
+    one.deliver(context, plan, "reader")
+    one.deliver(context.user("Go on."), plan, "reader")
+    assert time.process_time() - begun < 1
 
 
 def test_a_huge_text_is_delivered_as_it_is_at_once() -> None:
