@@ -5,10 +5,10 @@ A context that is long, and new, is filtered in a thread, so that the server goe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -23,12 +23,15 @@ from ..filters import (
     Ranker,
     Speed,
     check_plan,
+    is_lossless,
     open_lossy,
     tells_of_failure,
 )
 from ..telemetry import ModelCost
 
 __all__ = ["Delivered", "FilterReceipt", "Filtering", "FindReceipts"]
+
+T = TypeVar("T")
 
 _IN_THREAD = 16_384
 """Characters from which on filtering is done in a thread."""
@@ -107,7 +110,7 @@ class Filtering:
     def __init__(
         self, engine: Engine, book: Book | None = None, ranker: Ranker | None = None
     ) -> None:
-        self.guard = Guard()
+        self.guard = Guard(keeps=is_lossless)
         """What filters did on each edge, and which are off."""
         self._pipeline = Pipeline(
             partial(_count, engine),
@@ -123,11 +126,12 @@ class Filtering:
         self._one = anyio.Lock()
 
     async def deliver(
-        self, context: Context, plan: Plan, reader: str, answer: int = 0
+        self, context: Context, plan: Plan, reader: str, *, answer: int = 0, ahead: bool = False
     ) -> Delivered:
         """Return a context as the model is to read it on behalf of `reader`.
 
-        `answer` is how many tokens of the model's window its answer may take.
+        `answer` is how many tokens of the model's window its answer may take. What is read `ahead`
+        of a question ends where it depends on that.
 
         Raises:
             InvalidMessage: the plan is none.
@@ -138,12 +142,9 @@ class Filtering:
         begun = perf_counter()
         async with self._one:
             self._pipeline.outlook = Outlook(room=max(0, self._window - answer))
-            if self._pipeline.pending(context, plan) < _IN_THREAD:
-                given = self._pipeline.deliver(context, plan, reader)
-            else:
-                given = await anyio.to_thread.run_sync(
-                    self._pipeline.deliver, context, plan, reader
-                )
+            if ahead:
+                context = self._pipeline.settled(context, plan)
+            given = await self._aside(self._pipeline.deliver, context, plan, reader)
         return Delivered(given.context, given, perf_counter() - begun)
 
     async def written_here(
@@ -152,7 +153,15 @@ class Filtering:
         """Note that the model has written the end of a context, and that this stays as it is."""
         if plan:
             async with self._one:
-                self._pipeline.written_here(asked, answered, plan, reader)
+                await self._aside(self._pipeline.written_here, asked, plan, reader, answered)
+
+    async def _aside(
+        self, work: Callable[..., T], context: Context, plan: Plan, *others: object
+    ) -> T:
+        """Do what reads a context, in a thread if that is much."""
+        if self._pipeline.pending(context, plan) < _IN_THREAD:
+            return work(context, plan, *others)
+        return await anyio.to_thread.run_sync(work, context, plan, *others)
 
     def answered(self, cost: ModelCost) -> None:
         """Note what a call of the model took, so that what filters provoke is weighed by that."""

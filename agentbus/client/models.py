@@ -109,7 +109,7 @@ class ModelAgent(Agent):
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
         delivered = await self.filtering.deliver(
-            context, plain.filters, call.source, plain.max_tokens
+            context, plain.filters, call.source, answer=plain.max_tokens
         )
         prompt = find_layout(plain.layout).render(delivered.context, call.source)
         request = request_of(ask, prompt, call.budget, _owner(call.source, context))
@@ -175,7 +175,9 @@ class ModelAgent(Agent):
         """Return how many tokens were computed."""
         context = _required(call.context)
         owner = _owner(call.source, context)
-        delivered = await self.filtering.deliver(context, ahead.filters, call.source)
+        delivered = await self.filtering.deliver(
+            context, ahead.filters, call.source, ahead=not ahead.author
+        )
         context = delivered.context
         if ahead.author:
             context = context.message(ahead.author, ahead.text)

@@ -22,6 +22,8 @@ __all__ = ["GIVEN", "Book", "Decision", "Given", "Ledger", "Receipt"]
 
 GIVEN = 1 << 28
 """Bytes of memory that a ledger takes, about."""
+_NAMED = 8
+"""Bytes of a root that name what was given before."""
 _SEGMENT = 2048
 _LINE = 320
 _CHARACTER = 5
@@ -156,16 +158,20 @@ class Ledger:
             self._ends.move_to_end(id(found.given))
         return found.given
 
-    def decided(self, root: bytes, view: bytes) -> Decision | None:
-        """Return what was once decided on the last segment of a context."""
-        return None if self._book is None else self._book.get(root, view)
+    def decided(self, root: bytes, view: bytes, before: Given) -> Decision | None:
+        """Return what was once decided on the last segment of a context, behind what is given.
+
+        Behind anything else it does not hold: it may refer to what is not there.
+        """
+        return None if self._book is None else self._book.get(root, view + _name(before))
 
     def keep(self, root: bytes, view: bytes, given: Given, decision: Decision) -> None:
         """Keep what is given of a context, and what was decided on its last segment."""
         if (root, view) in self._entries:
             return
         if self._book is not None:
-            self._book.put(root, view, decision)
+            before = given.parent or given
+            self._book.put(root, view + _name(before), decision)
         self._add((root, view), given)
 
     def begin(self, root: bytes, view: bytes, given: Given) -> None:
@@ -203,6 +209,10 @@ class Ledger:
             if not before.followed:
                 self._ends[id(before.given)] = before
                 self._ends.move_to_end(id(before.given), last=False)
+
+
+def _name(given: Given) -> bytes:
+    return given.context.root[:_NAMED]
 
 
 def _size(given: Given) -> int:

@@ -14,7 +14,7 @@ from .json_value import CompactJSON
 from .keep import must_keep, tells_of_failure
 from .lossy import Lossy, Shortened
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_of, mask_results
-from .named import FORMS, LOSSLESS, REFERENCES, is_kept, open_lossy
+from .named import FORMS, LOSSLESS, REFERENCES, is_kept, is_lossless, open_lossy
 from .offload import Offload
 from .pipeline import Pipeline
 from .plan import Plan, check_plan, plan_of
@@ -73,6 +73,7 @@ __all__ = [
     "find_repeats",
     "harm",
     "is_kept",
+    "is_lossless",
     "mask_of",
     "mask_results",
     "must_keep",

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
 from ..context.earlier import Earlier
 from ..context.ledger import Decision
-from .choose import JOINT, Count, Delivered, Ways
+from .choose import JOINT, Count, Ways
 from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
-__all__ = ["Decider", "question"]
+__all__ = ["Decider", "is_settled", "question"]
 
 LARGEST = 1 << 22
 """Characters of the largest text that is delivered in another form: no model reads more."""
@@ -24,6 +24,8 @@ _MEMO = 1024
 _MEMO_TEXT = 16_384
 """Characters of the longest of them."""
 _QUESTIONS = (SegmentKind.ASK, SegmentKind.USER)
+_WRITTEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
+"""What models write, once they were given what stands before."""
 _AS_IT_IS = Decision(None, "", "no filter is for it")
 
 
@@ -45,7 +47,7 @@ class Decider:
         self._count = count
         self._lossy = lossy
         self._is_off = is_off
-        self._memo: OrderedDict[tuple[bytes, tuple[str, ...]], Ways] = OrderedDict()
+        self._memo: OrderedDict[tuple[bytes, tuple[str, ...], str], Ways] = OrderedDict()
 
     def decide(self, node: Context, use: Use, query: str, earlier: Earlier) -> Decision:
         """Decide on the last segment of a context.
@@ -90,29 +92,45 @@ class Decider:
         if len(segment.text) > LARGEST:
             return Decision(None, "", "it is too large for other forms")
         strip = self._lossy(STRIP, use) if STRIP in use.use else None
-        stripped = strip and strip.shorten(segment.text, ref=ref, query="", count=self._count)
-        text = stripped.text if stripped else segment.text
-        references = [REFERENCES[name] for name in use.use if name in REFERENCES]
-        ways = self._ways(segment.digest, text, use)
-        best = ways.shortest_after(references, earlier)
-        if strip and stripped:
-            best = best or ways.shortest()
-            form = JOINT.join(filter(None, (strip.name, best.form)))
-            best = Delivered(best.text, form, self._count(segment.text), best.delivered_tokens)
-        if best is None:
-            return Decision(None, "", "no filter is for such a text")
-        sent, tokens = best.sent_tokens, best.delivered_tokens
-        if not best.form:
-            return Decision(None, "", "no filter makes it shorter", sent, sent)
-        left_out = stripped.left_out if stripped else ()
-        return Decision(best.text, best.form, _why(sent, tokens), sent, tokens, left_out)
+        if strip is None:
+            return self._in_forms(segment, use, earlier)
+        found = strip.shorten(segment.text, ref=ref, query="", count=self._count)
+        if found is None:
+            return self._in_forms(segment, use, earlier)
+        decision = self._in_forms(segment, use, earlier, strip.name, ref, found)
+        if any(self._is_off(segment.author, name) for name in (strip.name, decision.filters)):
+            return self._in_forms(segment, use, earlier)
+        return decision
 
-    def _ways(self, digest: bytes, text: str, use: Use) -> Ways:
+    def _in_forms(
+        self,
+        segment: Segment,
+        use: Use,
+        earlier: Earlier,
+        strip: str = "",
+        ref: str = "",
+        stripped: Shortened | None = None,
+    ) -> Decision:
+        """Decide which forms a text is delivered in; `strip`, whose mark names `ref`, came before."""
+        text, left_out = (stripped.text, stripped.left_out) if stripped else (segment.text, ())
+        references = [REFERENCES[name] for name in use.use if name in REFERENCES]
+        ways = self._ways((segment.digest, use.use, ref), text)
+        best = ways.shortest_after(references, earlier)
+        if best is None and not stripped:
+            return Decision(None, "", "no filter is for such a text")
+        best = best or ways.shortest()
+        form = JOINT.join(filter(None, (strip, best.form)))
+        sent = self._count(segment.text) if stripped else best.sent_tokens
+        tokens = best.delivered_tokens
+        if not form:
+            return Decision(None, "", "no filter makes it shorter", sent, sent)
+        return Decision(best.text, form, _why(sent, tokens), sent, tokens, left_out)
+
+    def _ways(self, key: tuple[bytes, tuple[str, ...], str], text: str) -> Ways:
         """Return the ways to write a text that need nothing else; many contexts may ask for them."""
-        key = digest, use.use
         found = self._memo.get(key)
         if found is None:
-            forms = [form for name in use.use for form in FORMS.get(name, ())]
+            forms = [form for name in key[1] for form in FORMS.get(name, ())]
             found = Ways(text, forms, self._count)
             if len(text) <= _MEMO_TEXT:
                 self._memo[key] = found
@@ -125,10 +143,16 @@ def _why(sent: int, delivered: int) -> str:
     return f"{sent - delivered} of {sent} tokens fewer"
 
 
+def is_settled(later: Sequence[Context]) -> bool:
+    """Say whether it is settled what is asked about a segment, by what follows it."""
+    settling = (*_QUESTIONS, *_WRITTEN)
+    return any(after.last is not None and after.last.kind in settling for after in later)
+
+
 def question(node: Context, later: Sequence[Context]) -> str:
     """Return what is asked about a context's last segment: by what follows it directly, else by what came before."""
     for after in later:
-        if after.last is None or after.last.kind is SegmentKind.MESSAGE:
+        if after.last is None or after.last.kind in _WRITTEN:
             break
         if after.last.kind in _QUESTIONS:
             return after.last.text

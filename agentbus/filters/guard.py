@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -113,16 +114,23 @@ def _at_least(hits: int, count: int) -> float:
 class Guard:
     """The records of all edges, as events come in. `report_rows` sums them up.
 
+    A filter of which nothing is lost is never demoted: what it wrote is all there, and what agents
+    ask for again they would have asked for anyway.
+
     An edge that is forgotten for room begins anew. So that a crowd of new edges does not turn
     demoted filters on again, each of the two kinds of records has half of the room for its own.
+
+    Args:
+        keeps: says by a filter's name that nothing is lost by it.
     """
 
-    __slots__ = ("_demoted", "_edges", "_forgotten", "_on", "_whys")
+    __slots__ = ("_demoted", "_edges", "_forgotten", "_keeps", "_on", "_whys")
 
-    def __init__(self, edges: int = EDGES) -> None:
+    def __init__(self, edges: int = EDGES, keeps: Callable[[str], bool] = lambda _: False) -> None:
         if edges < 2:
             raise MisuseError(f"a guard keeps records of 2 edges or more, not {edges}")
         self._edges = edges
+        self._keeps = keeps
         self._on: OrderedDict[Edge, Balance] = OrderedDict()
         self._demoted: OrderedDict[Edge, Balance] = OrderedDict()
         self._whys: dict[Edge, str] = {}
@@ -185,7 +193,7 @@ class Guard:
             self._demoted[edge] = demoted + what
             return
         balance = self._on.pop(edge, Balance()) + what
-        why = harm(balance)
+        why = "" if self._keeps(edge.filter) else harm(balance)
         if why:
             self._whys[edge] = why
         (self._demoted if why else self._on)[edge] = balance

@@ -68,7 +68,7 @@ def mask_results(
     held: int,
     *,
     refer: Callable[[Segment], str],
-    must_stay: Callable[[str], bool],
+    must_stay: Callable[[Segment], bool],
     count: Callable[[str], int],
     weigh: Callable[[Change], Worth],
     keep: int = KEPT_RESULTS,
@@ -76,14 +76,14 @@ def mask_results(
     """Return the marks for all results but the last `keep`, if a new epoch pays.
 
     A result stays if it must, if its mark would be no shorter, or if something that stays refers to
-    it: what is not masked is delivered in the new epoch as it was before. `count` and `must_stay`
-    are asked about each old result, each time: they should remember what they found.
+    it: what is not masked is delivered in the new epoch as it was before. `refer`, `count` and
+    `must_stay` are asked about each old result, each time: they should remember what they found.
 
     Args:
         pieces: the prompt, in the order in which it is read.
         held: tokens of it that are in the cache, from its beginning.
         refer: names a result, such as `ctx:ab12cd34`.
-        must_stay: whether the text of a result has what is never left out, such as an error.
+        must_stay: whether a result has what is never left out, such as an error.
         count: tokens of a text, by the receiver's tokenizer.
         weigh: `weigh` with an engine's costs and with what was missed since the last epoch.
     """
@@ -94,7 +94,7 @@ def mask_results(
     for place, result in _old_results(pieces, keep):
         mark = mask_of(result, refer(result))
         fewer = pieces[place].tokens - count(mark)
-        if fewer > 0 and not must_stay(result.text):
+        if fewer > 0 and not must_stay(result):
             marks[place], saved[place] = mark, fewer
     masked = _unreferred(pieces, set(marks))
     change = _change(pieces, {place: saved[place] for place in masked}, held)

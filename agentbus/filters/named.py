@@ -23,7 +23,7 @@ from .rank import Ranker
 from .strip import Strip
 from .yaml_block import YAML
 
-__all__ = ["FORMS", "LOSSLESS", "REFERENCES", "is_kept", "open_lossy"]
+__all__ = ["FORMS", "LOSSLESS", "REFERENCES", "is_kept", "is_lossless", "open_lossy"]
 
 FORMS: Final[Mapping[str, tuple[Form, ...]]] = MappingProxyType(
     {
@@ -53,6 +53,11 @@ def is_kept(text: str, written: str, form: str) -> str:
     return exact if same.is_same(text, read) else ""
 
 
+def is_lossless(form: str) -> bool:
+    """Say whether nothing is lost in a form, or in two, whatever version of it."""
+    return all(name.split("/")[0] in _LOSSLESS for name in form.split(JOINT))
+
+
 def open_lossy(name: str, use: Use, ranker: Ranker | None = None) -> Lossy | None:
     """Return the filter of that name which leaves something out; None if there is none.
 
@@ -66,4 +71,11 @@ def open_lossy(name: str, use: Use, ranker: Ranker | None = None) -> Lossy | Non
     return _LOSSY.get(name)
 
 
+_LOSSLESS: Final = frozenset(
+    name.split("/")[0]
+    for name in (
+        *(form.name for forms in FORMS.values() for form in forms),
+        *(reference.name for reference in REFERENCES.values()),
+    )
+)
 _LOSSY: Final[Mapping[str, Lossy]] = MappingProxyType({"strip": Strip(), "offload": Offload()})

@@ -7,13 +7,14 @@ is touched again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 
 from ..context import Context, Segment, SegmentKind
 from ..context.earlier import Earlier
 from ..context.ledger import Decision, Given, Ledger, Receipt
 from .choose import Count
-from .decide import Decider, question
+from .decide import Decider, is_settled, question
 from .epoch import Epochs
 from .guard import Guard
 from .lossy import Lossy
@@ -41,6 +42,8 @@ _CHARACTERS = 4
 """About so many make a token."""
 _PLANS = 64
 """Plans that are remembered, the latest used."""
+_REMEMBERED = 1 << 16
+"""Segments of which is remembered that they were delivered; each takes about 150 bytes."""
 _WRITTEN = Decision(None, "", "the model has written it")
 
 
@@ -69,11 +72,14 @@ class Pipeline:
         self._ledger = ledger
         self._reader = ""
         self._decider = Decider(count, lossy, self._is_off)
-        self._epochs = Epochs(count, must_stay)
+        self._epochs = Epochs(count, must_stay, lambda sender: self._is_off(sender, MASK))
         self._sharing = Sharing()
         self._rules: dict[Plan, Rules] = {}
         self.outlook = Outlook()
         """What is known of the calls to come."""
+        self._told: OrderedDict[bytes, bool] = OrderedDict()
+        """What was delivered once under a view, and whether the model has written it: remembered for
+        longer than the ledger has room for what was given."""
         self.reuses = True
         """The engine holds what it has read."""
 
@@ -88,12 +94,15 @@ class Pipeline:
         given, new = self._known(context, view)
         held = given.context.length
         for place, node in enumerate(new):
-            self.watch.said(node, given)
+            if node.root + view not in self._told:
+                self.watch.said(node, given)
             use = rules.use_for(node.last) if node.last else NOTHING
-            if FOR_A_QUERY in use.use:
-                given = self._for_a_query(node, use, new[place + 1 :], view, given)
+            later = new[place + 1 :] if FOR_A_QUERY in use.use else ()
+            if is_settled(later) and node.root + view not in self._told:
+                given = self._for_a_query(node, use, later, view, given)
             else:
-                given = self._once(node, use, "", view, given)
+                query = question(node, ()) if FOR_A_QUERY in use.use else ""
+                given = self._once(node, use, query, view, given)
         if new and rules.masks:
             given = self._masked(context, given, rules, held)
         return given
@@ -103,8 +112,9 @@ class Pipeline:
         known = self._ledger.given(node.root, view)
         if known is not None and known.parent is given:
             return known
-        decision = known.receipt.decision if known and known.receipt else None
-        decision = decision or self._ledger.decided(node.root, view)
+        decision = self._ledger.decided(node.root, view, given)
+        if decision is None and self._told.get(node.root + view):
+            decision = _WRITTEN
         if decision is None:
             decision = self._decider.decide(node, use, query, given.earlier)
         return self._append(given, node, view, decision)
@@ -112,10 +122,15 @@ class Pipeline:
     def _for_a_query(
         self, node: Context, use: Use, later: Sequence[Context], view: bytes, given: Given
     ) -> Given:
-        """As `_once`, of a text that may be shortened for a query, or else is the same for all."""
+        """As `_once`, of a text that may be shortened for a query, or else is the same for all.
+
+        So is one that was delivered before it was known what would be asked.
+        """
+        if self._ledger.decided(node.root, view, given):
+            return self._once(node, use, "", view, given)
         query = question(node, later)
         own = view_for(view, query)
-        if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own):
+        if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own, given):
             return self._once(node, use, query, own, given)
         decision = self._decider.decide(node, use, query, given.earlier)
         if decision.left_out and decision.filters.startswith(FOR_A_QUERY):
@@ -137,35 +152,65 @@ class Pipeline:
             held=held if self.reuses else 0,
             costs=self.watch.costs,
             outlook=self.outlook,
-            talk=(nodes[0].root, rules.view),
         )
         if epoch is None:
             return given
-        first = min(epoch.decisions)
+        anew = self._anew(nodes, given, epoch.decisions, rules)
+        lost = self._epochs.lost(epoch, given, anew)
+        if lost is None:
+            return given
+        for place, node in enumerate(list(anew.chain())[-2::-1]):
+            if place in epoch.decisions:
+                self.watch.delivered(node, epoch.stood[place])
+        self.watch.lost(anew, lost)
+        self._ledger.begin(context.root, rules.view, anew)
+        return anew
+
+    def _anew(
+        self,
+        nodes: Sequence[Context],
+        given: Given,
+        decisions: Mapping[int, Decision],
+        rules: Rules,
+    ) -> Given:
+        """Return what is given with other decisions, and with all behind them decided anew."""
+        first = min(decisions)
         before = list(given.chain())[-2::-1]
         given = before[first].parent or given
         for place, node in enumerate(nodes[first:], first):
             if node.last is None:
                 continue
-            decision = epoch.decisions.get(place) or _mask(before[place])
+            decision = decisions.get(place) or _stays(before[place])
             if decision is None:
                 use = rules.use_for(node.last)
-                query = question(node, nodes[place + 1 :])
+                query = question(node, nodes[place + 1 :]) if FOR_A_QUERY in use.use else ""
                 decision = self._decider.decide(node, use, query, given.earlier)
             given = _after(given, node.last, decision, self._reader)
-            if place in epoch.decisions:
-                self.watch.delivered(given)
-        self.watch.lost(given, epoch.lost_tokens)
-        self._ledger.begin(context.root, rules.view, given)
         return given
 
+    def settled(self, context: Context, plan: Plan) -> Context:
+        """Return the longest beginning of a context that is delivered the same whatever is asked next."""
+        rules = self._rules_of(plan)
+        if not rules.asks:
+            return context
+        settled = context
+        for node in context.ancestors():
+            if node.last is None or is_settled([node]) or self._ledger.given(node.root, rules.view):
+                break
+            if FOR_A_QUERY in rules.use_for(node.last).use and node.parent is not None:
+                settled = node.parent
+        return settled
+
     def pending(self, context: Context, plan: Plan) -> int:
-        """Return how many characters of a context were not delivered yet."""
-        _, new = self._known(context, self._rules_of(plan).view)
+        """Return how many characters of a context it may take to deliver it, at most."""
+        rules = self._rules_of(plan)
+        _, new = self._known(context, rules.view)
+        if new and rules.masks:
+            new = list(context.ancestors())
         return sum(len(node.last.text) for node in new if node.last is not None)
 
-    def written_here(self, asked: Context, answered: Context, plan: Plan, reader: str) -> None:
-        """Note that the model has written what one context has beyond another that it was given."""
+    def written_here(self, asked: Context, plan: Plan, reader: str, answered: Context) -> None:
+        """Note that the model has written what a context has beyond one that it was given."""
         view = self._rules_of(plan).view
         given = self.deliver(asked, plan, reader)
         written = [node for node in answered.ancestors() if node.length > asked.length]
@@ -196,7 +241,11 @@ class Pipeline:
         if node.last is None:
             return given
         after = _after(given, node.last, decision, self._reader)
-        self.watch.delivered(after)
+        if node.root + view not in self._told:
+            self.watch.delivered(after)
+            self._told[node.root + view] = decision == _WRITTEN
+            if len(self._told) > _REMEMBERED:
+                self._told.popitem(last=False)
         self._ledger.keep(node.root, view, after, decision)
         return after
 
@@ -204,10 +253,10 @@ class Pipeline:
         return self.watch.is_off(sender, self._reader, name)
 
 
-def _mask(given: Given) -> Decision | None:
-    """Return what was decided on a segment if it is a mask, which stays."""
-    receipt = given.receipt
-    return receipt.decision if receipt and receipt.decision.filters == MASK else None
+def _stays(given: Given) -> Decision | None:
+    """Return what was decided on a segment if that stays: a mask, or what the model has written."""
+    decision = given.receipt.decision if given.receipt else _WRITTEN
+    return decision if decision.filters == MASK or decision == _WRITTEN else None
 
 
 def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> Given:

@@ -125,6 +125,7 @@ class Rules:
         self.view = view_of(plan)
         """Names what the plan makes of contexts."""
         self.masks = any(MASKING in use.use for use in plan)
+        self.asks = any(FOR_A_QUERY in use.use for use in plan)
         self._plan = [(use, [sender.split(".") for sender in use.senders]) for use in plan]
         self._found: dict[tuple[SegmentKind, str], Use] = {}
 

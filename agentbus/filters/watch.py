@@ -35,11 +35,15 @@ class Watch:
         """Say whether a filter was found to do harm from a sender to a reader."""
         return bool(self.guard.why_off(Edge(sender, reader, name)))
 
-    def delivered(self, given: Given) -> None:
-        """Note what was decided on the last segment, when it is first delivered."""
+    def delivered(self, given: Given, stood: int | None = None) -> None:
+        """Note what was decided on the last segment, when it is first delivered.
+
+        `stood` says how many tokens stood in its place before, where something did.
+        """
         receipt = given.receipt
         if receipt is not None and receipt.decision.text is not None:
-            sent, delivered = receipt.decision.sent_tokens, receipt.decision.delivered_tokens
+            sent = receipt.decision.sent_tokens if stood is None else stood
+            delivered = receipt.decision.delivered_tokens
             self.guard.delivered(_edge(receipt), sent=sent, delivered=delivered)
 
     def lost(self, given: Given, tokens: int) -> None:

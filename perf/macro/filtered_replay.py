@@ -99,7 +99,7 @@ class Replay:
         given = pipeline.deliver(call.before, plan, call.speaker)
         taken = perf_counter() - begun
         self.filtered.add(await self._generate(call, given.context, f"filtered/{name}"), taken)
-        pipeline.written_here(call.before, call.after, plan, call.speaker)
+        pipeline.written_here(call.before, plan, call.speaker, call.after)
         turns = self._layout.render(given.context, call.speaker).turns
         kind = call.speaker if self._layout.per_reader else ""
         before = last.get(kind, ())

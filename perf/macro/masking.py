@@ -195,7 +195,14 @@ class _Player:
 def _mask(
     pieces: Sequence[Standing], held: int, count: Count, weigh: Callable[[Change], Worth]
 ) -> Masking:
-    return mask_results(pieces, held, refer=_refer, must_stay=_has_error, count=count, weigh=weigh)
+    return mask_results(
+        pieces,
+        held,
+        refer=_refer,
+        must_stay=lambda result: _has_error(result.text),
+        count=count,
+        weigh=weigh,
+    )
 
 
 def _standing(talk: _Talk, call: _Call, marks: Marks, count: Count) -> list[Standing]:

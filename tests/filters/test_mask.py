@@ -39,8 +39,8 @@ def refer(segment: Segment) -> str:
     return "ctx:" + segment.digest.hex()[:8]
 
 
-def has_error(text: str) -> bool:
-    return "Traceback" in text
+def has_error(result: Segment) -> bool:
+    return "Traceback" in result.text
 
 
 def always(change: Change) -> Worth:
@@ -188,7 +188,7 @@ def test_an_epoch_keeps_all_rules(pieces: list[Standing], keep: int, held: int) 
     for place, mark in found.marks.items():
         piece = pieces[place]
         assert place in results and place not in latest
-        assert piece.segment is not None and not has_error(piece.segment.text)
+        assert piece.segment is not None and not has_error(piece.segment)
         assert not piece.masked
         assert words(mark) < piece.tokens
         assert refer(piece.segment) in mark
@@ -200,7 +200,7 @@ def test_an_epoch_keeps_all_rules(pieces: list[Standing], keep: int, held: int) 
         assert piece.segment is not None
         needed = any(place in other.refers for other in staying)
         short = piece.tokens <= words(mask_of(piece.segment, refer(piece.segment)))
-        assert needed or short or piece.masked or has_error(piece.segment.text)
+        assert needed or short or piece.masked or has_error(piece.segment)
 
 
 class Call(NamedTuple):

@@ -17,25 +17,11 @@ from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, re
 from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Rules, Use, view_of
 
+from .books import Memory
+
 TENANT = TenantKey(bytes(range(32)))
 ALL = (FilterRule(use=("lossless",)),)
 PLAN = plan_of(ALL, "reader")
-
-
-class Memory:
-    """A book in memory."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[bytes, bytes], Decision] = {}
-
-    def get(self, root: bytes, view: bytes) -> Decision | None:
-        return self.rows.get((root, view))
-
-    def put(self, root: bytes, view: bytes, decision: Decision) -> None:
-        self.rows.setdefault((root, view), decision)
-
-    def close(self) -> None:
-        pass
 
 
 def pipeline(book: Book | None = None, *, room: int = 1 << 26) -> Pipeline:
@@ -170,11 +156,25 @@ def test_a_book_keeps_what_was_delivered_whatever_filters_say_later() -> None:
     first = pipeline(book).deliver(context, PLAN, "reader")
     changed = {key: kept for key, kept in book.rows.items() if kept.text is not None}
     assert changed
-    key = next(iter(changed))
+    key = list(changed)[-1]
     book.rows[key] = Decision("what an older version wrote", "json-old/0", "", 50, 27)
     again = pipeline(book).deliver(context, PLAN, "reader")
     differing = [a for a, b in zip(texts(first), texts(again), strict=True) if a != b]
     assert differing == [changed[key].text]
+
+
+def test_a_decision_from_a_book_holds_only_behind_what_it_was_made_behind() -> None:
+    once = source(40)
+    context = TENANT.empty().document(once).user("Again:").document(once)
+    book = Memory()
+    assert len(texts(pipeline(book).deliver(context, PLAN, "reader"))[-1]) < 100
+    key = next(iter(book.rows))
+    book.rows[key] = Decision("what an older version wrote", "fold/0", "", 50, 27)
+    again = texts(pipeline(book).deliver(context, PLAN, "reader"))
+    alone = pipeline().deliver(TENANT.empty().document(once), PLAN, "reader")
+    assert again == ["what an older version wrote", "Again:", *texts(alone)]
+    del book.rows[key]
+    assert len(texts(pipeline(book).deliver(context, PLAN, "reader"))[-1]) < 100
 
 
 def test_forks_go_on_from_what_they_share() -> None:
@@ -204,10 +204,40 @@ def test_what_the_model_has_written_stays_as_it_is() -> None:
     asked = TENANT.empty().document(source(50)).ask("Say it again.")
     one.deliver(asked, PLAN, "writer")
     answered = asked.message("writer", source(50))
-    one.written_here(asked, answered, PLAN, "writer")
+    one.written_here(asked, PLAN, "writer", answered)
     given = one.deliver(answered, PLAN, "reader")
     assert texts(given)[-1] == source(50)
     assert len(texts(pipeline().deliver(answered, PLAN, "reader"))[-1]) < 100
+
+
+def test_prompts_only_grow_whatever_made_room() -> None:
+    one = pipeline(room=1)
+    plan = plan_of((FilterRule(use=("lossless", "strip", "extract")),), "writer")
+    talks = [TENANT.empty().user(f"Let us begin {number}.") for number in range(3)]
+    before: list[list[str]] = [[] for _ in talks]
+    chance = random.Random(7)
+    prose = " ".join(f"The {n}th flight to Rome is at {n * 7}." for n in range(60))
+    for _ in range(25):
+        for number, context in enumerate(talks):
+            text = chance.choice([source(30, chance.randrange(30)), records(6), prose])
+            added = chance.choice([context.document, context.ask, context.user])(text)
+            given = one.deliver(added, plan, "writer")
+            assert texts(given)[: len(before[number])] == before[number]
+            talks[number] = added.message("writer", f"{text}\nSo be it.")
+            one.written_here(added, plan, "writer", talks[number])
+            before[number] = [*texts(given), f"{text}\nSo be it."]
+
+
+def test_what_made_room_is_counted_once() -> None:
+    one = pipeline(room=1)
+    context = TENANT.empty().tool_call("reader", "look").tool_result("db", records(9))
+    again = context.tool_call("reader", "look").tool_result("db", records(9))
+    for _ in range(3):
+        for some in (context, again, TENANT.empty().user("Something else.")):
+            one.deliver(some, PLAN, "reader")
+    balances = one.watch.guard.balances()
+    assert sum(balance.deliveries for balance, _ in balances.values()) == 2
+    assert sum(balance.repeats for balance, _ in balances.values()) == 1
 
 
 def test_saved_tokens_are_what_the_prompt_lacks() -> None:

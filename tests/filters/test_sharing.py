@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from agentbus.config import FilterRule
 from agentbus.context import Context, Given, Ledger, TenantKey
 from agentbus.filters import Lossy, Pipeline, Shortened, plan_of
 from agentbus.filters.plan import Use
+
+from .books import Memory
 
 TENANT = TenantKey(bytes(range(32)))
 PLAN = plan_of((FilterRule(use=("extract",)),), "reader")
@@ -31,8 +35,8 @@ def open_third(name: str, use: Use) -> Lossy:
     return Third()
 
 
-def pipeline() -> Pipeline:
-    return Pipeline(len, Ledger(), open_third)
+def pipeline(book: Memory | None = None) -> Pipeline:
+    return Pipeline(len, Ledger(book=book), open_third)
 
 
 def document(given: Given) -> str:
@@ -83,7 +87,33 @@ def test_what_was_delivered_for_an_ask_stays() -> None:
 
 def test_what_is_read_ahead_of_the_ask_decides_nothing() -> None:
     one = pipeline()
-    ahead = one.deliver(TENANT.empty().document(DOCUMENT), PLAN, "reader")
-    assert ahead.context.segments()[0].text == DOCUMENT
-    asked = TENANT.empty().document(DOCUMENT).ask("How deep?")
-    assert one.deliver(asked, PLAN, "reader").context.segments()[0].text.startswith("How deep?")
+    context = base().document(DOCUMENT).note("Seen.")
+    settled = one.settled(context, PLAN)
+    assert settled == TENANT.empty().user("Here is a document.")
+    one.deliver(settled, PLAN, "reader")
+    asked = context.ask("How deep?")
+    assert one.settled(asked, PLAN) is asked
+    assert document(one.deliver(asked, PLAN, "reader")).startswith("How deep?")
+    lossless = plan_of((FilterRule(use=("lossless",)),), "reader")
+    assert one.settled(context, lossless) is context
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_was_delivered_before_it_was_asked_about_stays(restart: bool) -> None:
+    book = Memory()
+    one = pipeline(book)
+    before = one.deliver(base(), PLAN, "reader").context.segments()
+    assert before[1].text.startswith("Here is a document.: ")
+    assert one.settled(base().note("Seen."), PLAN) == base().note("Seen.")
+    if restart:
+        one = pipeline(book)
+    for question in ("How deep?", "How wide?"):
+        asked = one.deliver(base().ask(question), PLAN, "reader").context.segments()
+        assert asked[:2] == before
+    assert one.settled(base(), PLAN) == base()
+
+
+def test_an_answer_settles_what_was_asked() -> None:
+    context = base().tool_call("reader", "look").tool_result("shell", "It is.").ask("How wide?")
+    given = pipeline().deliver(context, PLAN, "reader")
+    assert document(given).startswith("Here is a document.: ")

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from agentbus.config import FilterRule
 from agentbus.context import Context, Ledger, TenantKey, reference
-from agentbus.filters import Balance, Edge, Guard, Lossy, Pipeline, Shortened, plan_of
+from agentbus.filters import (
+    Balance,
+    Edge,
+    Guard,
+    Lossy,
+    Pipeline,
+    Shortened,
+    is_lossless,
+    open_lossy,
+    plan_of,
+)
 from agentbus.filters.guard import FEW
 from agentbus.filters.plan import Use
 
@@ -93,6 +105,41 @@ def test_an_edge_that_loses_is_turned_off() -> None:
         talk.gets()
     assert "saved" in talk.guard.why_off(EDGE)
     assert talk.runs("ls again", 99) == output(99)
+
+
+def test_what_strip_does_is_turned_off_too() -> None:
+    guard = Guard()
+    one = Pipeline(len, Ledger(), open_lossy, guard)
+    plan = plan_of((FilterRule(use=("strip", "fold")),), "reader")
+
+    def shown(number: int) -> str:
+        lines = (f"\x1b[31m{number}: line {line} of the output\x1b[0m  " for line in range(40))
+        context = TENANT.empty().tool_result("shell", "\n".join(lines))
+        return one.deliver(context, plan, "reader").context.segments()[0].text
+
+    assert "left out" in shown(1)
+    (edge,) = guard.balances()
+    assert edge.filter == "strip/1 + fold/1"
+    for _ in range(FEW):
+        guard.delivered(edge, sent=10, delivered=9)
+    guard.retrieved(edge, 10_000, turn=0)
+    assert guard.why_off(edge)
+    assert "left out" not in shown(2)
+    assert "\x1b[31m" in shown(3)
+
+
+@pytest.mark.parametrize("again", [10, 100])
+def test_forms_of_which_nothing_is_lost_are_never_off(again: int) -> None:
+    guard = Guard(keeps=is_lossless)
+    one = Pipeline(len, Ledger(), open_lossy, guard)
+    plan = plan_of((FilterRule(use=("lossless",)),), "reader")
+    context = TENANT.empty()
+    for _ in range(again):
+        context = context.tool_call("reader", "status").tool_result("shell", output(1))
+        one.deliver(context, plan, "reader")
+    balances = guard.balances()
+    assert sum(balance.repeats for balance, _ in balances.values()) > 0
+    assert not any(why for _, why in balances.values())
 
 
 def test_a_call_made_again_speaks_against_the_filter() -> None:
