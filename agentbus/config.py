@@ -15,6 +15,9 @@ __all__ = [
     "BusSettings",
     "DaemonSettings",
     "EngineSettings",
+    "FilterName",
+    "FilterRule",
+    "FilteredKind",
     "Keys",
     "LayoutSetting",
     "Limits",
@@ -99,6 +102,59 @@ class TelemetrySettings:
         _require_positive(self, or_zero=("sample",))
 
 
+FilterName = Literal["lossless", "json", "fold", "dedupe", "diff", "strip", "offload", "extract"]
+FilteredKind = Literal["document", "user", "ask", "message", "summary", "tool_result"]
+_FILTERS = get_args(FilterName)
+_FILTERED = get_args(FilteredKind)
+MAX_FILTER_RULES = 64
+_MOST_NAMES = 64
+"""Of one rule, of each sort."""
+_LONGEST_NAME = 128
+"""Characters of one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterRule:
+    """What is made smaller before models of this process's agents read it, and how.
+
+    Of several rules the first that fits holds. In what it does not name it fits all.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    use: tuple[FilterName, ...]
+    """`lossless` is json, fold, dedupe and diff, of which nothing is lost. `strip` leaves out colour
+    codes and trailing space, `offload` the middle of large texts, `extract` what has least to do
+    with the question; they say in the text what they left out. None leaves texts as they are."""
+    senders: tuple[str, ...] = ()
+    """Who wrote it: names of agents, tools, documents, and of topics from which it was taken, with
+    `*` for one part between dots and `>` for the rest."""
+    readers: tuple[str, ...] = ()
+    """Agents whose models read it, likewise."""
+    kinds: tuple[FilteredKind, ...] = ()
+    """Kinds of segments. Without any, filters that lose something are for documents and tools'
+    results alone."""
+    keep: float = 0.3
+    """The share of a text's tokens that `extract` leaves."""
+
+    def __post_init__(self) -> None:
+        for what, names, known in (("use", self.use, _FILTERS), ("kinds", self.kinds, _FILTERED)):
+            if unknown := [name for name in names if name not in known]:
+                raise ConfigError(what, f"must be of {', '.join(known)}, not {unknown[0]!r}")
+            if len(set(names)) < len(names):
+                raise ConfigError(what, "names one twice")
+        for what, patterns in (("senders", self.senders), ("readers", self.readers)):
+            if len(patterns) > _MOST_NAMES or not all(map(_is_pattern, patterns)):
+                problem = f"must be up to {_MOST_NAMES} names, `*` for one part, `>` for the rest"
+                raise ConfigError(what, problem)
+        if not 0 < self.keep < 1:
+            raise ConfigError("keep", f"must be between 0 and 1, not {self.keep}")
+
+
+def _is_pattern(pattern: object) -> bool:
+    return isinstance(pattern, str) and 0 < len(pattern) <= _LONGEST_NAME
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusSettings:
     """How one process takes part in a bus. Times in seconds."""
@@ -144,6 +200,8 @@ class BusSettings:
     """How models of this process's agents are shown contexts. `by_role`: roster_first where the
     agent's role stands in the context for all to read, else role_first. `auto`: the layout that is
     predicted to prefill least; `call.reading` says what was predicted for each."""
+    filters: tuple[FilterRule, ...] = ()
+    """What is made smaller before models read it; nothing, if there are no rules."""
     context_bytes: int = 256 * MIB
     """Context that this process keeps for references, least recently used dropped first."""
     limits: Limits = field(default_factory=Limits)
@@ -155,6 +213,8 @@ class BusSettings:
         )
         if self.layout not in _LAYOUTS:
             raise ConfigError("layout", f"must be one of {', '.join(_LAYOUTS)}")
+        if len(self.filters) > MAX_FILTER_RULES:
+            raise ConfigError("filters", f"must be at most {MAX_FILTER_RULES} rules")
 
 
 _KEY_LENGTH = 40
@@ -294,6 +354,9 @@ class EngineSettings:
     """Where to tell it again to those who missed some; goes with `kv_events`."""
     token_log: str = ""
     """A file that gets one JSON line a request with its token ids; empty for none."""
+    deliveries: str = ""
+    """A file that keeps what filters made of texts for this model, so that its prompts are the same
+    after a restart; empty for memory alone."""
     prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:

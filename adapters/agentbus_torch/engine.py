@@ -99,6 +99,10 @@ class TorchEngine:
         """Render a whole prompt by the model's own chat template and tokenize it as one text."""
         return self._loaded.encoder.encode_as_one(prompt)
 
+    def count(self, text: str) -> int:
+        """Return how many tokens a text takes, as somebody's data within a turn."""
+        return len(self._loaded.vocabulary.plain(text))
+
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV ahead of its use, without its cue if that has no text.
 

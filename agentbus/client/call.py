@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from ..context import Context, Reading
+from ..context import SEARCH_LIMIT, Context, Fetched, Reading, Searched
 from ..engine.scoring import Score, Vector
+from ..engine.tools import ToolCall
 from ..errors import AgentbusError, BudgetExceeded, ConfigError
 from ..telemetry import (
     NANOS,
@@ -21,6 +22,7 @@ from ..telemetry import (
 )
 from .generation import Answer, GenerateOptions, Generation
 from .origin import Origin
+from .originals import answer_tool, fetch_text, search_text
 from .parts import join_text, last_of, text_alone
 from .payload import payload_type
 from .requester import Requester, check_seconds
@@ -235,6 +237,43 @@ class Call(Requester):
             BudgetExceeded, ConfigError, ModelNotFound, ContextTooLong: as `score`.
         """
         return await self._node.models.embed(self, texts, budget)
+
+    async def fetch_text(
+        self,
+        ref: str,
+        *,
+        lines: tuple[int, int] | None = None,
+        characters: tuple[int, int] | None = None,
+    ) -> Fetched:
+        """Return the text of a segment as it was said, or a part of it, for this agent.
+
+        As `Context.fetch`, and where the context has a summary, or a new version, of what is
+        looked for, in what this process keeps and the process that made the call.
+
+        Raises:
+            MisuseError: what is asked for is no range, or both lines and characters.
+            AgentbusError: the other process could not be asked.
+        """
+        return await fetch_text(self, ref, lines, characters)
+
+    async def search_text(self, ref: str, query: str, *, limit: int = SEARCH_LIMIT) -> Searched:
+        """Return the first lines of a segment's text that hold all words of `query`.
+
+        As `Context.search`, and as `fetch_text` where the context has a summary of it.
+        """
+        return await search_text(self, ref, query, limit)
+
+    async def answer_tool(self, asked: ToolCall) -> bool:
+        """Answer what a model asks of the context's tool; False if it asks another tool.
+
+        The answer is appended to the context as the tool's result, in plain words whatever came of
+        it, and bounded (`ANSWER_BYTES`). The model has to know the tool: `CONTEXT_TOOLS` in the
+        context and `context_tools()` in the call.
+
+        Raises:
+            AgentbusError: as `fetch_text`.
+        """
+        return await answer_tool(self, asked)
 
     def read_ahead(
         self,

@@ -17,6 +17,7 @@ from ..engine.base import Finished, GenerateRequest, TokenLogprob
 from ..engine.sampling import Sampling
 from ..engine.tools import ToolCall
 from ..errors import ConfigError, InvalidMessage
+from ..filters import Plan
 from ..telemetry import Budget, ModelCost
 
 __all__ = [
@@ -93,7 +94,7 @@ class Generation:
     budget: Budget | None = None
     then: tuple[str, ...] = ()
 
-    def ask(self, layout: str) -> Generate | GenerateWith:
+    def ask(self, layout: str, filters: Plan = ()) -> Generate | GenerateWith:
         """Return what is sent for it.
 
         Raises:
@@ -102,7 +103,7 @@ class Generation:
         if isinstance(self.then, str) or len(self.then) > MAX_NEXT:
             raise ConfigError("then", f"must be a tuple of up to {MAX_NEXT} names of agents")
         plain = Generate(
-            layout, self.max_tokens, self.ignore_end, self.forced, self.salt, self.label
+            layout, self.max_tokens, self.ignore_end, self.forced, self.salt, self.label, filters
         )
         special = (self.sampling, self.stop, self.logprobs, self.schema, self.tools)
         if not self.whole and (*special, self.tool_choice) == (_GREEDY, (), 0, None, (), "auto"):
@@ -133,7 +134,7 @@ class Generation:
 class Generate(NamedTuple):
     """Answer as the asking agent on the context that comes along, laid out as `layout` says.
 
-    It travels as a row without its fields' names, since every call of every agent sends one.
+    `filters` are those that the context meets before. It travels as a row without its fields' names, since every call of every agent sends one.
     """
 
     layout: str
@@ -142,6 +143,7 @@ class Generate(NamedTuple):
     forced: tuple[int, ...]
     salt: str
     label: str
+    filters: Plan = ()
 
 
 class GenerateWith(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 from anyio.to_thread import run_sync
@@ -15,6 +16,7 @@ from anyio.to_thread import run_sync
 from ..config import EngineSettings
 from ..errors import Closed
 from ..export import open_exporter
+from ..filters import Book
 from ..routing import PRESENCE, Presence
 from .agent import Agent
 from .closing import close_links
@@ -100,12 +102,17 @@ class Lifetime:
         """Start an engine and its agent `name`. Raises as `Bus.serve`."""
         from ..engine.registry import open_engine
 
-        engine = await open_engine(model, settings)
+        book = await run_sync(_open_book, settings.deliveries)
+        engine = None
         try:
-            await self.start(ModelAgent(engine), name, "")
+            engine = await open_engine(model, settings)
+            await self.start(ModelAgent(engine, book), name, "")
         except BaseException:
+            if book is not None:
+                book.close()
             with anyio.CancelScope(shield=True):
-                await engine.aclose()
+                if engine is not None:
+                    await engine.aclose()
             raise
 
     async def start(self, agent: Agent, name: str, model: str, slots: int = 0) -> None:
@@ -184,6 +191,13 @@ class Lifetime:
             # Over a broken link it is said, but no answer comes for now.
             seconds = 0 if home.link.broken else None
             await self._briefly(lambda: node.tell_home(f"-{subscription.pattern}"), seconds)
+
+
+def _open_book(path: str) -> Book | None:
+    """Open the file of deliveries. Raises `ConfigError` if it cannot be used."""
+    from ..storage import DeliveryFile
+
+    return DeliveryFile.open(Path(path)) if path else None
 
 
 async def _stop(agent: Agent) -> None:

@@ -26,9 +26,11 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
+from ..filters import Book, Plan, plan_of
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
+from .filtering import Filtering
 from .generation import (
     Answer,
     AnswerReader,
@@ -80,6 +82,7 @@ class Prefetch(NamedTuple):
     salt: str
     author: str
     text: str
+    filters: Plan = ()
 
 
 class ModelAgent(Agent):
@@ -87,11 +90,13 @@ class ModelAgent(Agent):
 
     concurrency = 64
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, book: Book | None = None) -> None:
         self.engine = EngineService(engine)
+        self.filtering = Filtering(engine.count, book)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
+        self.filtering.close()
 
     @handler
     async def generate(
@@ -100,7 +105,8 @@ class ModelAgent(Agent):
         """Stream the answer's text; with log-probabilities, and how it ended, where asked for."""
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
-        prompt = find_layout(plain.layout).render(context, call.source)
+        delivered = await self.filtering.deliver(context, plain.filters, call.source)
+        prompt = find_layout(plain.layout).render(delivered.context, call.source)
         request = request_of(ask, prompt, call.budget, _owner(call.source, context))
         prices = self.engine.capabilities.prices
         text: list[str] = []
@@ -111,7 +117,7 @@ class ModelAgent(Agent):
                 async for item in items:
                     begun = True
                     if isinstance(item, Finished):
-                        call.charge(_cost(item.usage, prices))
+                        call.charge(_cost(item.usage, prices) + delivered.cost)
                         if ask is not plain:
                             calls = written_calls(item)
                             yield Ended(item.reason, calls, item.malformed_calls, item.stop)
@@ -125,16 +131,19 @@ class ModelAgent(Agent):
             if begun:
                 call.forfeit()
             raise
-        call.remember(extended(context, call.source, "".join(text), calls))
+        whole = extended(context, call.source, "".join(text), calls)
+        await self.filtering.written_here(context, whole, plain.filters, call.source)
+        call.remember(whole)
 
     @handler
     async def score(self, ask: ScoreTexts, call: Call) -> AsyncIterator[Score]:
         """Stream the continuations' scores, in their order."""
-        prompt = find_layout(ask.layout).render(_required(call.context), call.source)
+        delivered = await self.filtering.deliver(_required(call.context), ask.filters, call.source)
+        prompt = find_layout(ask.layout).render(delivered.context, call.source)
         found = await self.engine.score(
             prompt, ask.continuations, tenant=ask.salt, budget=call.budget
         )
-        call.charge(_cost(found.usage, self.engine.capabilities.prices))
+        call.charge(_cost(found.usage, self.engine.capabilities.prices) + delivered.cost)
         for score in found.scores:
             yield score
 
@@ -151,6 +160,8 @@ class ModelAgent(Agent):
         """Return how many tokens were computed."""
         context = _required(call.context)
         owner = _owner(call.source, context)
+        delivered = await self.filtering.deliver(context, ahead.filters, call.source)
+        context = delivered.context
         if ahead.author:
             context = context.message(ahead.author, ahead.text)
         prompt = find_layout(ahead.layout).render(context, call.source)
@@ -220,7 +231,7 @@ class ModelClient:
         context = self._asked(call, request.text)
         call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
         read = call.reading.context
-        ask = request.ask(call.reading.layout)
+        ask = request.ask(call.reading.layout, plan_of(self._node.settings.filters, call.agent))
         reader = AnswerReader()
         stream = call.stream(target, ask, context=read, returns=type(None), budget=request.budget)
         announcing = self._node.prefetcher.announcing(call.agent, origin, request, context)
@@ -249,7 +260,8 @@ class ModelClient:
         check_continuations(continuations)
         context = self._asked(call, text)
         call.reading = read_as(call.agent, call.role, context, self._node.settings.layout)
-        ask = ScoreTexts(call.reading.layout, salt, tuple(continuations))
+        filters = plan_of(self._node.settings.filters, call.agent)
+        ask = ScoreTexts(call.reading.layout, salt, tuple(continuations), filters)
         scores = await self._collect(call, ask, call.reading.context, budget, Score)
         return tuple(_as_many(scores, continuations))
 

@@ -21,6 +21,7 @@ import anyio
 
 from ..context import Context, read_as
 from ..errors import AgentbusError, NoHandler
+from ..filters import plan_of
 from ..telemetry import NO_TRACE
 from .delivery import Delivery
 from .models import Prefetch, model_agent_name
@@ -176,7 +177,7 @@ class Prefetcher:
         own = Origin(reader.agent, origin.deadline_at, origin.hops_left - 1, NO_TRACE)
         target = model_agent_name(reader.model)
         pending = node.pending(target, read, int, stream=False)
-        payload = Prefetch(layout, salt, author, text)
+        payload = Prefetch(layout, salt, author, text, plan_of(node.settings.filters, reader.agent))
         if not node.send_nowait(pending, payload, own):
             await node.send(pending, payload, own)
         await pending.wait()

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..engine.scoring import Vector
+from ..filters import Plan
 
 __all__ = ["EmbedTexts", "Embedded", "ScoreTexts"]
 
 
 class ScoreTexts(NamedTuple):
     """Say how probable continuations are as the asking agent's answers on the context that comes
-    along, laid out as `layout` says; each is text or token ids."""
+    along, filtered and laid out as is said; each is text or token ids."""
 
     layout: str
     salt: str
     continuations: tuple[str | tuple[int, ...], ...]
+    filters: Plan = ()
 
 
 class EmbedTexts(NamedTuple):

@@ -14,6 +14,22 @@ from .choice import (
     read_as,
 )
 from .delta import CHECK_SIZE, Delta, HeldRoots, KnownRoots, delta_for, pack, unpack
+from .excerpt import (
+    SEARCH_LIMIT,
+    SEARCH_LINES,
+    SEARCH_WORDS,
+    Fetched,
+    FetchStatus,
+    FoundLine,
+    Searched,
+)
+from .fetch import reference
+from .fetch_tool import (
+    ANSWER_BYTES,
+    CONTEXT_TOOL_NAMES,
+    CONTEXT_TOOLS,
+    context_tools,
+)
 from .layout import (
     LAYOUTS,
     ROSTER_INTRODUCTION,
@@ -37,20 +53,29 @@ from .tools import canonical_tools, merge_tools, read_call, write_call
 from .transcript import Transcript, export_transcript, import_transcript
 
 __all__ = [
+    "ANSWER_BYTES",
     "AUTO",
     "BY_ROLE",
     "CHECK_SIZE",
     "CONTEXT_BYTES",
+    "CONTEXT_TOOLS",
+    "CONTEXT_TOOL_NAMES",
     "DIGEST_SIZE",
     "LAYOUTS",
     "ROSTER_INTRODUCTION",
+    "SEARCH_LIMIT",
+    "SEARCH_LINES",
+    "SEARCH_WORDS",
     "SHARED_INTRODUCTION",
     "Cause",
     "Choice",
     "Context",
     "ContextStore",
     "Delta",
+    "FetchStatus",
+    "Fetched",
     "Finding",
+    "FoundLine",
     "HeldRoots",
     "Hop",
     "KnownRoots",
@@ -62,6 +87,7 @@ __all__ = [
     "Prompt",
     "Reading",
     "Render",
+    "Searched",
     "Segment",
     "SegmentKind",
     "Template",
@@ -72,6 +98,7 @@ __all__ = [
     "TurnPieces",
     "canonical_tools",
     "choose_layout",
+    "context_tools",
     "delivered_root",
     "delta_for",
     "expected_hops",
@@ -86,6 +113,7 @@ __all__ = [
     "prompt_parts",
     "read_as",
     "read_call",
+    "reference",
     "role_first",
     "roster_first",
     "shared_first",

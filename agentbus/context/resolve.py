@@ -103,6 +103,10 @@ class ContextStore:
             raise ForgottenContext(root.hex())
         raise UnknownContext(root.hex())
 
+    def segment(self, digest: bytes) -> Segment | None:
+        """Return the segment of that digest, or None if no context that is kept holds it."""
+        return self._segments.get(digest)
+
     def beginning(self, root: bytes) -> bytes | None:
         """Return the root of the longest beginning that is kept of a context, itself not kept.
 

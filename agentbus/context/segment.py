@@ -11,47 +11,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import msgpack
 from blake3 import blake3
 
 from ..errors import InvalidMessage, MisuseError
+from .excerpt import SEARCH_LIMIT, Fetched, Searched
+from .fetch import fetched, look_up, searched
+from .kind import SegmentKind
 from .tools import canonical_tools
 
 __all__ = ["DIGEST_SIZE", "Context", "Segment", "SegmentKind", "TenantKey"]
 
 DIGEST_SIZE = 32
-
-
-class SegmentKind(StrEnum):
-    """What a segment is in the conversation. Layouts place each kind."""
-
-    ROLE = "role"
-    """An agent's standing instructions; `author` is the agent they are for."""
-    DOCUMENT = "document"
-    """Material that all may read."""
-    USER = "user"
-    """Said by the user, or by a program on the user's behalf."""
-    ASK = "ask"
-    """What the next speaker is asked to do."""
-    MESSAGE = "message"
-    """Said by the agent named in `author`."""
-    SUMMARY = "summary"
-    """Stands for a stretch of what was said; `refers` is the root of the context summed up."""
-    TOOLS = "tools"
-    """Tool schemas, as a canonical JSON list; `author` is the agent that may call them, or empty
-    if all may."""
-    TOOL_CALL = "tool_call"
-    """What the agent named in `author` asked of a tool."""
-    TOOL_RESULT = "tool_result"
-    """What the tool named in `author` gave back."""
-    PRIVATE_ROLE = "private_role"
-    """As a role, but no layout shows it to another agent's model than that of `author`. The text
-    travels with the context: append it to what only that agent gets."""
-    NOTE = "note"
-    """Kept with the context for programs; no layout shows it to a model."""
 
 
 _STANDING = frozenset(
@@ -313,6 +286,39 @@ class Context:
             else:
                 two = longer.parent
         return one
+
+    def fetch(
+        self,
+        ref: str,
+        *,
+        reader: str = "",
+        lines: tuple[int, int] | None = None,
+        characters: tuple[int, int] | None = None,
+    ) -> Fetched:
+        """Return the text of a segment, as it was said, or a part of it.
+
+        `ref` is what a mark in a prompt names, such as `ctx:ab12cd34` (`reference`). A range is
+        its first and its last, counted from 1 in the whole text; what is beyond the end is not
+        given. `reader` is the agent that it is for: private roles of others, and notes, are
+        forbidden, as no layout shows them to its model either.
+
+        Raises:
+            MisuseError: what is asked for is no range, or both lines and characters.
+        """
+        return fetched(look_up(self, ref, reader), lines, characters)
+
+    def search(
+        self, ref: str, query: str, *, reader: str = "", limit: int = SEARCH_LIMIT
+    ) -> Searched:
+        """Return the first `limit` lines of a segment's text that hold all words of `query`.
+
+        Words stand anywhere in a line, in capital letters or not. Otherwise as `fetch`.
+
+        Raises:
+            MisuseError: there are no words or too many (`SEARCH_WORDS`), or the limit is not from 1
+                to `SEARCH_LINES`.
+        """
+        return searched(look_up(self, ref, reader), query, limit)
 
     def _beyond(self, beginning: Context) -> list[Segment]:
         """Return the segments behind a beginning of this context."""

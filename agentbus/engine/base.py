@@ -262,6 +262,10 @@ class Engine(Protocol):
         """Render a whole prompt by the model's own chat template and tokenize it as one text."""
         ...
 
+    def count(self, text: str) -> int:
+        """Return how many tokens a text takes, as somebody's data within a turn."""
+        ...
+
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV ahead of its use, without its cue.
 

@@ -192,6 +192,10 @@ class FakeEngine:
         """Return a prompt's words as ids."""
         return tuple(self._prompt_ids(prompt))
 
+    def count(self, text: str) -> int:
+        """Return how many words a text has."""
+        return len(_WORD.findall(text))
+
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Count a prompt as computed, without its cue."""
         self._require_open()

@@ -64,6 +64,10 @@ class EngineService:
         """As the engine's."""
         return self._engine.tokenize(prompt)
 
+    def count(self, text: str) -> int:
+        """As the engine's."""
+        return self._engine.count(text)
+
     def stats(self) -> EngineStats:
         """Return the state of the engine, and what was prefetched."""
         return replace(

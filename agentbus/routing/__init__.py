@@ -11,6 +11,7 @@ from .acl import (
     Decision,
     Policy,
     Rule,
+    covers,
     principal_of,
 )
 from .bypass import (
@@ -116,6 +117,7 @@ __all__ = [
     "Uncover",
     "Uncovered",
     "Unregister",
+    "covers",
     "hash_token",
     "open_grant",
     "principal_of",

@@ -32,6 +32,12 @@ class ModelCost:
     lost_tokens: int = 0
     """Of those prefilled, about how many stood in the caller's last prompt, too, but in another
     place; `agentbus context lint` says which."""
+    saved_tokens: int = 0
+    """Those that the prompts would have had more, had filters not made texts shorter."""
+    left_out_tokens: int = 0
+    """Of those, what lossy filters have left out."""
+    filter_s: float = 0.0
+    """Spent on filters; a part of `ttft_s`."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         pairs = zip(self.pack(), other.pack(), strict=True)

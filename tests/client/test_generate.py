@@ -267,7 +267,7 @@ def test_defaults_cost_nothing() -> None:
     ask = Generation(text="Tides?").ask("by_role")
     assert ask == Generate("by_role", 256, False, (), "", "")
     assert type(ask) is Generate
-    assert len(payload_type(Generate).encode(ask)[0]) == 16
+    assert len(payload_type(Generate).encode(ask)[0]) == 17
     assert isinstance(Generation(stop=("a",)).ask("by_role"), GenerateWith)
     assert isinstance(Generation(whole=True).ask("by_role"), GenerateWith)
 

@@ -231,6 +231,7 @@ class Plain:
             engine.tokenize,
             engine.prefill,
         )
+        self.count = engine.count
         self.stats, self.aclose = engine.stats, engine.aclose
 
 

@@ -75,6 +75,9 @@ class Letters:
         cue = f"{prompt.cue.name}:" if prompt.cue.name else ""
         return render([{"role": t.role, "content": t.text} for t in prompt.turns], cue)
 
+    def count(self, text: str) -> int:
+        return len(text)
+
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         return Usage()
 

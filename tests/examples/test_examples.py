@@ -12,7 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "examples"
-PUBLIC = {"agentbus", "agentbus.errors", "agentbus.config", "agentbus.testing"}
+PUBLIC = {
+    "agentbus",
+    "agentbus.config",
+    "agentbus.context",
+    "agentbus.engine",
+    "agentbus.errors",
+    "agentbus.testing",
+}
 
 SHOWS = {
     "request": r"5 words, the longest: turns \(in \d+ µs\)\nno agent named 'editor' is on this bus",
@@ -22,6 +29,9 @@ SHOWS = {
     r"editor: \d{3,} tokens reused, \d\d? new\n.+",
     "testing": r"Salt, mostly\.\nsystem: You write about the sea\.\nuser: What is in it\?\n"
     r"handled: What is in it\?\nPeerLost 1",
+    "originals": r"(?s).*<tool_call>.*\n90: step 90 failed: disk full\n.*<tool_call>.*"
+    r"\[ctx:[0-9a-f]{8} lines 89-91 of 200\]\nstep 89 done\nstep 90 failed: disk full\n"
+    r"step 91 done\nIt was full\.",
     "publish": r"brest: 4\.2 m\ndover: 6\.1 m\n"
     r"\['sea\.level\.brest', 'sea\.level\.dover', 'sea\.state'\]",
 }

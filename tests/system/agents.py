@@ -120,6 +120,15 @@ class Slow(Agent):
         return text
 
 
+class Finder(Agent):
+    """You find lines 41 and 42 of what a reference names."""
+
+    @handler
+    async def find(self, ref: str, call: Call) -> list[str]:
+        found = await call.fetch_text(ref, lines=(41, 42))
+        return [found.status, *found.text.split("\n")]
+
+
 class Speaker(Agent):
     """You speak through a model."""
 

@@ -1,0 +1,202 @@
+"""Models read contexts through filters; what agents hold stays as it was said."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Agent, Bus, BusSettings, Call, EngineSettings, handler
+from agentbus.client import ModelAgent, model_agent_name
+from agentbus.client.generation import Generate
+from agentbus.config import FilterRule
+from agentbus.context import Context
+from agentbus.errors import InvalidMessage
+from agentbus.filters.plan import Use
+from agentbus.testing import ScriptedEngine
+
+from .conftest import Pair
+
+pytestmark = pytest.mark.anyio
+
+LOSSLESS = BusSettings(filters=(FilterRule(use=("lossless",)),))
+RECORDS = json.dumps([{"id": f"f-{n}", "city": "Rome", "free": n} for n in range(30)], indent=2)
+MORE = json.dumps([{"id": f"f-{n}", "city": "Rome", "free": n} for n in range(31)], indent=2)
+
+Script = Callable[[Call], Awaitable[Any]]
+
+
+class Reader(Agent):
+    """You answer."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    @handler
+    async def run(self, ask: str, call: Call) -> str:
+        return str(await self._script(call))
+
+
+class Counting(ScriptedEngine):
+    """Notes in which threads it counted."""
+
+    def __init__(self, replies: tuple[str, ...]) -> None:
+        super().__init__(replies, model="m")
+        self.threads: set[int] = set()
+
+    def count(self, text: str) -> int:
+        self.threads.add(threading.get_ident())
+        return super().count(text)
+
+
+@asynccontextmanager
+async def reading(
+    pair: Pair, script: Script, *replies: str, settings: BusSettings = LOSSLESS
+) -> AsyncIterator[tuple[Counting, Callable[[], Any]]]:
+    engine = Counting(replies)
+    async with pair.open(settings) as (host, asker):
+        await host.spawn(ModelAgent(engine), name=model_agent_name("m"))
+        await asker.spawn(Reader(script), name="reader", model="m")
+
+        async def run() -> Any:
+            return await asker.call("reader", "go", context=asker.context().user("Flights?"))
+
+        yield engine, run
+
+
+def prompts(engine: ScriptedEngine) -> list[list[str]]:
+    return [[turn.text for turn in request.prompt.turns] for request in engine.requests]  # type: ignore[union-attr]
+
+
+def with_result(call: Call, text: str) -> Context:
+    assert call.context is not None
+    return call.context.tool_result("search", text)
+
+
+async def test_a_model_reads_less_and_the_agent_keeps_all(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS)
+        await call.generate("Which?")
+        call.context = with_result(call, MORE)
+        await call.generate("And now?")
+        return "".join(s.text for s in call.context.segments())
+
+    async with reading(pair, script, " One.", " Two.") as (engine, run):
+        reply = await run()
+    assert RECORDS in reply.value and MORE in reply.value
+    first, second = prompts(engine)
+    assert second[: len(first)] == first
+    assert all(len(text) < len(RECORDS) * 0.7 for text in second)
+    cost = reply.account.model
+    assert cost.saved_tokens > 200
+    assert cost.left_out_tokens == 0
+    assert cost.filter_s > 0
+
+
+async def test_without_rules_a_model_reads_what_was_said(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS)
+        return await call.generate("Which?")
+
+    async with reading(pair, script, " One.", settings=BusSettings()) as (engine, run):
+        reply = await run()
+    assert RECORDS in "".join(prompts(engine)[0])
+    assert reply.account.model.saved_tokens == 0
+    assert not engine.threads
+
+
+async def test_rules_are_for_their_readers_and_senders(pair: Pair) -> None:
+    rules = (
+        FilterRule(use=(), senders=("search",)),
+        FilterRule(use=("json",), readers=("reader",), kinds=("tool_result",)),
+    )
+
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS).tool_result("db", RECORDS).user(RECORDS)
+        return await call.generate("Which?")
+
+    async with reading(pair, script, " One.", settings=BusSettings(filters=rules)) as (engine, run):
+        await run()
+    _, _, untouched, changed, said, _ = prompts(engine)[0]
+    assert RECORDS in untouched
+    assert RECORDS not in changed
+    assert said == RECORDS
+
+
+async def test_an_answer_is_read_as_it_was_written(pair: Pair) -> None:
+    answer = " " + RECORDS
+
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS)
+        await call.generate("Say it again.")
+        return await call.generate("Thanks.")
+
+    async with reading(pair, script, answer, " Bye.") as (engine, run):
+        reply = await run()
+    assert answer in prompts(engine)[1]
+    assert reply.account.model.reused_tokens > 30
+
+
+async def test_what_is_scored_is_read_through_filters_too(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS)
+        await call.score("Is it f-3?", [" yes", " no"])
+        return ""
+
+    async with reading(pair, script) as (_, run):
+        assert (await run()).account.model.saved_tokens > 200
+
+
+async def test_large_contexts_are_filtered_in_a_thread(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS * 20)
+        return await call.generate("Which?")
+
+    async with reading(pair, script, " One.") as (engine, run):
+        await run()
+    assert engine.threads and threading.get_ident() not in engine.threads
+
+
+async def test_a_plan_that_names_no_filter_is_refused(pair: Pair) -> None:
+    class Forger(Agent):
+        """Forge."""
+
+        @handler
+        async def run(self, ask: str, call: Call) -> str:
+            plan = (Use((), (), ("gzip",), 0.3),)
+            ask_for = Generate("role_first", 5, False, (), "", "", plan)
+            target = model_agent_name("m")
+            with pytest.raises(InvalidMessage, match="gzip"):
+                async with call.stream(target, ask_for, context=call.context) as parts:
+                    async for _ in parts:
+                        pass
+            return ""
+
+    async with pair.open() as (host, asker):
+        await host.spawn(ModelAgent(Counting(())), name=model_agent_name("m"))
+        await asker.spawn(Forger(), name="forger")
+        await asker.call("forger", "go", context=asker.context().user("Hello."))
+
+
+async def test_deliveries_are_the_same_after_a_restart(tmp_path: Path) -> None:
+    kept = EngineSettings(deliveries=str(tmp_path / "deliveries"))
+    said: list[str] = []
+
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS)
+        return await call.generate("Which?")
+
+    for _ in range(2):
+        async with Bus.open(settings=LOSSLESS) as bus:
+            await bus.serve("fake:", settings=kept)
+            await bus.spawn(Reader(script), name="reader", model="fake:")
+            reply = await bus.call("reader", "go", context=bus.context().user("Flights?"))
+            said.append(reply.value)
+            assert reply.account.model.saved_tokens > 200
+    assert said[0] == said[1]
+    assert (tmp_path / "deliveries").stat().st_size > 0

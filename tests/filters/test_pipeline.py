@@ -1,0 +1,282 @@
+"""Contexts on their way to a model: what was delivered stays, is read back, and never grows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from agentbus.config import FilterRule
+from agentbus.context import Context, SegmentKind, TenantKey
+from agentbus.errors import InvalidMessage
+from agentbus.filters import (
+    Book,
+    Decision,
+    Given,
+    Ledger,
+    Pipeline,
+    Plan,
+    check_plan,
+    open_lossy,
+    plan_of,
+    read_back,
+)
+from agentbus.filters.pipeline import FORMS, REFERENCES
+from agentbus.filters.plan import Use, use_for, view_of
+
+TENANT = TenantKey(bytes(range(32)))
+ALL = (FilterRule(use=("lossless",)),)
+PLAN = plan_of(ALL, "reader")
+EVERY_FORM = [form for forms in FORMS.values() for form in forms]
+
+
+class Memory:
+    """A book in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[bytes, bytes], Decision] = {}
+
+    def get(self, root: bytes, view: bytes) -> Decision | None:
+        return self.rows.get((root, view))
+
+    def put(self, root: bytes, view: bytes, decision: Decision) -> None:
+        self.rows.setdefault((root, view), decision)
+
+    def close(self) -> None:
+        pass
+
+
+def pipeline(book: Book | None = None, *, room: int = 1 << 26) -> Pipeline:
+    return Pipeline(len, Ledger(room, book), open_lossy)
+
+
+def records(count: int, at: int = 0) -> str:
+    rows = [{"id": f"f-{at + i}", "city": "Rome", "price": 12.50 + i} for i in range(count)]
+    return json.dumps(rows, indent=2)
+
+
+def source(lines: int, changed: int = -1) -> str:
+    return "".join(
+        f"    value_{i} = compute({'again' if i == changed else i}, depth={i * 7})\n"
+        for i in range(lines)
+    )
+
+
+def conversation(seed: int, length: int = 30) -> Context:
+    """Return a conversation whose texts come again, whole and changed."""
+    chance = random.Random(seed)
+    context = TENANT.empty().role("writer", "You write.").user("Let us begin.")
+    for _ in range(length):
+        text = chance.choice(
+            [
+                records(chance.randrange(1, 12), chance.randrange(4)),
+                source(chance.randrange(1, 60), chance.randrange(60)),
+                "\n".join(f"2024-01-0{i % 9 + 1} INFO job {i} done" for i in range(30)),
+                "Thanks!",
+                "[#12 again]\n[lines 1-3 of this text again]",
+            ]
+        )
+        add = chance.choice([context.user, context.ask, context.document])
+        said = chance.random()
+        if said < 0.4:
+            context = context.tool_result("db", text)
+        elif said < 0.6:
+            context = context.message("writer", text)
+        elif said < 0.7:
+            context = context.tool_call("writer", text)
+        else:
+            context = add(text)
+    return context
+
+
+def chain(context: Context) -> list[Context]:
+    nodes = list(context.ancestors())
+    nodes.reverse()
+    return nodes
+
+
+def texts(given: Given) -> list[str]:
+    return [segment.text for segment in given.context.segments()]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_prompt_only_grows_at_its_end(seed: int) -> None:
+    one = pipeline()
+    before: list[str] = []
+    for node in chain(conversation(seed)):
+        now = texts(one.deliver(node, PLAN, "reader"))
+        assert now[: len(before)] == before
+        assert len(now) == node.length
+        before = now
+    assert texts(one.deliver(conversation(seed), PLAN, "reader")) == before
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_delivered_reads_back_and_never_grows(seed: int) -> None:
+    one = pipeline()
+    changed = 0
+    for node in chain(conversation(seed))[1:]:
+        given = one.deliver(node, PLAN, "reader")
+        assert node.last is not None
+        assert given.parent is not None
+        if given.receipt is None:
+            assert texts(given)[-1] == node.last.text
+            continue
+        decision = given.receipt.decision
+        assert decision.delivered_tokens == len(texts(given)[-1])
+        assert decision.sent_tokens == len(node.last.text) >= decision.delivered_tokens
+        if decision.text is None:
+            assert texts(given)[-1] == node.last.text
+            continue
+        changed += 1
+        read, exact = read_back(
+            decision.text,
+            decision.filters,
+            EVERY_FORM,
+            tuple(REFERENCES.values()),
+            given.parent.earlier,
+        )
+        if exact == "bytes":
+            assert read == node.last.text
+        else:
+            assert json.loads(read) == json.loads(node.last.text)
+    assert changed > 5, "the conversation tries nothing"
+
+
+def test_kinds_that_no_filter_touches() -> None:
+    same = records(5)
+    context = TENANT.empty().role("a", same).role("b", same, private=True).tool_call("a", same)
+    context = context.note(same).tool_result("db", same)
+    *untouched, result = texts(pipeline().deliver(context, PLAN, "reader"))
+    assert untouched == [same] * 4
+    assert len(result) < len(same)
+
+
+def test_nothing_refers_to_what_the_reader_was_not_shown() -> None:
+    once = source(40)
+    referring = plan_of((FilterRule(use=("dedupe", "diff")),), "a")
+    for hidden in (
+        TENANT.empty().role("b", once, private=True),
+        TENANT.empty().note(once),
+        TENANT.empty().role("b", once),
+    ):
+        assert texts(pipeline().deliver(hidden.user(once), referring, "a"))[-1] == once
+    shown = TENANT.empty().document(once)
+    assert len(texts(pipeline().deliver(shown.user(once), referring, "a"))[-1]) < 100
+
+
+def test_another_pipeline_decides_the_same() -> None:
+    context = conversation(3)
+    whole = pipeline().deliver(context, PLAN, "reader")
+    little = pipeline(room=1)
+    for node in chain(context):
+        little.deliver(node, PLAN, "reader")
+    assert little.deliver(context, PLAN, "someone").context.root == whole.context.root
+
+
+def test_a_book_keeps_what_was_delivered_whatever_filters_say_later() -> None:
+    context = conversation(5)
+    book = Memory()
+    first = pipeline(book).deliver(context, PLAN, "reader")
+    changed = {key: kept for key, kept in book.rows.items() if kept.text is not None}
+    assert changed
+    key = next(iter(changed))
+    book.rows[key] = Decision("what an older version wrote", "json-old/0", "", 50, 27)
+    again = pipeline(book).deliver(context, PLAN, "reader")
+    differing = [a for a, b in zip(texts(first), texts(again), strict=True) if a != b]
+    assert differing == [changed[key].text]
+
+
+def test_forks_go_on_from_what_they_share() -> None:
+    one = pipeline()
+    shared = TENANT.empty().document(source(50))
+    trunk = one.deliver(shared, PLAN, "reader")
+    branches = [
+        one.deliver(shared.user(source(50, changed)), PLAN, "reader") for changed in (3, 40)
+    ]
+    for branch, changed in zip(branches, (3, 40), strict=True):
+        assert branch.parent is trunk
+        receipt = branch.receipt
+        assert receipt is not None
+        assert receipt.decision.text is not None
+        read, _ = read_back(
+            receipt.decision.text,
+            receipt.decision.filters,
+            EVERY_FORM,
+            tuple(REFERENCES.values()),
+            trunk.earlier,
+        )
+        assert read == source(50, changed)
+
+
+def test_what_the_model_has_written_stays_as_it_is() -> None:
+    one = pipeline()
+    asked = TENANT.empty().document(source(50)).ask("Say it again.")
+    one.deliver(asked, PLAN, "writer")
+    answered = asked.message("writer", source(50))
+    one.written_here(asked, answered, PLAN, "writer")
+    given = one.deliver(answered, PLAN, "reader")
+    assert texts(given)[-1] == source(50)
+    assert len(texts(pipeline().deliver(answered, PLAN, "reader"))[-1]) < 100
+
+
+def test_saved_tokens_are_what_the_prompt_lacks() -> None:
+    context = conversation(2)
+    given = pipeline().deliver(context, PLAN, "reader")
+    lacks = sum(len(s.text) for s in context.segments()) - sum(map(len, texts(given)))
+    assert given.saved_tokens == lacks == sum(r.saved_tokens for r in given.receipts())
+    assert given.left_out_tokens == 0
+
+
+def test_the_delivered_root_names_the_result() -> None:
+    plain = TENANT.empty().user("Thanks!")
+    assert pipeline().deliver(plain, PLAN, "reader").context.root == plain.root
+    changed = TENANT.empty().user(records(9))
+    delivered = pipeline().deliver(changed, PLAN, "reader").context
+    assert delivered.root != changed.root
+    assert delivered.root == TENANT.empty().user(texts_of(delivered)[0]).root
+
+
+def texts_of(context: Context) -> list[str]:
+    return [segment.text for segment in context.segments()]
+
+
+def fits(rules: Iterator[FilterRule] | tuple[FilterRule, ...], reader: str, kind: str) -> Use:
+    segment = TENANT.segment(SegmentKind(kind), "search.web", "text")
+    return use_for(plan_of(rules, reader), segment)
+
+
+def test_the_first_rule_that_fits_holds() -> None:
+    rules = (
+        FilterRule(use=("json",), senders=("search.*",), kinds=("tool_result",)),
+        FilterRule(use=(), readers=("judge",)),
+        FilterRule(use=("lossless", "offload"), senders=("other", "search.>")),
+    )
+    assert fits(rules, "writer", "tool_result").use == ("json",)
+    assert fits(rules, "judge", "document").use == ()
+    assert fits(rules, "writer", "document").use == ("json", "fold", "dedupe", "diff", "offload")
+    assert fits(rules, "writer", "message").use == ("json", "fold", "dedupe", "diff")
+    assert fits(rules, "writer", "tool_call").use == ()
+    assert fits((), "writer", "document").use == ()
+
+
+def test_views_differ_where_plans_do() -> None:
+    writer = plan_of((FilterRule(use=("json",), readers=("w",)),), "w")
+    assert view_of(()) == view_of(plan_of((FilterRule(use=()),), "w")) == b""
+    assert len({view_of(writer), view_of(PLAN), b""}) == 3
+    assert view_of(writer) == view_of(plan_of((FilterRule(use=("json",)),), "other"))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        (Use((), (), ("gzip",), 0.3),),
+        (Use((), (), ("json",), 7.0),),
+        (Use((), (), ("json",), 0.3),) * 65,
+    ],
+)
+def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
+    with pytest.raises(InvalidMessage, match="filters"):
+        check_plan(plan)
