@@ -102,7 +102,9 @@ class TelemetrySettings:
         _require_positive(self, or_zero=("sample",))
 
 
-FilterName = Literal["lossless", "json", "fold", "dedupe", "diff", "strip", "offload", "extract"]
+FilterName = Literal[
+    "lossless", "json", "fold", "dedupe", "diff", "strip", "offload", "extract", "mask"
+]
 FilteredKind = Literal["document", "user", "ask", "message", "summary", "tool_result"]
 _FILTERS = get_args(FilterName)
 _FILTERED = get_args(FilteredKind)
@@ -125,7 +127,8 @@ class FilterRule:
     use: tuple[FilterName, ...]
     """`lossless` is json, fold, dedupe and diff, of which nothing is lost. `strip` leaves out colour
     codes and trailing space, `offload` the middle of large texts, `extract` what has least to do
-    with the question; they say in the text what they left out. None leaves texts as they are."""
+    with the question, `mask` all results of tools but the last ten, once that pays; they say in the
+    text what they left out. None leaves texts as they are."""
     senders: tuple[str, ...] = ()
     """Who wrote it: names of agents, tools, documents, and of topics from which it was taken, with
     `*` for one part between dots and `>` for the rest."""

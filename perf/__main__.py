@@ -18,7 +18,7 @@ from .children import ChildFailed
 from .compiled import is_compiled
 from .exact.suite import SUITE as EXACTNESS
 from .faults.suite import SUITE as FAULTS
-from .macro import engine, fanout_context, filters, hops, reuse
+from .macro import engine, fanout_context, filters, hops, masking, reuse
 from .micro import bulk, bus, context, fanout, scale, stream, telemetry
 from .peers import Peer, installed_version
 from .report import VIOLATIONS, Row, show, write_json
@@ -37,6 +37,7 @@ SUITES: Mapping[str, Suite] = {
     "faults": FAULTS,
     "filters": filters.SUITE,
     "hops": hops.SUITE,
+    "masking": masking.SUITE,
     "reuse": reuse.SUITE,
     "scale": scale.SUITE,
     "stream": stream.SUITE,

@@ -16,6 +16,7 @@ from .context import context
 from .filters import filters
 from .keys import Authorized, KeyFile, ServerKey, TokenFile, joining, keys, load, read_token
 from .logs import configure_logging
+from .options import BusUrl, Json, bus_url
 from .runtime import default_url, run, serve
 from .settings import find_settings_file, load_rules, load_settings, override
 
@@ -33,13 +34,6 @@ app.add_typer(acl, name="acl")
 app.add_typer(context, name="context")
 app.add_typer(filters, name="filters")
 
-BusUrl = Annotated[
-    str,
-    typer.Option(
-        "--bus", help="The bus, unix:///path/to.sock or ab://host:port.", envvar="AGENTBUS_URL"
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilEof = Annotated[
     bool, typer.Option("--until-eof", help="Stop when standard input ends: for a parent process.")
 ]
@@ -59,10 +53,6 @@ LogLevel = Annotated[
     Literal["debug", "info", "warning", "error"] | None,
     typer.Option("--log-level", help="The least important lines that are logged."),
 ]
-
-
-def _url(given: str) -> str:
-    return given or default_url()
 
 
 @app.command()
@@ -200,7 +190,7 @@ def ps(
     """List the agents on a bus."""
     from .watching import run_ps
 
-    run(lambda: run_ps(joining(_url(bus), key_file, server_key, token), json=json), json=json)
+    run(lambda: run_ps(joining(bus_url(bus), key_file, server_key, token), json=json), json=json)
 
 
 @app.command()
@@ -226,7 +216,7 @@ def call(
 
     async def job() -> None:
         await run_call(
-            joining(_url(bus), key_file, server_key, token),
+            joining(bus_url(bus), key_file, server_key, token),
             name,
             value,
             kind=kind,
@@ -254,7 +244,7 @@ def tail(
     from .watching import run_tail
 
     run(
-        lambda: run_tail(joining(_url(bus), key_file, server_key, token), pattern, json=json),
+        lambda: run_tail(joining(bus_url(bus), key_file, server_key, token), pattern, json=json),
         json=json,
     )
 
@@ -272,7 +262,7 @@ def top(
     from .watching import run_top
 
     run(
-        lambda: run_top(joining(_url(bus), key_file, server_key, token), once=once, json=json),
+        lambda: run_top(joining(bus_url(bus), key_file, server_key, token), once=once, json=json),
         json=json,
     )
 
@@ -292,7 +282,7 @@ def trace(
     from .tracing import run_trace
 
     run(
-        lambda: run_trace(joining(_url(bus), key_file, server_key, token), trace, json=json),
+        lambda: run_trace(joining(bus_url(bus), key_file, server_key, token), trace, json=json),
         json=json,
     )
 
@@ -312,7 +302,9 @@ def doctor(
 
     async def job() -> None:
         healthy.append(
-            await run_doctor(_url(bus), joining(_url(bus), key_file, server_key, token), json=json)
+            await run_doctor(
+                bus_url(bus), joining(bus_url(bus), key_file, server_key, token), json=json
+            )
         )
 
     run(job, json=json)

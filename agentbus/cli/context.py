@@ -16,6 +16,7 @@ from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
 from ..errors import ConfigError, LayoutError
 from .context_files import ModelCall, Session, read_sessions
 from .counting import Counting, open_counting
+from .options import Json
 from .runtime import print_json, run
 
 __all__ = ["context"]
@@ -41,7 +42,6 @@ Model = Annotated[
 AgentName = Annotated[
     str, typer.Option("--agent", help="The agent that a transcript's assistant is.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @context.callback()

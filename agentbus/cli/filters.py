@@ -16,6 +16,8 @@ from ..errors import UnreadableFile
 from ..filters import LOSSLESS, Delivered, shortest
 from .context_files import read_bytes
 from .counting import Counting, open_counting
+from .keys import KeyFile, ServerKey, TokenFile, joining
+from .options import BusUrl, Json, bus_url
 from .runtime import print_json, run
 
 __all__ = ["filters"]
@@ -50,7 +52,7 @@ def try_(
     lines: Annotated[
         int, typer.Option(min=0, help="Lines shown of each text, before and after.")
     ] = 8,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show in which form each file would be delivered, and what that saves.
 
@@ -66,6 +68,25 @@ def try_(
             _print(tried, counting, lines)
 
     run(job, json=json)
+
+
+@filters.command()
+def report(
+    bus: BusUrl = "",
+    key_file: KeyFile = None,
+    server_key: ServerKey = None,
+    token: TokenFile = None,
+    json: Json = False,
+) -> None:
+    """Show what filters saved on each edge, net of all that this provoked.
+
+    An edge leads from who wrote a text to whose model read it.
+    """
+
+    from .filters_report import run_report
+
+    join = joining(bus_url(bus), key_file, server_key, token)
+    run(lambda: run_report(join, json=json), json=json)
 
 
 def _try(path: Path, counting: Counting) -> _Tried:

@@ -17,6 +17,7 @@ from ..config import Keys
 from ..errors import ConfigError, UnreadableFile
 from ..names import check_agent_name
 from ..routing import TOKEN_PREFIX, hash_token
+from .options import Json
 from .runtime import print_json, run
 
 __all__ = [
@@ -56,7 +57,6 @@ TokenFile = Annotated[
 Expires = Annotated[
     str, typer.Option("--expires", help="How long it is good for: 90d, 12h, 30m; else for ever.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _folder(given: Path | None) -> Path:

@@ -89,4 +89,6 @@ def _label(span: Span) -> str:
         words.append(f"{model.prompt_tokens} tokens read, {model.decoded_tokens} written")
         if model.lost_tokens:
             words.append(f"about {model.lost_tokens} read before, in another place")
+        if model.saved_tokens:
+            words.append(f"{model.saved_tokens} saved by filters")
     return ", ".join([*words, f"at {span.process}", *([span.error] if span.error else [])])

@@ -112,7 +112,17 @@ def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Tabl
     title = f"{len(rows)} agents in {len(processes)} processes"
     table = Table(title=title, title_justify="left")
     table.add_column("agent", overflow="fold", min_width=12)
-    for name in ("req/s", "p50 ms", "p99 ms", "waiting", "errors", "reused", "prefilled", "lost"):
+    for name in (
+        "req/s",
+        "p50 ms",
+        "p99 ms",
+        "waiting",
+        "errors",
+        "reused",
+        "prefilled",
+        "lost",
+        "saved",
+    ):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -125,6 +135,7 @@ def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Tabl
             f"{row.reused_tokens:,}",
             f"{row.prefilled_tokens:,}",
             f"{row.lost_tokens:,}",
+            f"{row.saved_tokens:,}",
         )
     return table
 

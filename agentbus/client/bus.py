@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 from ..config import BusSettings, EngineSettings, Keys
 from ..context import Context, TenantKey
 from ..errors import Closed, ConfigError
+from ..filters import FilterRow
 from ..names import check_agent_name, check_pattern
 from ..routing import (
     BROKER,
@@ -28,7 +29,7 @@ from .bypass import Bypass
 from .call import Call
 from .lifetime import Lifetime
 from .links import Links
-from .models import model_agent_name
+from .models import filter_rows, model_agent_name
 from .node import Node
 from .origin import Origin
 from .payload import payload_type
@@ -339,6 +340,10 @@ class Bus(Requester):
         """Return the latest spans of this process, those of a trace if its id begins so."""
         log = self._sender.observer.spans
         return [] if log is None else log.of(trace)
+
+    def filter_rows(self) -> tuple[FilterRow, ...]:
+        """Return what filters did to what this process's models read, by edge and filter."""
+        return filter_rows(mailbox.agent for mailbox in self._sender.hosts.living())
 
     def _origin(self, deadline: float | None) -> Origin:
         return (self._node or self._entered()).program_origin(deadline)

@@ -5,14 +5,25 @@ A context that is long, and new, is filtered in a thread, so that the server goe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
 
 import anyio
 
 from ..context import Context
-from ..filters import Book, Given, Ledger, Pipeline, Plan, check_plan, open_lossy
+from ..engine.base import Engine
+from ..filters import (
+    Book,
+    Given,
+    Guard,
+    Ledger,
+    Outlook,
+    Pipeline,
+    Plan,
+    Speed,
+    check_plan,
+    open_lossy,
+)
 from ..telemetry import ModelCost
 
 __all__ = ["Delivered", "Filtering"]
@@ -46,17 +57,26 @@ class Filtering:
     """Delivers contexts to one model.
 
     Args:
-        count: tokens of a text, by the model's tokenizer. Also called in threads.
+        engine: the model's. It also counts in threads.
         book: keeps what was delivered beyond restarts.
     """
 
-    def __init__(self, count: Callable[[str], int], book: Book | None = None) -> None:
-        self._pipeline = Pipeline(count, Ledger(book=book), open_lossy)
+    def __init__(self, engine: Engine, book: Book | None = None) -> None:
+        self.guard = Guard()
+        """What filters did on each edge, and which are off."""
+        self._pipeline = Pipeline(engine.count, Ledger(book=book), open_lossy, self.guard)
+        self._pipeline.reuses = engine.capabilities.prefix_reuse
+        self._window = engine.capabilities.window
+        self._speed = Speed()
         self._book = book
         self._one = anyio.Lock()
 
-    async def deliver(self, context: Context, plan: Plan, reader: str) -> Delivered:
+    async def deliver(
+        self, context: Context, plan: Plan, reader: str, answer: int = 0
+    ) -> Delivered:
         """Return a context as the model is to read it on behalf of `reader`.
+
+        `answer` is how many tokens of the model's window its answer may take.
 
         Raises:
             InvalidMessage: the plan is none.
@@ -66,6 +86,7 @@ class Filtering:
         check_plan(plan)
         begun = perf_counter()
         async with self._one:
+            self._pipeline.outlook = Outlook(room=max(0, self._window - answer))
             if self._pipeline.pending(context, plan) < _IN_THREAD:
                 given = self._pipeline.deliver(context, plan, reader)
             else:
@@ -81,6 +102,11 @@ class Filtering:
         if plan:
             async with self._one:
                 self._pipeline.written_here(asked, answered, plan, reader)
+
+    def answered(self, cost: ModelCost) -> None:
+        """Note what a call of the model took, so that what filters provoke is weighed by that."""
+        self._speed.note(cost)
+        self._pipeline.watch.costs = self._speed.costs() or self._pipeline.watch.costs
 
     def close(self) -> None:
         """Keep no deliveries any more."""

@@ -26,7 +26,7 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
-from ..filters import Book, Plan, plan_of
+from ..filters import Book, FilterRow, Plan, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
@@ -56,6 +56,7 @@ __all__ = [
     "ModelClient",
     "Prefetch",
     "engine_reports",
+    "filter_rows",
     "model_agent_name",
 ]
 
@@ -92,7 +93,7 @@ class ModelAgent(Agent):
 
     def __init__(self, engine: Engine, book: Book | None = None) -> None:
         self.engine = EngineService(engine)
-        self.filtering = Filtering(engine.count, book)
+        self.filtering = Filtering(engine, book)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
@@ -105,7 +106,9 @@ class ModelAgent(Agent):
         """Stream the answer's text; with log-probabilities, and how it ended, where asked for."""
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
-        delivered = await self.filtering.deliver(context, plain.filters, call.source)
+        delivered = await self.filtering.deliver(
+            context, plain.filters, call.source, plain.max_tokens
+        )
         prompt = find_layout(plain.layout).render(delivered.context, call.source)
         request = request_of(ask, prompt, call.budget, _owner(call.source, context))
         prices = self.engine.capabilities.prices
@@ -117,7 +120,9 @@ class ModelAgent(Agent):
                 async for item in items:
                     begun = True
                     if isinstance(item, Finished):
-                        call.charge(_cost(item.usage, prices) + delivered.cost)
+                        cost = _cost(item.usage, prices)
+                        self.filtering.answered(cost)
+                        call.charge(cost + delivered.cost)
                         if ask is not plain:
                             calls = written_calls(item)
                             yield Ended(item.reason, calls, item.malformed_calls, item.stop)
@@ -213,6 +218,11 @@ def engine_reports(agents: Iterable[Agent]) -> tuple[EngineReport, ...]:
         EngineReport(name, stats.prefetched_tokens, stats.prefetch_used_tokens)
         for name, stats in served
     )
+
+
+def filter_rows(agents: Iterable[Agent]) -> tuple[FilterRow, ...]:
+    """Return what filters did to what the models among agents read."""
+    return report_rows(one.filtering.guard for one in agents if isinstance(one, ModelAgent))
 
 
 class ModelClient:

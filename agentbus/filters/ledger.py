@@ -76,11 +76,12 @@ class Given:
 
     def receipts(self) -> list[Receipt]:
         """Return all receipts, in the order of what was said."""
-        found = [node.receipt for node in self._chain() if node.receipt is not None]
+        found = [node.receipt for node in self.chain() if node.receipt is not None]
         found.reverse()
         return found
 
-    def _chain(self) -> Iterator[Given]:
+    def chain(self) -> Iterator[Given]:
+        """Yield this, then what was given of each context that it was made from."""
         node: Given | None = self
         while node is not None:
             yield node
@@ -135,6 +136,16 @@ class Ledger:
         self._characters += _size(given)
         if self._book is not None:
             self._book.put(root, view, decision)
+        self._make_room()
+
+    def begin(self, root: bytes, view: bytes, given: Given) -> None:
+        """Begin an epoch: from this context on, something else is given than was before."""
+        before = self._given.pop((root, view), None)
+        self._given[root, view] = given
+        self._characters += _size(given) - (_size(before) if before else 0)
+        self._make_room()
+
+    def _make_room(self) -> None:
         while self._characters > self._max_characters and len(self._given) > 1:
             _, gone = self._given.popitem(last=False)
             self._characters -= _size(gone)

@@ -7,36 +7,24 @@ is touched again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from ..context import Context, Segment, SegmentKind
-from .base import Form
-from .choose import JOINT, Count, Delivered, Reference, Ways
-from .dedupe import Dedupe
-from .diff import Diff
+from .choose import Count
+from .decide import Decider, question
 from .earlier import Earlier
-from .fold import Fold
-from .json_plain import PlainJSON, PlainJSONLines
-from .json_value import CompactJSON
+from .epoch import Epochs
+from .guard import Guard
 from .ledger import Decision, Given, Ledger, Receipt
-from .lossy import Lossy, Shortened
-from .plan import LOSSY, NOTHING, STRIP, Plan, Use, use_for, view_of
+from .lossy import Lossy
+from .mask import MASK
+from .plan import FOR_A_QUERY, MASKING, NOTHING, Plan, Use, use_for, view_of, without_query
+from .sharing import Sharing, view_for
+from .watch import Watch
+from .worth import Outlook
 
-__all__ = ["FORMS", "REFERENCES", "Pipeline"]
+__all__ = ["Pipeline"]
 
-FORMS: Final[Mapping[str, tuple[Form, ...]]] = {
-    "json": (CompactJSON(), PlainJSON(), PlainJSONLines()),
-    "fold": (Fold(),),
-}
-"""Forms of a text alone, by the filters that bring them."""
-REFERENCES: Final[Mapping[str, Reference]] = {"dedupe": Dedupe(), "diff": Diff()}
-"""Forms that refer to what was delivered before, likewise."""
-_MEMO = 1024
-"""Texts whose forms are remembered."""
-_MEMO_TEXT = 16_384
-"""Characters of the longest of them."""
 _IN_PROMPT = frozenset(
     {
         SegmentKind.DOCUMENT,
@@ -49,8 +37,9 @@ _IN_PROMPT = frozenset(
     }
 )
 """What all layouts show in the order in which it was said, so that later texts may refer to it."""
-_QUESTIONS = (SegmentKind.ASK, SegmentKind.USER)
-_AS_IT_IS = Decision(None, "", "no filter is for it")
+_CHARACTERS = 4
+"""About so many make a token."""
+_WRITTEN = Decision(None, "", "the model has written it")
 
 
 class Pipeline:
@@ -62,15 +51,28 @@ class Pipeline:
         count: tokens of a text, by the model's tokenizer.
         ledger: what the model was given so far.
         lossy: returns a filter that leaves something out, by its name and the rule that names it.
+        guard: where it is counted what filters do, and said which are off.
+        must_stay: whether a text has what is never left out, such as an error.
     """
 
     def __init__(
-        self, count: Count, ledger: Ledger, lossy: Callable[[str, Use], Lossy | None]
+        self,
+        count: Count,
+        ledger: Ledger,
+        lossy: Callable[[str, Use], Lossy | None],
+        guard: Guard | None = None,
+        must_stay: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self._count = count
+        self.watch = Watch(guard or Guard(), count)
         self._ledger = ledger
-        self._lossy = lossy
-        self._memo: OrderedDict[tuple[bytes, tuple[str, ...]], Ways] = OrderedDict()
+        self._reader = ""
+        self._decider = Decider(count, lossy, self._is_off)
+        self._epochs = Epochs(count, must_stay)
+        self._sharing = Sharing()
+        self.outlook = Outlook()
+        """What is known of the calls to come."""
+        self.reuses = True
+        """The engine holds what it has read."""
 
     def deliver(self, context: Context, plan: Plan, reader: str) -> Given:
         """Return a context as the model of `reader` is given it.
@@ -78,12 +80,80 @@ class Pipeline:
         Takes time linear in what was not delivered before.
         """
         view = view_of(plan)
+        self._reader = reader
         given, new = self._known(context, view)
+        held = given.context.length
         for place, node in enumerate(new):
-            decision = self._ledger.decided(node.root, view)
+            self.watch.said(node, given)
+            use = use_for(plan, node.last) if node.last else NOTHING
+            if FOR_A_QUERY in use.use:
+                given = self._for_a_query(node, use, new[place + 1 :], view, given)
+            else:
+                given = self._once(node, use, "", view, given)
+        if new and any(MASKING in use.use for use in plan):
+            given = self._masked(context, given, plan, held)
+        return given
+
+    def _once(self, node: Context, use: Use, query: str, view: bytes, given: Given) -> Given:
+        """Return what is given once a context's last segment is, which may be decided already."""
+        known = self._ledger.given(node.root, view)
+        if known is not None and known.parent is given:
+            return known
+        decision = known.receipt.decision if known and known.receipt else None
+        decision = decision or self._ledger.decided(node.root, view)
+        if decision is None:
+            decision = self._decider.decide(node, use, query, given.earlier)
+        return self._append(given, node, view, decision)
+
+    def _for_a_query(
+        self, node: Context, use: Use, later: Sequence[Context], view: bytes, given: Given
+    ) -> Given:
+        """As `_once`, of a text that may be shortened for a query, or else is the same for all."""
+        query = question(node, later)
+        own = view_for(view, query)
+        if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own):
+            return self._once(node, use, query, own, given)
+        decision = self._decider.decide(node, use, query, given.earlier)
+        if decision.left_out and decision.filters.startswith(FOR_A_QUERY):
+            before = sum(len(text.text) for text in given.context.segments()) // _CHARACTERS
+            place = node.root + view
+            whole = self._decider.decide(node, without_query(use), query, given.earlier)
+            tokens = whole.delivered_tokens or decision.sent_tokens
+            if self._sharing.is_cheaper(place, own, decision, tokens, before, self.watch.costs):
+                return self._append(given, node, own, whole)
+        return self._append(given, node, own, decision)
+
+    def _masked(self, context: Context, given: Given, plan: Plan, held: int) -> Given:
+        """Return what is given from a new epoch on, if one begins; else what is given."""
+        nodes = list(context.ancestors())[-2::-1]
+        view = view_of(plan)
+        epoch = self._epochs.begin(
+            context,
+            given,
+            plan,
+            held=held if self.reuses else 0,
+            costs=self.watch.costs,
+            outlook=self.outlook,
+            talk=(nodes[0].root, view),
+        )
+        if epoch is None:
+            return given
+        first = min(epoch.decisions)
+        before = list(given.chain())[-2::-1]
+        given = before[first].parent or given
+        for place, node in enumerate(nodes[first:], first):
+            if node.last is None:
+                continue
+            decision = epoch.decisions.get(place) or _mask(before[place])
             if decision is None:
-                decision = self._decide(node, plan, new[place + 1 :], given.earlier)
-            given = self._append(given, node, view, decision, reader)
+                use = use_for(plan, node.last)
+                query = question(node, nodes[place + 1 :])
+                decision = self._decider.decide(node, use, query, given.earlier)
+            given = _after(given, node.last, decision, self._reader)
+            if place in epoch.decisions and given.receipt is not None:
+                self.watch.delivered(given.receipt)
+        self.watch.lost(given, epoch.lost_tokens)
+        self._ledger.begin(context.root, view, given)
         return given
 
     def pending(self, context: Context, plan: Plan) -> int:
@@ -95,10 +165,10 @@ class Pipeline:
         """Note that the model has written what one context has beyond another that it was given."""
         view = view_of(plan)
         given = self.deliver(asked, plan, reader)
-        decision = Decision(None, "", "the model has written it")
         written = [node for node in answered.ancestors() if node.length > asked.length]
         for node in reversed(written):
-            given = self._append(given, node, view, decision, reader)
+            self.watch.said(node, given)
+            given = self._append(given, node, view, _WRITTEN)
 
     def _known(self, context: Context, view: bytes) -> tuple[Given, list[Context]]:
         """Return what was given of a context's longest such beginning, and the contexts after it."""
@@ -112,97 +182,23 @@ class Pipeline:
         new.reverse()
         return given or Given(context.tenant.empty(), Earlier()), new
 
-    def _append(
-        self, given: Given, node: Context, view: bytes, decision: Decision, reader: str
-    ) -> Given:
-        segment = node.last
-        if segment is None:
+    def _append(self, given: Given, node: Context, view: bytes, decision: Decision) -> Given:
+        if node.last is None:
             return given
-        after = _after(given, segment, decision, reader)
+        after = _after(given, node.last, decision, self._reader)
+        if after.receipt is not None:
+            self.watch.delivered(after.receipt)
         self._ledger.keep(node.root, view, after, decision)
         return after
 
-    def _decide(
-        self, node: Context, plan: Plan, later: Sequence[Context], earlier: Earlier
-    ) -> Decision:
-        """Decide what is delivered of a context's last segment."""
-        segment = node.last
-        use = NOTHING if segment is None else use_for(plan, segment)
-        if segment is None or not use.use:
-            return _AS_IT_IS
-        best = self._without_loss(segment, use, earlier)
-        query = _question(node, later) if LOSSY.intersection(use.use) else ""
-        for name in use.use:
-            lossy = self._lossy(name, use) if name in LOSSY else None
-            found = lossy and lossy.shorten(
-                segment.text, ref=_ref(segment), query=query, count=self._count
-            )
-            if lossy and found:
-                best = self._fewer(best, segment, found, lossy.name)
-        return best
-
-    def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:
-        """Return what takes fewer tokens: what was decided, or what a lossy filter has left."""
-        sent = best.sent_tokens or self._count(segment.text)
-        tokens = self._count(found.text)
-        if tokens >= (best.delivered_tokens or sent):
-            return best
-        return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)
-
-    def _without_loss(self, segment: Segment, use: Use, earlier: Earlier) -> Decision:
-        """Decide which forms a text is delivered in, stripped first where that is to be done."""
-        strip = self._lossy(STRIP, use) if STRIP in use.use else None
-        stripped = strip and strip.shorten(
-            segment.text, ref=_ref(segment), query="", count=self._count
-        )
-        text = stripped.text if stripped else segment.text
-        references = [REFERENCES[name] for name in use.use if name in REFERENCES]
-        ways = self._ways(segment.digest, text, use)
-        best = ways.shortest_after(references, earlier)
-        if strip and stripped:
-            best = best or ways.shortest()
-            form = JOINT.join(filter(None, (strip.name, best.form)))
-            best = Delivered(best.text, form, self._count(segment.text), best.delivered_tokens)
-        if best is None:
-            return Decision(None, "", "no filter is for such a text")
-        sent, tokens = best.sent_tokens, best.delivered_tokens
-        if not best.form:
-            return Decision(None, "", "no filter makes it shorter", sent, sent)
-        left_out = stripped.left_out if stripped else ()
-        return Decision(best.text, best.form, _why(sent, tokens), sent, tokens, left_out)
-
-    def _ways(self, digest: bytes, text: str, use: Use) -> Ways:
-        """Return the ways to write a text that need nothing else; many contexts may ask for them."""
-        key = digest, use.use
-        found = self._memo.get(key)
-        if found is None:
-            forms = [form for name in use.use for form in FORMS.get(name, ())]
-            found = Ways(text, forms, self._count)
-            if len(text) <= _MEMO_TEXT:
-                self._memo[key] = found
-            if len(self._memo) > _MEMO:
-                self._memo.popitem(last=False)
-        return found
+    def _is_off(self, sender: str, name: str) -> bool:
+        return self.watch.is_off(sender, self._reader, name)
 
 
-def _why(sent: int, delivered: int) -> str:
-    return f"{sent - delivered} of {sent} tokens fewer"
-
-
-def _ref(segment: Segment) -> str:
-    return f"ctx:{segment.digest.hex()[:8]}"
-
-
-def _question(node: Context, later: Sequence[Context]) -> str:
-    """Return what is asked about a segment: by what follows it directly, else by what came before."""
-    for after in later:
-        if after.last is None or after.last.kind is SegmentKind.MESSAGE:
-            break
-        if after.last.kind in _QUESTIONS:
-            return after.last.text
-    asked = (one.last for one in node.ancestors() if one.last and one.last.kind in _QUESTIONS)
-    first = next(asked, None)
-    return first.text if first else ""
+def _mask(given: Given) -> Decision | None:
+    """Return what was decided on a segment if it is a mask, which stays."""
+    receipt = given.receipt
+    return receipt.decision if receipt and receipt.decision.filters == MASK else None
 
 
 def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> Given:

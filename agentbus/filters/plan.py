@@ -18,8 +18,10 @@ from ..errors import InvalidMessage
 from ..routing import covers
 
 __all__ = [
+    "FOR_A_QUERY",
     "LOSSLESS_NAMES",
     "LOSSY",
+    "MASKING",
     "NOTHING",
     "STRIP",
     "Plan",
@@ -28,11 +30,16 @@ __all__ = [
     "plan_of",
     "use_for",
     "view_of",
+    "without_query",
 ]
 
 STRIP: Final = "strip"
 LOSSY: Final = frozenset(["offload", "extract"])
 """Filters that leave out what a reader may miss; what they write is not compressed again."""
+FOR_A_QUERY: Final = "extract"
+"""Leaves out what has least to do with what is asked."""
+MASKING: Final = "mask"
+"""Leaves old results of tools out, in an epoch."""
 LOSSLESS_NAMES: Final = ("json", "fold", "dedupe", "diff")
 """What `lossless` stands for."""
 
@@ -110,6 +117,11 @@ def use_for(plan: Plan, segment: Segment) -> Use:
                 return use
             return use._replace(use=tuple(name for name in use.use if name in LOSSLESS_NAMES))
     return NOTHING
+
+
+def without_query(use: Use) -> Use:
+    """Return a rule without what depends on a query."""
+    return use._replace(use=tuple(name for name in use.use if name != FOR_A_QUERY))
 
 
 def view_of(plan: Plan) -> bytes:

@@ -6,7 +6,9 @@ from .http import Page, parse_address, serve_http
 from .process import (
     OFF,
     DescribeAgent,
+    FindFilters,
     FindSpans,
+    FoundFilters,
     FoundSpans,
     ProcessAgent,
     ProcessQuery,
@@ -15,7 +17,7 @@ from .process import (
     process_agent_name,
 )
 from .rates import AgentRates, handled, rates
-from .survey import find_spans, survey
+from .survey import find_filters, find_spans, survey
 from .traces import Branch, TraceSummary, summaries, tree
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "AgentRates",
     "Branch",
     "DescribeAgent",
+    "FindFilters",
     "FindSpans",
+    "FoundFilters",
     "FoundSpans",
     "HandlerDescription",
     "Page",
@@ -33,6 +37,7 @@ __all__ = [
     "ProcessReport",
     "TraceSummary",
     "exposition",
+    "find_filters",
     "find_spans",
     "handled",
     "operate",

@@ -73,6 +73,11 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
         "Prefilled tokens that the caller's last prompt had too, in another place; about.",
         labels=["agent"],
     )
+    saved = CounterMetricFamily(
+        "agentbus_saved_tokens",
+        "Tokens that prompts would have had more without filters.",
+        labels=["agent"],
+    )
     queue = _histogram("queue_duration", "Seconds that answered requests waited in the mailbox.")
     handle = _histogram("handle_duration", "Seconds that handlers took for answered requests.")
     ttft = _histogram("time_to_first_token", "Seconds to a model's first token.")
@@ -90,7 +95,8 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
             tokens.add_metric([agent.name, "prefilled"], agent.prefilled_tokens)
             tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
             lost.add_metric([agent.name], agent.lost_tokens)
-    yield from (requests, waiting, queue, handle, tokens, lost, ttft)
+            saved.add_metric([agent.name], agent.saved_tokens)
+    yield from (requests, waiting, queue, handle, tokens, lost, saved, ttft)
 
 
 def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:

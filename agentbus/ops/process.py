@@ -11,6 +11,7 @@ from time import monotonic
 
 from ..client import Agent, Bus, Call, handler
 from ..errors import NoResponder
+from ..filters import FilterRow
 from ..routing import PROCESS
 from ..telemetry import BusReport, Span
 from .describe import AgentDescription, describe_handlers
@@ -20,7 +21,9 @@ from .http import Page, serve_http
 __all__ = [
     "OFF",
     "DescribeAgent",
+    "FindFilters",
     "FindSpans",
+    "FoundFilters",
     "FoundSpans",
     "ProcessAgent",
     "ProcessQuery",
@@ -73,6 +76,18 @@ class FoundSpans:
     spans: tuple[Span, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FindFilters:
+    """What did filters do to what models of your process read? Answered with `FoundFilters`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFilters:
+    """The balance of each filter on each edge, of one process."""
+
+    rows: tuple[FilterRow, ...]
+
+
 class ProcessAgent(Agent):
     """Answers questions about the process that it is in."""
 
@@ -97,6 +112,11 @@ class ProcessAgent(Agent):
     async def spans(self, what: FindSpans, call: Call) -> FoundSpans:
         """Return the spans that are asked for."""
         return FoundSpans(tuple(self._bus.spans(what.trace)))
+
+    @handler
+    async def filters(self, what: FindFilters, call: Call) -> FoundFilters:
+        """Return what filters did."""
+        return FoundFilters(self._bus.filter_rows())
 
     @handler
     async def describe(self, what: DescribeAgent, call: Call) -> AgentDescription:

@@ -32,6 +32,8 @@ class AgentRates:
     prefilled_tokens: int
     lost_tokens: int
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
+    saved_tokens: int
+    """That prompts would have had more without filters."""
 
 
 def handled(agent: AgentReport) -> int:
@@ -72,6 +74,7 @@ def _of_process(before: ProcessReport, after: ProcessReport) -> Iterator[AgentRa
             reused_tokens=agent.reused_tokens,
             prefilled_tokens=agent.prefilled_tokens,
             lost_tokens=agent.lost_tokens,
+            saved_tokens=agent.saved_tokens,
         )
 
 

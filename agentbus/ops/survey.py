@@ -8,11 +8,12 @@ import anyio
 
 from ..client import Bus
 from ..errors import AgentbusError
+from ..filters import FilterRow
 from ..routing import BROKER, AgentList, ListProcesses
 from ..telemetry import Span
-from .process import FindSpans, FoundSpans, ProcessQuery, ProcessReport
+from .process import FindFilters, FindSpans, FoundFilters, FoundSpans, ProcessQuery, ProcessReport
 
-__all__ = ["SURVEY_TIMEOUT", "find_spans", "survey"]
+__all__ = ["SURVEY_TIMEOUT", "find_filters", "find_spans", "survey"]
 
 T = TypeVar("T")
 
@@ -37,6 +38,12 @@ async def find_spans(bus: Bus, trace: str) -> tuple[Span, ...]:
     found = await _ask_all(bus, FindSpans(trace), FoundSpans)
     spans = [span for of_process in found for span in of_process.spans]
     return tuple(sorted(spans, key=lambda span: span.start_ns))
+
+
+async def find_filters(bus: Bus) -> tuple[FilterRow, ...]:
+    """Return what filters did in all processes, a row for each of them that has one. As `survey`."""
+    found = await _ask_all(bus, FindFilters(), FoundFilters)
+    return tuple(row for of_process in found for row in of_process.rows)
 
 
 async def _ask_all(bus: Bus, query: Any, kind: type[T]) -> list[T]:

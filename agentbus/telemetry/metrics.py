@@ -132,6 +132,7 @@ class AgentMetrics:
         "_prefilled",
         "_queue_s",
         "_reused",
+        "_saved",
         "_ttft",
     )
 
@@ -141,7 +142,7 @@ class AgentMetrics:
         to the highest bucket so far."""
         self._queue_s = self._handle_s = 0.0
         self._failures: dict[str, int] | None = None
-        self._reused = self._prefilled = self._decoded = self._lost = 0
+        self._reused = self._prefilled = self._decoded = self._lost = self._saved = 0
         self._ttft: Histogram | None = None
         """There once a model was called."""
 
@@ -171,6 +172,7 @@ class AgentMetrics:
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
         self._lost += cost.lost_tokens
+        self._saved += cost.saved_tokens
         if cost.calls == 1:  # the times of several are only known as their sum
             self._ttft = self._ttft or Histogram()
             self._ttft.observe(cost.ttft_s)
@@ -188,6 +190,7 @@ class AgentMetrics:
             prefilled_tokens=self._prefilled,
             decoded_tokens=self._decoded,
             lost_tokens=self._lost,
+            saved_tokens=self._saved,
             ttft=(self._ttft or Histogram()).report(),
         )
 
@@ -253,6 +256,8 @@ class AgentReport:
     decoded_tokens: int
     lost_tokens: int
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
+    saved_tokens: int
+    """That prompts would have had more without filters, reused or prefilled."""
     ttft: Distribution
     """Seconds to the first token, of requests that made one model call."""
 

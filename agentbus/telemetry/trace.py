@@ -161,6 +161,9 @@ class Span:
                 "gen_ai.usage.output_tokens": account.model.decoded_tokens,
                 "gen_ai.usage.cache_read.input_tokens": account.model.reused_tokens,
                 "agentbus.model.lost_tokens": account.model.lost_tokens,
+                "agentbus.model.saved_tokens": account.model.saved_tokens,
+                "agentbus.model.left_out_tokens": account.model.left_out_tokens,
+                "agentbus.model.filter_s": account.model.filter_s,
                 "agentbus.model.cost": account.model.cost,
                 "agentbus.model.ttft_s": account.model.ttft_s,
             }

@@ -16,7 +16,7 @@ from agentbus.config import FilterRule
 from agentbus.context import Context, SegmentKind, TenantKey
 from agentbus.errors import FormBroken
 from agentbus.filters import (
-    FORMS,
+    LOSSLESS,
     REFERENCES,
     Given,
     Ledger,
@@ -34,7 +34,6 @@ LATENCY_CHARACTERS = 10_240
 """What a latency is given for; shorter texts count as themselves."""
 _LOSSLESS = (FilterRule(use=("lossless",)),)
 _PROGRAMS = frozenset(["tool_result"])
-_EVERY_FORM = [form for forms in FORMS.values() for form in forms]
 
 Count = Callable[[str], int]
 
@@ -139,9 +138,7 @@ def _goes_on(before: Context, after: Context) -> bool:
 
 def _is_kept(text: str, written: str, form: str, before: Given) -> bool:
     try:
-        read, exact = read_back(
-            written, form, _EVERY_FORM, tuple(REFERENCES.values()), before.earlier
-        )
+        read, exact = read_back(written, form, LOSSLESS, tuple(REFERENCES.values()), before.earlier)
     except FormBroken:
         return False
     return read == text if exact == "bytes" else same_values(read, text)

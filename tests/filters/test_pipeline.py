@@ -23,13 +23,12 @@ from agentbus.filters import (
     plan_of,
     read_back,
 )
-from agentbus.filters.pipeline import FORMS, REFERENCES
+from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Use, use_for, view_of
 
 TENANT = TenantKey(bytes(range(32)))
 ALL = (FilterRule(use=("lossless",)),)
 PLAN = plan_of(ALL, "reader")
-EVERY_FORM = [form for forms in FORMS.values() for form in forms]
 
 
 class Memory:
@@ -134,7 +133,7 @@ def test_what_is_delivered_reads_back_and_never_grows(seed: int) -> None:
         read, exact = read_back(
             decision.text,
             decision.filters,
-            EVERY_FORM,
+            LOSSLESS,
             tuple(REFERENCES.values()),
             given.parent.earlier,
         )
@@ -204,7 +203,7 @@ def test_forks_go_on_from_what_they_share() -> None:
         read, _ = read_back(
             receipt.decision.text,
             receipt.decision.filters,
-            EVERY_FORM,
+            LOSSLESS,
             tuple(REFERENCES.values()),
             trunk.earlier,
         )

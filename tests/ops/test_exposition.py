@@ -29,7 +29,7 @@ def test_prometheus_reads_what_was_counted() -> None:
     metrics.replied(1e-6, 3e-6)
     metrics.replied(1e-6, 90e-6)
     metrics.failed("mailbox_full")
-    metrics.charged(ModelCost(1, 0, 0, 30, 20, 10, 5, 0, 0, 0, 0.25, lost_tokens=6))
+    metrics.charged(ModelCost(1, 0, 0, 30, 20, 10, 5, 0, 0, 0, 0.25, lost_tokens=6, saved_tokens=7))
     report = BusReport(
         agents=(metrics.report('odd"name\\', waiting=4),),
         links=(LinkReport("other", 10, 20),),
@@ -59,6 +59,7 @@ def test_prometheus_reads_what_was_counted() -> None:
         key("model_tokens_total", agent | {"type": "prefilled"}): 10,
         key("model_tokens_total", agent | {"type": "decoded"}): 5,
         key("lost_tokens_total", agent): 6,
+        key("saved_tokens_total", agent): 7,
         key("link_bytes_total", {"peer": "other", "direction": "sent"}): 10,
         key("link_bytes_total", {"peer": "other", "direction": "received"}): 20,
         key("links", {}): 1,

@@ -62,7 +62,7 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     metrics.failed("no_handler")
     metrics.failed("no_handler")
     metrics.charged(ModelCost(1, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.5))
-    metrics.charged(ModelCost(2, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.9, lost_tokens=1))
+    metrics.charged(ModelCost(2, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.9, lost_tokens=1, saved_tokens=4))
     report = metrics.report("adder", waiting=3)
     assert (report.name, report.waiting, report.replies) == ("adder", 3, 2)
     assert report.failures == {"no_handler": 2}
@@ -70,6 +70,7 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     assert (report.handle.counts[3], report.handle.counts[4]) == (1, 1)
     assert (report.reused_tokens, report.prefilled_tokens, report.decoded_tokens) == (6, 4, 14)
     assert report.lost_tokens == 1
+    assert report.saved_tokens == 4
     assert (report.ttft.count, report.ttft.total_s) == (1, 0.5)
     assert metrics.report("adder", 0).replies == 2
 

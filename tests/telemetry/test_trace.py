@@ -136,6 +136,7 @@ def test_attributes_follow_the_conventions() -> None:
     assert found["error.type"] == "handler_failed"
     assert found["gen_ai.agent.name"] == found["messaging.destination.name"] == "b"
     assert found["agentbus.model.lost_tokens"] == 3
+    assert found["agentbus.model.saved_tokens"] == 0
     assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (9, 5)
     asked = span().attributes()
     assert asked["messaging.operation.type"] == "send"

@@ -1,0 +1,120 @@
+"""What the guard hears of, through the pipeline: deliveries, and what speaks against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentbus.config import FilterRule
+from agentbus.context import Context, TenantKey, reference
+from agentbus.filters import Balance, Edge, Guard, Ledger, Lossy, Pipeline, Shortened, plan_of
+from agentbus.filters.guard import FEW
+from agentbus.filters.plan import Use
+
+TENANT = TenantKey(bytes(range(32)))
+RULES = (FilterRule(use=("offload",)),)
+PLAN = plan_of(RULES, "reader")
+EDGE = Edge("shell", "reader", "half/1")
+
+
+class Half:
+    """Leaves the second half of all lines out."""
+
+    name = "half/1"
+
+    def shorten(
+        self, text: str, *, ref: str, query: str, count: Callable[[str], int]
+    ) -> Shortened | None:
+        lines = text.split("\n")
+        kept = len(lines) // 2
+        mark = f"[get {ref}]"
+        return Shortened("\n".join([*lines[:kept], mark]), ((kept + 1, len(lines)),))
+
+
+def open_half(name: str, use: Use) -> Lossy:
+    return Half()
+
+
+def output(number: int) -> str:
+    return "\n".join(f"{number}: line {line} of the output" for line in range(20))
+
+
+class Talk:
+    """A conversation with a tool, delivered after each turn."""
+
+    def __init__(self) -> None:
+        self.guard = Guard()
+        self.pipeline = Pipeline(len, Ledger(), open_half, self.guard)
+        self.context = TENANT.empty()
+
+    def says(self, context: Context) -> str:
+        self.context = context
+        given = self.pipeline.deliver(context, PLAN, "reader")
+        assert given.context.last is not None
+        return given.context.last.text
+
+    def runs(self, call: str, number: int) -> str:
+        self.says(self.context.tool_call("reader", call))
+        return self.says(self.context.tool_result("shell", output(number)))
+
+    def gets(self) -> str:
+        """Get what was left out of the last result."""
+        last = self.context.last
+        assert last is not None
+        ref = reference(last, self.context)
+        self.says(self.context.tool_call("reader", f"get {ref}"))
+        answer = f"[{ref} lines 1-20 of 20]\n{last.text}"
+        assert self.says(self.context.tool_result("context_get", answer)) == answer
+        return answer
+
+    @property
+    def balance(self) -> Balance:
+        return self.guard.balances()[EDGE][0]
+
+
+def test_each_delivery_is_counted_once() -> None:
+    talk = Talk()
+    given = talk.runs("ls", 1)
+    talk.says(talk.context.user("Go on."))
+    assert talk.balance == Balance(deliveries=1, sent=len(output(1)), delivered=len(given))
+
+
+def test_what_is_fetched_back_is_charged_to_the_edge() -> None:
+    talk = Talk()
+    talk.runs("ls", 1)
+    answer = talk.gets()
+    assert (talk.balance.retrievals, talk.balance.retrieved) == (1, len(answer))
+    assert talk.balance.net < 0
+
+
+def test_an_edge_that_loses_is_turned_off() -> None:
+    talk = Talk()
+    for number in range(FEW):
+        assert len(talk.runs(f"ls {number}", number)) < len(output(number))
+        talk.gets()
+    assert "saved" in talk.guard.why_off(EDGE)
+    assert talk.runs("ls again", 99) == output(99)
+
+
+def test_a_call_made_again_speaks_against_the_filter() -> None:
+    talk = Talk()
+    talk.runs("ls", 1)
+    talk.runs("ls", 1)
+    assert talk.balance.repeats == 1
+    talk.runs("pwd", 2)
+    assert talk.balance.repeats == 1
+
+
+def test_a_reference_that_names_nothing_is_charged_to_nobody() -> None:
+    talk = Talk()
+    talk.runs("ls", 1)
+    talk.says(talk.context.tool_result("context_get", "[ctx:00000000 lines 1-2 of 2]\nnothing"))
+    talk.says(talk.context.tool_result("context_get", "no reference at all"))
+    assert talk.balance.retrievals == 0
+
+
+def test_what_extra_turns_cost_is_measured() -> None:
+    talk = Talk()
+    talk.runs("ls", 1)
+    talk.pipeline.watch.costs = type(talk.pipeline.watch.costs)(prefill=1.0, decode=10.0)
+    talk.runs("ls", 1)
+    assert talk.balance.turns == 10 * len("ls")
