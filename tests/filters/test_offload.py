@@ -564,5 +564,5 @@ def test_the_tool_gives_what_marks_say() -> None:
     request = read_request("context_get", {"ref": ref, **ranges})
     assert isinstance(request, GetRequest)
     got = context.fetch(ref, lines=request.lines, characters=request.characters)
-    before, _, after = found.text.partition("[characters ")
-    assert before + got.text + after.partition("]")[2] == line
+    before, _, after = found.text.partition("\n[characters ")
+    assert before + got.text + after.partition("]\n")[2] == line
