@@ -17,7 +17,7 @@ from .client import (
     handler,
     load_keys,
 )
-from .config import BusSettings, EngineSettings, Keys, Limits, Prices, TelemetrySettings
+from .config import BusSettings, EngineSettings, FilterRule, Keys, Limits, Prices, TelemetrySettings
 from .context import Context
 from .routing import PRESENCE, Presence
 from .telemetry import Budget, HopAccount, ModelCost
@@ -32,6 +32,7 @@ __all__ = [
     "Call",
     "Context",
     "EngineSettings",
+    "FilterRule",
     "HopAccount",
     "Keys",
     "Limits",

@@ -103,7 +103,7 @@ class TelemetrySettings:
 
 
 FilterName = Literal[
-    "lossless", "json", "fold", "dedupe", "diff", "strip", "offload", "extract", "mask"
+    "lossless", "json", "yaml", "fold", "dedupe", "diff", "strip", "offload", "extract", "mask"
 ]
 FilteredKind = Literal["document", "user", "ask", "message", "summary", "tool_result"]
 _FILTERS = get_args(FilterName)
@@ -125,10 +125,11 @@ class FilterRule:
     __pydantic_config__ = _STRICT
 
     use: tuple[FilterName, ...]
-    """`lossless` is json, fold, dedupe and diff, of which nothing is lost. `strip` leaves out colour
-    codes and trailing space, `offload` the middle of large texts, `extract` what has least to do
-    with the question, `mask` all results of tools but the last ten, once that pays; they say in the
-    text what they left out. None leaves texts as they are."""
+    """`lossless` is json, fold, dedupe and diff, of which nothing is lost; nor is it by `yaml`.
+    `strip` leaves out colour codes and trailing space, `offload` the middle of large texts,
+    `extract` what has least to do with the question, `mask` all results of tools but the last ten,
+    once that pays; they say in the text what they left out. Of extract and offload, the first that
+    a text is for. None leaves texts as they are."""
     senders: tuple[str, ...] = ()
     """Who wrote it: names of agents, tools, documents, and of topics from which it was taken, with
     `*` for one part between dots and `>` for the rest."""
@@ -360,6 +361,9 @@ class EngineSettings:
     deliveries: str = ""
     """A file that keeps what filters made of texts for this model, so that its prompts are the same
     after a restart; empty for memory alone."""
+    ranker: str = ""
+    """What the filter `extract` ranks sentences by: `minilm` (extra `filters`), or empty for their
+    words alone (BM25)."""
     prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:

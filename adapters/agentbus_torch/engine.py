@@ -101,7 +101,7 @@ class TorchEngine:
 
     def count(self, text: str) -> int:
         """Return how many tokens a text takes, as somebody's data within a turn."""
-        return len(self._loaded.vocabulary.plain(text))
+        return self._loaded.vocabulary.count(text)
 
     async def prefill(self, prompt: Prompt, *, tenant: str = "", owner: str = "") -> Usage:
         """Compute a prompt's KV ahead of its use, without its cue if that has no text.

@@ -34,7 +34,7 @@ def read_model_text(model: str) -> ModelText:
 
 def _read(folder: Path) -> ModelText:
     vocabulary = Vocabulary.load(folder)
-    return ModelText(lambda text: len(vocabulary.plain(text)), _template(folder))
+    return ModelText(vocabulary.count, _template(folder))
 
 
 def _template(folder: Path) -> Template | None:

@@ -19,6 +19,7 @@ from agentbus.context.template import Template, spoken
 from agentbus.errors import MisuseError, ModelBroken
 
 from .config import MAX_JSON_BYTES
+from .counts import LineCounts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,6 +57,7 @@ class Vocabulary:
         self._pattern = re.compile("|".join(parts) or r"(?!)")
         self.longest = max(map(len, tokenizer.get_vocab()), default=1)
         """Characters of the longest token, at least: so many tokens has a text at the fewest."""
+        self._counts = LineCounts(lambda texts: [len(self.plain(text)) for text in texts])
 
     @classmethod
     def load(cls, folder: Path) -> Vocabulary:
@@ -130,6 +132,10 @@ class Vocabulary:
         except BaseException as error:
             problem = f"the model's tokenizer cannot read a text ({_told(error)})"
             raise MisuseError(problem) from error
+
+    def count(self, text: str) -> int:
+        """Return how many tokens data takes. Raises as `plain`."""
+        return self._counts.count(text)
 
     def each_plain(self, texts: Sequence[str | Ids]) -> list[Ids]:
         """Tokenize several pieces of data; what is ids already stays."""

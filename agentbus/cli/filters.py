@@ -12,8 +12,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from ..config import FilterName, FilterRule
+from ..context import Decision, Ledger, TenantKey
 from ..errors import UnreadableFile
-from ..filters import LOSSLESS, Delivered, shortest
+from ..filters import Pipeline, is_kept, open_lossy, plan_of
 from .context_files import read_bytes
 from .counting import Counting, open_counting
 from .keys import KeyFile, ServerKey, TokenFile, joining
@@ -24,14 +26,21 @@ __all__ = ["filters"]
 
 filters = typer.Typer(help="See what filters make of texts.", no_args_is_help=True)
 
-_AS_IT_IS = "as it is"
+_LOSSLESS: tuple[FilterName, ...] = ("lossless",)
+_WITH_QUERY: tuple[FilterName, ...] = ("lossless", "strip", "extract", "offload")
 _SHOWN_CHARACTERS = 240
 
 
 class _Tried(NamedTuple):
     path: Path
     text: str
-    delivered: Delivered
+    decision: Decision
+    sent: int
+
+    @property
+    def delivered(self) -> int:
+        """Tokens of what would be delivered."""
+        return self.sent if self.decision.text is None else self.decision.delivered_tokens
 
 
 @filters.callback()
@@ -49,19 +58,27 @@ def try_(
         str,
         typer.Option(help="The model whose tokens are counted; else smollm2's, or characters."),
     ] = "",
+    query: Annotated[
+        str,
+        typer.Option(
+            help="Also leave out what has least to do with this, and the middle of large texts.",
+            show_default=False,
+        ),
+    ] = "",
     lines: Annotated[
         int, typer.Option(min=0, help="Lines shown of each text, before and after.")
     ] = 8,
     json: Json = False,
 ) -> None:
-    """Show in which form each file would be delivered, and what that saves.
+    """Show how each file would be delivered to a model, what that saves, and why.
 
-    Nothing is lost: a form is taken only if reading it back gave the same.
+    Without --query nothing is lost: a form is taken only if reading it back gave the same. With it,
+    marks say what was left out; it is as if the question stood behind the text.
     """
 
     async def job() -> None:
         counting = await open_counting(model)
-        tried = [_try(path, counting) for path in files]
+        tried = [_try(path, counting, query) for path in files]
         if json:
             _print_json(tried, counting)
         else:
@@ -89,22 +106,31 @@ def report(
     run(lambda: run_report(join, json=json), json=json)
 
 
-def _try(path: Path, counting: Counting) -> _Tried:
+def _try(path: Path, counting: Counting, query: str) -> _Tried:
     try:
         text = read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise UnreadableFile(str(path), f"it is no text in UTF-8 (byte {error.start})") from error
-    return _Tried(path, text, shortest(text, LOSSLESS, counting.count))
+    context = TenantKey().empty().document(text)
+    if query:
+        context = context.ask(query)
+    plan = plan_of([FilterRule(use=_WITH_QUERY if query else _LOSSLESS)], "")
+    given = Pipeline(counting.count, Ledger(), open_lossy).deliver(context, plan, "")
+    decision = given.receipts()[0].decision
+    return _Tried(path, text, decision, decision.sent_tokens or counting.count(text))
 
 
 def _print_json(tried: list[_Tried], counting: Counting) -> None:
     rows: list[dict[str, Any]] = [
         {
             "file": str(one.path),
-            "form": one.delivered.form or None,
-            "sent": one.delivered.sent_tokens,
-            "delivered": one.delivered.delivered_tokens,
-            "text": one.delivered.text,
+            "form": one.decision.filters or None,
+            "why": one.decision.why,
+            "sent": one.sent,
+            "delivered": one.delivered,
+            "left_out": one.decision.left_out,
+            "kept": _check(one) or "bytes",
+            "text": one.text if one.decision.text is None else one.decision.text,
         }
         for one in tried
     ]
@@ -116,9 +142,9 @@ def _print(tried: list[_Tried], counting: Counting, lines: int) -> None:
     for one in tried if lines else ():
         console.print(Rule(escape(one.path.name), align="left"))
         console.print(_excerpt(one.text, lines, "red"))
-        if one.delivered.form:
-            console.print(Rule(escape(one.delivered.form), align="left", style="dim"))
-            console.print(_excerpt(one.delivered.text, lines, "green"))
+        if one.decision.text is not None:
+            console.print(Rule(escape(one.decision.filters), align="left", style="dim"))
+            console.print(_excerpt(one.decision.text, lines, "green"))
     console.print(_table(tried, counting))
     console.print(escape(counting.note), style="dim")
 
@@ -139,32 +165,36 @@ def _excerpt(text: str, lines: int, style: str) -> Text:
 
 
 def _table(tried: list[_Tried], counting: Counting) -> Table:
-    table = Table("file", "form")
-    for name in (f"{counting.unit} sent", "delivered", "saved"):
-        table.add_column(name, justify="right")
-    table.add_column("read back")
+    table = Table()
+    table.add_column("file", overflow="fold")
+    table.add_column("delivered as", overflow="fold")
+    for name in (counting.unit, "after", "saved"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("kept", no_wrap=True)
     for one in tried:
-        found = one.delivered
         table.add_row(
             escape(one.path.name),
-            found.form or _AS_IT_IS,
-            *_numbers(found.sent_tokens, found.delivered_tokens),
-            _class(found) if found.form else "",
+            escape(one.decision.filters or "it is"),
+            *_numbers(one.sent, one.delivered),
+            _check(one),
         )
     if len(tried) > 1:
-        sums = [
-            sum(getattr(one.delivered, f"{n}_tokens") for one in tried)
-            for n in ("sent", "delivered")
-        ]
         table.add_section()
+        sums = sum(one.sent for one in tried), sum(one.delivered for one in tried)
         table.add_row(f"{len(tried)} files", "", *_numbers(*sums), "")
     return table
 
 
 def _numbers(sent: int, delivered: int) -> tuple[str, str, str]:
-    return str(sent), str(delivered), f"{1 - delivered / sent:.0%}" if sent else ""
+    return f"{sent:,}", f"{delivered:,}", f"{1 - delivered / sent:.0%}" if sent else ""
 
 
-def _class(found: Delivered) -> str:
-    form = next(form for form in LOSSLESS if form.name == found.form)
-    return f"the same {form.exact}"
+def _check(one: _Tried) -> str:
+    """Say what of a text is there once what is delivered was read back: bytes, value, or less."""
+    decision = one.decision
+    if decision.text is None:
+        return ""
+    if decision.left_out:
+        lines = sum(last - first + 1 for first, last in decision.left_out)
+        return f"but {lines:,} {'line' if lines == 1 else 'lines'}"
+    return is_kept(one.text, decision.text, decision.filters) or "NOT ALL"

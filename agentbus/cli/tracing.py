@@ -91,4 +91,6 @@ def _label(span: Span) -> str:
             words.append(f"about {model.lost_tokens} read before, in another place")
         if model.saved_tokens:
             words.append(f"{model.saved_tokens} saved by filters")
+        if model.unparsable_answers:
+            words.append(f"{model.unparsable_answers} of {model.structured_answers} unparsable")
     return ", ".join([*words, f"at {span.process}", *([span.error] if span.error else [])])

@@ -112,17 +112,10 @@ def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Tabl
     title = f"{len(rows)} agents in {len(processes)} processes"
     table = Table(title=title, title_justify="left")
     table.add_column("agent", overflow="fold", min_width=12)
-    for name in (
-        "req/s",
-        "p50 ms",
-        "p99 ms",
-        "waiting",
-        "errors",
-        "reused",
-        "prefilled",
-        "lost",
-        "saved",
-    ):
+    saves = any(row.saved_tokens for row in rows)
+    structured = any(row.structured_answers for row in rows)
+    names = ["req/s", "p50 ms", "p99 ms", "waiting", "errors", "reused", "prefilled", "lost"]
+    for name in (*names, *["saved"] * saves, *["unparsable"] * structured):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -135,9 +128,14 @@ def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Tabl
             f"{row.reused_tokens:,}",
             f"{row.prefilled_tokens:,}",
             f"{row.lost_tokens:,}",
-            f"{row.saved_tokens:,}",
+            *([f"{row.saved_tokens:,}"] if saves else []),
+            *([_share(row.unparsable_answers, row.structured_answers)] if structured else []),
         )
     return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%} of {whole:,}" if whole else "–"
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -4,7 +4,7 @@ from .agent import Agent, HandlerSpec, handler
 from .bus import Bus
 from .call import Call
 from .functions import agent_of
-from .generation import Answer, Generate, GenerateOptions
+from .generation import Answer, Generate, GenerateOptions, ValueOptions
 from .keys import load_keys
 from .models import ModelAgent, model_agent_name
 from .relay import Relay
@@ -28,6 +28,7 @@ __all__ = [
     "ReplyStream",
     "Requester",
     "Subscription",
+    "ValueOptions",
     "agent_of",
     "handler",
     "load_keys",

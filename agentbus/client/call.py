@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 from ..context import SEARCH_LIMIT, Context, Fetched, Reading, Searched
 from ..engine.scoring import Score, Vector
@@ -20,7 +20,8 @@ from ..telemetry import (
     handler_trace,
     traceparent,
 )
-from .generation import Answer, GenerateOptions, Generation
+from .filtering import FilterReceipt
+from .generation import Answer, GenerateOptions, Generation, ValueOptions
 from .origin import Origin
 from .originals import answer_tool, fetch_text, search_text
 from .parts import join_text, last_of, text_alone
@@ -28,6 +29,7 @@ from .payload import payload_type
 from .requester import Requester, check_seconds
 from .roles import Replies
 from .scopes import Limited
+from .values import generate_as
 
 if TYPE_CHECKING:
     from .delivery import Delivery
@@ -200,6 +202,24 @@ class Call(Requester):
         """Ask the agent's model; yield its text as it comes and then the `Answer`. As `generate`."""
         return self._answer(Generation(text=text, whole=True, **options))
 
+    async def generate_as(
+        self, kind: type[T], text: str = "", *, repairs: int = 1, **options: Unpack[ValueOptions]
+    ) -> T:
+        """Ask the agent's model for a value of a type: a pydantic model, a dataclass, `list[int]`, …
+
+        The answer is kept to the type's JSON schema where the engine can; elsewhere, `text` is
+        followed by the schema in words. The value is the answer, or the first JSON in it, and is
+        validated strictly. Where there is none, the model is told why and asked again, up to
+        `repairs` times (at most 8). All of that stays in `context`, as it was said. `budget` is for
+        all together. Accounts and metrics count the answers, and those without a value.
+
+        Raises:
+            UnparsableReply: no answer held a value.
+            InvalidSchema: JSON cannot stand for the type.
+            BudgetExceeded, ModelNotFound, ContextTooLong, ConfigError: as `generate`.
+        """
+        return cast(T, await generate_as(self, kind, text, repairs, options))
+
     async def score(
         self,
         text: str,
@@ -238,6 +258,17 @@ class Call(Requester):
         """
         return await self._node.models.embed(self, texts, budget)
 
+    async def receipts(self) -> tuple[FilterReceipt, ...]:
+        """Return what filters make of each segment of the context, as the agent's model reads it.
+
+        Without rules for this agent (`BusSettings.filters`) all stays as it is. What was not read
+        yet is decided on now.
+
+        Raises:
+            ModelNotFound: as `generate`.
+        """
+        return await self._node.models.receipts(self)
+
     async def fetch_text(
         self,
         ref: str,
@@ -251,7 +282,7 @@ class Call(Requester):
         looked for, in what this process keeps and the process that made the call.
 
         Raises:
-            MisuseError: what is asked for is no range, or both lines and characters.
+            MisuseError: what is asked for is no range.
             AgentbusError: the other process could not be asked.
         """
         return await fetch_text(self, ref, lines, characters)

@@ -5,31 +5,58 @@ A context that is long, and new, is filtered in a thread, so that the server goe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
 import anyio
 
-from ..context import Context
+from ..context import Book, Context, Given, Ledger
 from ..engine.base import Engine
+from ..errors import MisuseError
 from ..filters import (
-    Book,
-    Given,
     Guard,
-    Ledger,
     Outlook,
     Pipeline,
     Plan,
+    Ranker,
     Speed,
     check_plan,
     open_lossy,
+    tells_of_failure,
 )
 from ..telemetry import ModelCost
 
-__all__ = ["Delivered", "Filtering"]
+__all__ = ["Delivered", "FilterReceipt", "Filtering", "FindReceipts"]
 
 _IN_THREAD = 16_384
 """Characters from which on filtering is done in a thread."""
+
+
+class FindReceipts(NamedTuple):
+    """Say what filters make of the context that comes along, as the asking agent's model reads it."""
+
+    filters: Plan
+
+
+class FilterReceipt(NamedTuple):
+    """What filters made of one segment, when the model was first given it."""
+
+    kind: str
+    sender: str
+    ref: str
+    """Names the original, for `Context.fetch`."""
+    filters: str
+    """Names of what was applied, with ` + ` between them; empty if the text was left as it is."""
+    why: str
+    """In plain words."""
+    sent_tokens: int
+    """Of the original, by the model's tokenizer; 0 where no filter was for such a text."""
+    delivered_tokens: int
+    """Of what the model was given, marks included."""
+    left_out: tuple[tuple[int, int], ...]
+    """Lines of the original that it was not given, or not wholly: first and last, from 1."""
 
 
 class Delivered(NamedTuple):
@@ -39,6 +66,21 @@ class Delivered(NamedTuple):
     given: Given | None
     """None where no filters were to be applied."""
     filter_s: float
+
+    def receipts(self) -> Iterator[FilterReceipt]:
+        """Yield what was made of each segment that a rule fits."""
+        for one in self.given.receipts() if self.given else ():
+            made, ref = one.decision, f"ctx:{one.digest.hex()[:16]}"
+            yield FilterReceipt(
+                one.kind.value,
+                one.sender,
+                ref,
+                made.filters,
+                made.why,
+                made.sent_tokens,
+                made.delivered_tokens,
+                made.left_out,
+            )
 
     @property
     def cost(self) -> ModelCost:
@@ -59,12 +101,21 @@ class Filtering:
     Args:
         engine: the model's. It also counts in threads.
         book: keeps what was delivered beyond restarts.
+        ranker: ranks sentences by a question; BM25 if none is given.
     """
 
-    def __init__(self, engine: Engine, book: Book | None = None) -> None:
+    def __init__(
+        self, engine: Engine, book: Book | None = None, ranker: Ranker | None = None
+    ) -> None:
         self.guard = Guard()
         """What filters did on each edge, and which are off."""
-        self._pipeline = Pipeline(engine.count, Ledger(book=book), open_lossy, self.guard)
+        self._pipeline = Pipeline(
+            partial(_count, engine),
+            Ledger(book=book),
+            partial(open_lossy, ranker=ranker),
+            self.guard,
+            must_stay=tells_of_failure,
+        )
         self._pipeline.reuses = engine.capabilities.prefix_reuse
         self._window = engine.capabilities.window
         self._speed = Speed()
@@ -112,3 +163,11 @@ class Filtering:
         """Keep no deliveries any more."""
         if self._book is not None:
             self._book.close()
+
+
+def _count(engine: Engine, text: str) -> int:
+    """Count the tokens of a text; one that the model's tokenizer cannot read counts its bytes."""
+    try:
+        return engine.count(text)
+    except MisuseError:
+        return len(text.encode())

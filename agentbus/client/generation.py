@@ -29,6 +29,7 @@ __all__ = [
     "GenerateWith",
     "Generation",
     "Scored",
+    "ValueOptions",
     "WrittenCall",
     "extended",
     "request_of",
@@ -40,17 +41,31 @@ MAX_NEXT = 16
 _GREEDY = Sampling()
 
 
-class GenerateOptions(TypedDict, total=False):
-    """What a model call may ask for; see `agentbus.engine.GenerateRequest` for the bounds."""
+class ValueOptions(TypedDict, total=False):
+    """What every model call may ask for; see `agentbus.engine.GenerateRequest` for the bounds."""
 
     max_tokens: int
     """256 if nothing is said; a budget may cut it down."""
+    sampling: Sampling
+    """How tokens are chosen; greedily if nothing is said."""
+    salt: str
+    """Calls share KV only with calls of the same salt."""
+    label: str
+    """Marks the call in the engine's token log."""
+    budget: Budget | None
+    """What this call may spend of the handler's budget."""
+    then: tuple[str, ...]
+    """Agents that will be asked next with the context that the answer extends: meanwhile their
+    models read what is there of it. Nobody has to be asked in the end."""
+
+
+class GenerateOptions(ValueOptions, total=False):
+    """What a model call for text may ask for beside."""
+
     ignore_end: bool
     """Decode exactly `max_tokens`."""
     forced: tuple[int, ...]
     """Decode these token ids instead of the model's choice."""
-    sampling: Sampling
-    """How tokens are chosen; greedily if nothing is said."""
     stop: tuple[str, ...]
     """Texts before which the answer ends."""
     logprobs: int
@@ -62,15 +77,6 @@ class GenerateOptions(TypedDict, total=False):
     `context.tools(tools)`."""
     tool_choice: str
     """`auto`, `none`, `required` or a tool's name."""
-    salt: str
-    """Calls share KV only with calls of the same salt."""
-    label: str
-    """Marks the call in the engine's token log."""
-    budget: Budget | None
-    """What this call may spend of the handler's budget."""
-    then: tuple[str, ...]
-    """Agents that will be asked next with the context that the answer extends: meanwhile their
-    models read what is there of it. Nobody has to be asked in the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

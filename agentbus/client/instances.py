@@ -75,7 +75,7 @@ class Instances:
         """Return what all instances have counted together."""
         self._blueprint.log.sort_in()
         waiting = sum(mailbox.waiting for mailbox in self)
-        return self._metrics.report(self.name, waiting)
+        return self._metrics.report(self.name, waiting, self._blueprint.model)
 
     def _make(self, address: str) -> Mailbox:
         Address.parse(address)

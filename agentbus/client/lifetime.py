@@ -14,9 +14,9 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..config import EngineSettings
+from ..context import Book
 from ..errors import Closed
 from ..export import open_exporter
-from ..filters import Book
 from ..routing import PRESENCE, Presence
 from .agent import Agent
 from .closing import close_links
@@ -100,13 +100,14 @@ class Lifetime:
 
     async def serve(self, model: str, name: str, settings: EngineSettings) -> None:
         """Start an engine and its agent `name`. Raises as `Bus.serve`."""
-        from ..engine.registry import open_engine
+        from ..engine import open_engine, open_ranker
 
+        ranker = await open_ranker(settings.ranker)
         book = await run_sync(_open_book, settings.deliveries)
         engine = None
         try:
             engine = await open_engine(model, settings)
-            await self.start(ModelAgent(engine, book), name, "")
+            await self.start(ModelAgent(engine, book, ranker), name, "")
         except BaseException:
             if book is not None:
                 book.close()

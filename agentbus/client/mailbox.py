@@ -237,7 +237,7 @@ class Mailbox:
     def report(self) -> AgentReport:
         """Return what this agent has counted so far."""
         self._blueprint.log.sort_in()
-        return self._metrics.report(self.name, self.waiting)
+        return self._metrics.report(self.name, self.waiting, self.model)
 
     @property
     def waiting(self) -> int:

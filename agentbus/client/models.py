@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..config import Prices
-from ..context import Context, Prompt, find_layout, read_as
+from ..context import Book, Context, Prompt, find_layout, read_as
 from ..engine.base import Engine, Finished, Usage
 from ..engine.scoring import Score, Vector, check_continuations, check_texts
 from ..engine.service import EngineService
@@ -26,11 +26,11 @@ from ..errors import (
     ModelNotFound,
     NoResponder,
 )
-from ..filters import Book, FilterRow, Plan, plan_of, report_rows
+from ..filters import FilterRow, Plan, Ranker, plan_of, report_rows
 from ..routing import MODEL
 from ..telemetry import Budget, EngineReport, HopAccount, ModelCost
 from .agent import Agent, handler
-from .filtering import Filtering
+from .filtering import Filtering, FilterReceipt, FindReceipts
 from .generation import (
     Answer,
     AnswerReader,
@@ -91,9 +91,11 @@ class ModelAgent(Agent):
 
     concurrency = 64
 
-    def __init__(self, engine: Engine, book: Book | None = None) -> None:
+    def __init__(
+        self, engine: Engine, book: Book | None = None, ranker: Ranker | None = None
+    ) -> None:
         self.engine = EngineService(engine)
-        self.filtering = Filtering(engine, book)
+        self.filtering = Filtering(engine, book, ranker)
 
     async def stopped(self) -> None:
         await self.engine.aclose()
@@ -151,6 +153,14 @@ class ModelAgent(Agent):
         call.charge(_cost(found.usage, self.engine.capabilities.prices) + delivered.cost)
         for score in found.scores:
             yield score
+
+    @handler
+    async def receipts(self, ask: FindReceipts, call: Call) -> AsyncIterator[FilterReceipt]:
+        """Stream what filters made of each segment, as the asking agent reads it."""
+        context = _required(call.context)
+        delivered = await self.filtering.deliver(context, ask.filters, call.source)
+        for receipt in delivered.receipts():
+            yield receipt
 
     @handler
     async def embed(self, ask: EmbedTexts, call: Call) -> AsyncIterator[Embedded]:
@@ -274,6 +284,13 @@ class ModelClient:
         ask = ScoreTexts(call.reading.layout, salt, tuple(continuations), filters)
         scores = await self._collect(call, ask, call.reading.context, budget, Score)
         return tuple(_as_many(scores, continuations))
+
+    async def receipts(self, call: Call) -> tuple[FilterReceipt, ...]:
+        """Return what filters make of the call's context."""
+        context = self._asked(call, "")
+        read = read_as(call.agent, call.role, context, self._node.settings.layout).context
+        ask = FindReceipts(plan_of(self._node.settings.filters, call.agent))
+        return tuple(await self._collect(call, ask, read, None, FilterReceipt))
 
     async def embed(
         self, call: Call, texts: Sequence[str], budget: Budget | None

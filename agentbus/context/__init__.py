@@ -14,6 +14,7 @@ from .choice import (
     read_as,
 )
 from .delta import CHECK_SIZE, Delta, HeldRoots, KnownRoots, delta_for, pack, unpack
+from .earlier import Earlier
 from .excerpt import (
     SEARCH_LIMIT,
     SEARCH_LINES,
@@ -44,6 +45,7 @@ from .layout import (
     roster_first,
     shared_first,
 )
+from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lint import Cause, Finding, Linter, TokenCounter, prompt_parts, text_parts
 from .repeats import LastPrompts
 from .resolve import CONTEXT_BYTES, ContextStore
@@ -67,25 +69,31 @@ __all__ = [
     "SEARCH_LINES",
     "SEARCH_WORDS",
     "SHARED_INTRODUCTION",
+    "Book",
     "Cause",
     "Choice",
     "Context",
     "ContextStore",
+    "Decision",
     "Delta",
+    "Earlier",
     "FetchStatus",
     "Fetched",
     "Finding",
     "FoundLine",
+    "Given",
     "HeldRoots",
     "Hop",
     "KnownRoots",
     "LastPrompts",
     "Layout",
+    "Ledger",
     "Linter",
     "Part",
     "Prediction",
     "Prompt",
     "Reading",
+    "Receipt",
     "Render",
     "Searched",
     "Segment",

@@ -15,6 +15,7 @@ from .base import (
     Usage,
     within_budget,
 )
+from .rankers import RANKERS, open_ranker
 from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
 from .sampling import Sampling
 from .scoring import (
@@ -41,6 +42,7 @@ __all__ = [
     "MAX_STOPS",
     "MAX_STOP_CHARACTERS",
     "MAX_TEXTS",
+    "RANKERS",
     "Alternative",
     "Capabilities",
     "Embedder",
@@ -68,6 +70,7 @@ __all__ = [
     "installed_engines",
     "open_engine",
     "open_model_text",
+    "open_ranker",
     "score",
     "within_budget",
 ]

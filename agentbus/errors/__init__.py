@@ -16,7 +16,7 @@ AgentbusError
 │   ├── FormBroken
 └── EngineError              a model that cannot do what was asked
     ├── UnknownEngine, ModelNotFound, ModelBroken, ContextTooLong, KVExhausted, EngineFailed
-    ├── InvalidSchema, Unsupported
+    ├── InvalidSchema, Unsupported, UnparsableReply
 
 An error's fields are its data: they travel on the wire beside its code, so that the caller of a
 remote agent catches the class that the callee raised. `describe` and `restore` convert.
@@ -61,6 +61,7 @@ from .engine import (
     ModelBroken,
     ModelNotFound,
     UnknownEngine,
+    UnparsableReply,
     Unsupported,
 )
 from .filters import FilterError, FormBroken
@@ -125,6 +126,7 @@ __all__ = [
     "UnexpectedFrame",
     "UnknownContext",
     "UnknownEngine",
+    "UnparsableReply",
     "UnreadableFile",
     "Unsupported",
     "VersionMismatch",

@@ -41,6 +41,7 @@ from .engine import (
     ModelBroken,
     ModelNotFound,
     UnknownEngine,
+    UnparsableReply,
     Unsupported,
 )
 from .filters import FormBroken
@@ -104,6 +105,7 @@ _DATA_ERRORS: tuple[type[AgentbusError], ...] = (
     EngineFailed,
     InvalidSchema,
     Unsupported,
+    UnparsableReply,
 )
 _MAX_INT = 2**63 - 1
 _MAX_TEXT = 2048

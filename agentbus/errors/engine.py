@@ -16,6 +16,7 @@ __all__ = [
     "ModelBroken",
     "ModelNotFound",
     "UnknownEngine",
+    "UnparsableReply",
     "Unsupported",
 ]
 
@@ -123,3 +124,25 @@ class Unsupported(EngineError):
 
     def __str__(self) -> str:
         return f"the engine of {self.model!r} cannot {self.what}; choose another engine"
+
+
+@dataclass(eq=False)
+class UnparsableReply(EngineError):
+    """A model was asked for a value, and none of its answers holds one."""
+
+    code: ClassVar[str] = "unparsable_reply"
+    model: str
+    wanted: str
+    """The type of the value."""
+    answers: int
+    """How often it was asked: the repairs included."""
+    problem: str
+    """What is wrong with the last answer."""
+    excerpt: str
+    """How the last answer begins."""
+
+    def __str__(self) -> str:
+        return (
+            f"the model {self.model!r} gave no {self.wanted} (answers: {self.answers}); "
+            f"the last begins {self.excerpt!r}: {self.problem}"
+        )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..context.earlier import Earlier
 from ..errors import FormBroken
 from .base import Form
-from .earlier import Earlier
 
 __all__ = [
     "JOINT",

@@ -6,15 +6,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
+from ..context.earlier import Earlier
+from ..context.ledger import Decision
 from .choose import JOINT, Count, Delivered, Ways
-from .earlier import Earlier
-from .ledger import Decision
 from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
 __all__ = ["Decider", "question"]
 
+LARGEST = 1 << 22
+"""Characters of the largest text that is delivered in another form: no model reads more."""
+_COUNTED = 1 << 20
+"""Characters of the largest text whose tokens are counted; of larger ones, those of so many are."""
 _MEMO = 1024
 """Texts whose forms are remembered."""
 _MEMO_TEXT = 16_384
@@ -62,19 +66,29 @@ class Decider:
                 continue
             found = lossy.shorten(segment.text, ref=ref, query=query, count=self._count)
             if found is not None:
-                best = self._fewer(best, segment, found, lossy.name)
+                shorter = self._fewer(best, segment, found, lossy.name)
+                if shorter is not best:
+                    return shorter
         return best
 
     def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:
         """Return what takes fewer tokens: what was decided, or what a lossy filter has left."""
-        sent = best.sent_tokens or self._count(segment.text)
+        sent = best.sent_tokens or self._about(segment.text)
         tokens = self._count(found.text)
         if tokens >= (best.delivered_tokens or sent):
             return best
         return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)
 
+    def _about(self, text: str) -> int:
+        """Count the tokens of a text; of a very large one, about."""
+        if len(text) <= _COUNTED:
+            return self._count(text)
+        return self._count(text[:_COUNTED]) * len(text) // _COUNTED
+
     def _without_loss(self, segment: Segment, use: Use, ref: str, earlier: Earlier) -> Decision:
         """Decide which forms a text is delivered in, stripped first where that is to be done."""
+        if len(segment.text) > LARGEST:
+            return Decision(None, "", "it is too large for other forms")
         strip = self._lossy(STRIP, use) if STRIP in use.use else None
         stripped = strip and strip.shorten(segment.text, ref=ref, query="", count=self._count)
         text = stripped.text if stripped else segment.text

@@ -2,26 +2,27 @@
 
 A run of lines that stands in an earlier piece, or earlier in the same text, becomes one line:
 
-    [lines 41-180 of #12 again]
-    [lines 3-9, 14 of #7; 2-40 of this text again]
+    [lines 41-180 of "import pygame" again]
+    [lines 3-9, 14 of ..."retries = 5"; 2-40 of this text again]
+    [lines 41-180 of "import pygame" again, each after +]
 
-Runs are found by an index of three lines on end (and of long lines alone), the longest first, among
-equals the earliest; from the start of the text, without looking back, as LZ77 does. A mark covers
-only what stands written out, so a run never leads through another mark. Content that looks like a
-mark has `[quoted] ` before it.
+The last is of a patch that adds what was given before. Runs are found by an index of three lines on
+end (and of long lines alone), the longest first, among equals the earliest; from the start of the
+text, without looking back, as LZ77 does. A mark covers only what stands written out, so a run never
+leads through another mark. Content that looks like a mark has `[quoted] ` before it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from typing import Literal
 
-from ..errors import FormBroken
-from .earlier import (
+from ..context.earlier import (
     ALONE,
+    ANY_MARK,
     LONGEST,
     PLACES,
     RUN_LINES,
@@ -32,15 +33,21 @@ from .earlier import (
     run_key,
     unquote,
 )
+from ..context.piece_names import NAME
+from ..errors import FormBroken
 
 __all__ = ["RUN_CHARACTERS", "Dedupe"]
 
 RUN_CHARACTERS = 40
-"""A run of lines is at least so long; and all runs of one mark together at least `ALONE`."""
+"""A run of lines is at least so long, and longer than what refers to it; all runs of one mark are
+together at least `ALONE`, and longer than the mark."""
 
 _NAME = "dedupe/1"
 _ITSELF = "this text"
-_SOURCE = re.compile(r"#([1-9][0-9]{0,8})")
+_OF = " of "
+_PLUS = "+"
+_AFTER_PLUS = ", each after +"
+_SOURCE = re.compile(rf"({_ITSELF}|{NAME})(?:; | again(?:{re.escape(_AFTER_PLUS)})?\]\Z)")
 _LINES = re.compile(r"([1-9][0-9]{0,8})(?:-([1-9][0-9]{0,8}))?")
 
 
@@ -51,6 +58,8 @@ class _Run:
     piece: int
     start: int
     length: int
+    before: str
+    """What stands before each of them here, and not there."""
 
 
 class Dedupe:
@@ -88,7 +97,10 @@ class _Writer:
     def __init__(self, lines: Sequence[str], earlier: Earlier) -> None:
         self._lines = lines
         self._earlier = earlier
-        self._numbers = earlier.number(lines)
+        added = (line[1:] if line.startswith(_PLUS) else ANY_MARK for line in lines)
+        numbers = earlier.number(chain(lines, added))
+        self._numbers = {"": numbers[: len(lines)], _PLUS: numbers[len(lines) :]}
+        """The numbers of what each line has after the key; `UNQUOTABLE` if it begins otherwise."""
         self._lengths = list(map(len, lines))
         self._ends = [0, *accumulate(length + 1 for length in self._lengths)]
         self._own = earlier.count + 1
@@ -101,39 +113,43 @@ class _Writer:
     def write(self) -> str:
         start = 0
         while start < len(self._lines):
-            runs = list(self._runs(start))
-            end = start + sum(run.length for run in runs)
+            either = (list(self._runs(start, before)) for before in self._numbers)
+            runs = max(either, key=_length)
+            end = start + _length(runs)
             room = self._ends[end] - self._ends[start] - 1
-            if runs and room >= ALONE:  # more than any mark of such runs takes
-                self._put(_mark(runs, self._own), UNQUOTABLE)
+            if room >= ALONE and len(mark := _mark(runs, self._earlier)) < room:
+                self._put(mark, UNQUOTABLE)
             else:
                 end = max(end, start + 1)
                 for index in range(start, end):
-                    self._put(quote(self._lines[index]), self._numbers[index])
+                    self._put(quote(self._lines[index]), self._numbers[""][index])
             start = end
         return "\n".join(self._written)
 
-    def _runs(self, start: int) -> Iterator[_Run]:
+    def _runs(self, start: int, before: str) -> Iterator[_Run]:
         """Yield runs that follow one another from `start` on."""
-        while start < len(self._lines) and (run := self._longest(start)):
+        while start < len(self._lines) and (run := self._longest(start, before)):
             yield run
             start += run.length
 
-    def _longest(self, start: int) -> _Run | None:
+    def _longest(self, start: int, before: str) -> _Run | None:
         best = None
         length = 0
-        for key in (run_key(self._numbers, start), self._long(start)):
+        numbers = self._numbers[before]
+        long = numbers[start] if self._lengths[start] >= ALONE else UNQUOTABLE
+        for key in (run_key(numbers, start), long):
             own = ((self._own, line) for line in self._places.get(key, ()))
             for piece, line in chain(self._earlier.places(key), own):
-                common = self._common(piece, line, start)
+                common = self._common(piece, line, numbers, start)
                 if common > length:
-                    best, length = _Run(piece, line, common), common
+                    best, length = _Run(piece, line, common, before), common
         size = self._ends[start + length] - self._ends[start] - 1
-        return best if size >= RUN_CHARACTERS else None
+        if best and size >= RUN_CHARACTERS and size > len(_part([best], self._earlier)):
+            return best
+        return None
 
-    def _common(self, piece: int, line: int, start: int) -> int:
+    def _common(self, piece: int, line: int, numbers: Sequence[int], start: int) -> int:
         """Count the lines from `start` on that are as those of a piece from `line` on."""
-        numbers = self._numbers
         there = self._seen if piece == self._own else self._earlier.numbers_of(piece)
         most = min(len(there) - line, len(numbers) - start)
         for length in range(most):
@@ -141,9 +157,6 @@ class _Writer:
             if number != numbers[start + length] or number == UNQUOTABLE:
                 return length
         return most
-
-    def _long(self, start: int) -> int:
-        return self._numbers[start] if self._lengths[start] >= ALONE else UNQUOTABLE
 
     def _put(self, line: str, number: int) -> None:
         self._written.append(line)
@@ -174,7 +187,7 @@ class _Reader:
         for index, line in enumerate(self._written):
             content = unquote(line)
             if content is line and is_mark(line):
-                for run in _read_mark(line, self._own):
+                for run in _read_mark(line, self._earlier):
                     self._take(run, index)
             else:
                 self._add(content)
@@ -191,7 +204,7 @@ class _Reader:
             line = self._written[index] if itself else self._earlier.line(numbers[index])
             if is_mark(line):
                 raise FormBroken(_NAME, "a mark refers to a mark")
-            self._add(line)
+            self._add(run.before + line)
 
     def _add(self, line: str) -> None:
         self._size += len(line) + 1
@@ -200,15 +213,23 @@ class _Reader:
         self._lines.append(line)
 
 
-def _mark(runs: Iterable[_Run], own: int) -> str:
+def _mark(runs: Sequence[_Run], earlier: Earlier) -> str:
     """Write runs as a mark, those of one piece that follow one another under one name."""
-    parts = []
-    for piece, group in groupby(runs, key=lambda run: run.piece):
-        source = _ITSELF if piece == own else f"#{piece}"
-        parts.append(f"{', '.join(map(_span, group))} of {source}")
-    written = "; ".join(parts)
-    word = "lines" if "-" in written or "," in written or ";" in written else "line"
-    return f"[{word} {written} again]"
+    groups = groupby(runs, key=lambda run: run.piece)
+    written = "; ".join(_part(list(group), earlier) for _, group in groups)
+    word = "line" if len(runs) == 1 and runs[0].length == 1 else "lines"
+    return f"[{word} {written} again{_AFTER_PLUS if runs[0].before else ''}]"
+
+
+def _length(runs: Sequence[_Run]) -> int:
+    return sum(run.length for run in runs)
+
+
+def _part(runs: Sequence[_Run], earlier: Earlier) -> str:
+    """Write runs of one piece."""
+    piece = runs[0].piece
+    source = _ITSELF if piece > earlier.count else earlier.name(piece)
+    return f"{', '.join(map(_span, runs))}{_OF}{source}"
 
 
 def _span(run: _Run) -> str:
@@ -216,20 +237,27 @@ def _span(run: _Run) -> str:
     return f"{first}-{last}" if last > first else f"{first}"
 
 
-def _read_mark(mark: str, own: int) -> Sequence[_Run]:
-    """Return the runs of a mark; `own` is the number of the text that it stands in."""
-    runs = []
-    written = mark.removeprefix("[lines ").removeprefix("[line ").removesuffix(" again]")
-    for part in written.split("; "):
-        spans, _, source = part.rpartition(" of ")
-        name = _SOURCE.fullmatch(source)
-        for span in spans.split(", "):
-            found = _LINES.fullmatch(span)
-            if not found or not (name or source == _ITSELF):
-                raise FormBroken(_NAME, "a mark names no lines")
-            first = int(found[1])
-            last = int(found[2] or first)
-            runs.append(_Run(int(name[1]) if name else own, first - 1, last - first + 1))
-    if _mark(runs, own) != mark:
+def _read_mark(mark: str, earlier: Earlier) -> Sequence[_Run]:
+    """Return the runs of a mark that stands in the text after `earlier`."""
+    runs = list[_Run]()
+    at = mark.index(" ") + 1
+    before = _PLUS if mark.endswith(_AFTER_PLUS + "]") else ""
+    while at < len(mark):
+        of = mark.find(_OF, at)
+        source = _SOURCE.match(mark, of + len(_OF))
+        if of < 0 or not source:
+            raise FormBroken(_NAME, "a mark names no lines")
+        piece = earlier.count + 1 if source[1] == _ITSELF else earlier.find(source[1])
+        runs += (_read_span(span, piece, before) for span in mark[at:of].split(", "))
+        at = source.end()
+    if not all(run.piece for run in runs) or _mark(runs, earlier) != mark:
         raise FormBroken(_NAME, "a mark is not written as marks are")
     return runs
+
+
+def _read_span(span: str, piece: int, before: str) -> _Run:
+    found = _LINES.fullmatch(span)
+    if not found:
+        raise FormBroken(_NAME, "a mark names no lines")
+    first, last = int(found[1]), int(found[2] or found[1])
+    return _Run(piece, first - 1, last - first + 1, before)

@@ -1,6 +1,6 @@
 """A text that is a new version of an earlier piece, as what changed in it; byte-exact.
 
-    [#12 again, except:]
+    ["import pygame" again, except:]
     [line 14 now:]
     retries = 5
     [lines 90-92 gone]
@@ -22,8 +22,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..context.earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_key, unquote
+from ..context.piece_names import NAME
 from ..errors import FormBroken
-from .earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_key, unquote
 
 __all__ = ["KEPT_CHARACTERS", "Diff"]
 
@@ -33,7 +34,7 @@ which is shorter than to begin another change."""
 
 _NAME = "diff/1"
 _NUMBER = "([1-9][0-9]{0,8})"
-_HEAD = re.compile(rf"\[#{_NUMBER} again(?:, (except):)?\]")
+_HEAD = re.compile(rf"\[({NAME}) again(, except:)?\]")
 _CHANGE = re.compile(rf"\[lines? {_NUMBER}(?:-{_NUMBER})? (now:|gone)\]")
 _AFTER = re.compile(rf"\[(?:after line {_NUMBER}|before line 1):\]")
 
@@ -72,7 +73,7 @@ class Diff:
             if sum(map(len, _of(lines, block))) + block.length >= KEPT_CHARACTERS
         ]
         edits = list(_edits(lines, blocks, len(there)))
-        head = f"[#{base} again, except:]" if edits else f"[#{base} again]"
+        head = f"[{earlier.name(base)} again{', except:' if edits else ''}]"
         written = "\n".join([head, *edits])
         if text.endswith("\n"):
             written += "\n"
@@ -90,7 +91,7 @@ class Diff:
         found = _HEAD.fullmatch(head)
         if not found or bool(found[2]) != bool(edits):
             raise FormBroken(_NAME, "it names no piece first")
-        text = _Reader(int(found[1]), earlier).read(edits)
+        text = _Reader(earlier.find(found[1]), earlier).read(edits)
         return text + "\n" if written.endswith("\n") else text
 
     def is_same(self, text: str, read: str) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..context import Context, SegmentKind, reference
+from ..context.ledger import Decision, Given
 from .choose import Count
-from .ledger import Decision, Given
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_results
 from .plan import MASKING, Plan, use_for
 from .worth import Costs, Outlook, weigh

@@ -7,7 +7,8 @@ every row.
     HAT083,JFK,16,7]}
 
 - An array of objects of the same keys is a table: after `[` and a line end the keys, with those of
-  nested objects in braces, then a colon, then a line for each object.
+  nested objects in braces, then a colon, then a line for each object. So is an object of such
+  objects; there each line begins with the object's own key and a colon.
 - A string stands without quotes if it cannot be taken for anything else: `"12"` keeps them.
 - All else is JSON without white space.
 
@@ -30,7 +31,7 @@ __all__ = ["PlainJSON", "PlainJSONLines"]
 Shape: TypeAlias = "tuple[tuple[str, Shape | None], ...]"
 """An object's keys, with the shapes of those that are objects."""
 
-_NAME: Final = "json-plain/1"
+_NAME: Final = "json-plain/2"
 _LINES: Final = "JSON Lines, one by one:\n"
 _MIN_ROWS: Final = 2
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.$-]*")
@@ -139,9 +140,7 @@ def _write(value: Value, put: Callable[[str], None]) -> None:
         put(value if _is_plain(value) else quoted(value))
     elif isinstance(value, tuple):
         put("{")
-        for number, (key, one) in enumerate(value):
-            put(f"{',' if number else ''}{_key(key)}:")
-            _write(one, put)
+        _write_pairs(value, put)
         put("}")
     elif isinstance(value, list):
         put("[")
@@ -158,6 +157,19 @@ def _write(value: Value, put: Callable[[str], None]) -> None:
         put(scalar(value))
 
 
+def _write_pairs(pairs: tuple[tuple[str, Value], ...], put: Callable[[str], None]) -> None:
+    shape = _common_shape([one for _, one in pairs])
+    if shape is not None:
+        put(f"\n{_head(shape)}:")
+    for number, (key, one) in enumerate(pairs):
+        if shape is not None:
+            put(f"\n{_key(key)}:")
+            _write_row(_cells(one, shape), put)
+        else:
+            put(f"{',' if number else ''}{_key(key)}:")
+            _write(one, put)
+
+
 def _write_row(values: Iterator[Value] | list[Value], put: Callable[[str], None]) -> None:
     for number, value in enumerate(values):
         if number:
@@ -172,7 +184,7 @@ def _shape(value: Value) -> Shape | None:
 
 
 def _common_shape(values: list[Value]) -> Shape | None:
-    """Return the shape that all objects of an array have; None if there is none."""
+    """Return the shape that several values have, if they are objects of one; else None."""
     if len(values) < _MIN_ROWS:
         return None
     shape = _shape(values[0])
@@ -220,16 +232,24 @@ class _Reader:
 
     def _object(self, depth: int) -> Value:
         self._at += 1
-        pairs: list[tuple[str, Value]] = []
-        if self._takes("}"):
+        shape: Shape | None = None
+        if self._takes("\n"):
+            shape = self._head(depth + 1)
+            self._expect(":")
+            self._expect("\n")
+        elif self._takes("}"):
             return ()
+        pairs: list[tuple[str, Value]] = []
         while True:
             key = self._key()
             self._expect(":")
-            pairs.append((key, self.value(depth + 1)))
+            if shape is None:
+                pairs.append((key, self.value(depth + 1)))
+            else:
+                pairs.append((key, self._row(shape, depth + 1, first=True)))
             if self._takes("}"):
                 return tuple(pairs)
-            self._expect(",")
+            self._expect("," if shape is None else "\n")
 
     def _array(self, depth: int) -> Value:
         self._at += 1

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..context import Context, Segment, SegmentKind
+from ..context.earlier import Earlier
+from ..context.ledger import Decision, Given, Ledger, Receipt
 from .choose import Count
 from .decide import Decider, question
-from .earlier import Earlier
 from .epoch import Epochs
 from .guard import Guard
-from .ledger import Decision, Given, Ledger, Receipt
 from .lossy import Lossy
 from .mask import MASK
 from .plan import FOR_A_QUERY, MASKING, NOTHING, Plan, Use, use_for, view_of, without_query
@@ -150,8 +150,8 @@ class Pipeline:
                 query = question(node, nodes[place + 1 :])
                 decision = self._decider.decide(node, use, query, given.earlier)
             given = _after(given, node.last, decision, self._reader)
-            if place in epoch.decisions and given.receipt is not None:
-                self.watch.delivered(given.receipt)
+            if place in epoch.decisions:
+                self.watch.delivered(given)
         self.watch.lost(given, epoch.lost_tokens)
         self._ledger.begin(context.root, view, given)
         return given
@@ -186,8 +186,7 @@ class Pipeline:
         if node.last is None:
             return given
         after = _after(given, node.last, decision, self._reader)
-        if after.receipt is not None:
-            self.watch.delivered(after.receipt)
+        self.watch.delivered(after)
         self._ledger.keep(node.root, view, after, decision)
         return after
 
@@ -213,9 +212,7 @@ def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> G
         given.context.append(delivered),
         earlier,
         given,
-        Receipt(segment.kind, segment.author, reader, segment.digest, decision)
-        if decision.sent_tokens
-        else None,
+        Receipt(segment.kind, segment.author, reader, segment.digest, decision),
         given.saved_tokens + saved,
         given.left_out_tokens + (saved if decision.left_out else 0),
     )

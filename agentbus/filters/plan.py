@@ -42,6 +42,8 @@ MASKING: Final = "mask"
 """Leaves old results of tools out, in an epoch."""
 LOSSLESS_NAMES: Final = ("json", "fold", "dedupe", "diff")
 """What `lossless` stands for."""
+_KEEPING = frozenset([*LOSSLESS_NAMES, "yaml"])
+"""Filters of which nothing is lost."""
 
 _KNOWN = frozenset(get_args(FilterName))
 _FILTERED = frozenset(
@@ -115,7 +117,7 @@ def use_for(plan: Plan, segment: Segment) -> Use:
         if (named or not use.kinds) and _fits(use.senders, segment.author):
             if named or segment.kind in _LOSSY_KINDS:
                 return use
-            return use._replace(use=tuple(name for name in use.use if name in LOSSLESS_NAMES))
+            return use._replace(use=tuple(name for name in use.use if name in _KEEPING))
     return NOTHING
 
 

@@ -11,8 +11,8 @@ from collections import OrderedDict
 
 from blake3 import blake3
 
+from ..context.ledger import Decision
 from .fanout import Receiver, fan_out
-from .ledger import Decision
 from .worth import Costs, Outlook
 
 __all__ = ["Sharing", "view_for"]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import islice
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind
+from ..context.ledger import Given, Receipt
 from .guard import Edge, Guard
-from .ledger import Given, Receipt
 from .mask import MASK
 from .repeats import find_repeats
 from .worth import Costs
@@ -35,13 +35,12 @@ class Watch:
         """Say whether a filter was found to do harm from a sender to a reader."""
         return bool(self.guard.why_off(Edge(sender, reader, name)))
 
-    def delivered(self, receipt: Receipt) -> None:
-        """Note what was decided on a text, when it is first delivered."""
-        decision = receipt.decision
-        if decision.text is not None:
-            self.guard.delivered(
-                _edge(receipt), sent=decision.sent_tokens, delivered=decision.delivered_tokens
-            )
+    def delivered(self, given: Given) -> None:
+        """Note what was decided on the last segment, when it is first delivered."""
+        receipt = given.receipt
+        if receipt is not None and receipt.decision.text is not None:
+            sent, delivered = receipt.decision.sent_tokens, receipt.decision.delivered_tokens
+            self.guard.delivered(_edge(receipt), sent=sent, delivered=delivered)
 
     def lost(self, given: Given, tokens: int) -> None:
         """Note what a cache holds for nothing since old results were masked, on the latest's edge."""

@@ -78,6 +78,16 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
         "Tokens that prompts would have had more without filters.",
         labels=["agent"],
     )
+    answers = CounterMetricFamily(
+        "agentbus_structured_answers",
+        "Answers of a model that were to hold a value of a type: ok, or unparsable.",
+        labels=["agent", "model", "outcome"],
+    )
+    repairs = CounterMetricFamily(
+        "agentbus_repairs",
+        "Those of them that were asked for after an unparsable one.",
+        labels=["agent", "model"],
+    )
     queue = _histogram("queue_duration", "Seconds that answered requests waited in the mailbox.")
     handle = _histogram("handle_duration", "Seconds that handlers took for answered requests.")
     ttft = _histogram("time_to_first_token", "Seconds to a model's first token.")
@@ -96,7 +106,12 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
             tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
             lost.add_metric([agent.name], agent.lost_tokens)
             saved.add_metric([agent.name], agent.saved_tokens)
-    yield from (requests, waiting, queue, handle, tokens, lost, saved, ttft)
+        if agent.structured_answers:
+            edge, failed = [agent.name, agent.model], agent.unparsable_answers
+            answers.add_metric([*edge, _OK], agent.structured_answers - failed)
+            answers.add_metric([*edge, "unparsable"], failed)
+            repairs.add_metric(edge, agent.repairs)
+    yield from (requests, waiting, queue, handle, tokens, lost, saved, answers, repairs, ttft)
 
 
 def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:

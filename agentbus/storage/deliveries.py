@@ -15,8 +15,8 @@ from typing import Any
 import apsw
 import msgpack
 
+from ..context import Decision
 from ..errors import ConfigError
-from ..filters import Decision
 
 __all__ = ["MAX_DECISIONS", "DeliveryFile"]
 

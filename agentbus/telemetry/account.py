@@ -38,6 +38,12 @@ class ModelCost:
     """Of those, what lossy filters have left out."""
     filter_s: float = 0.0
     """Spent on filters; a part of `ttft_s`."""
+    structured_answers: int = 0
+    """Answers that were to hold a value of a type (`Call.generate_as`)."""
+    unparsable_answers: int = 0
+    """Those of them that held none."""
+    repairs: int = 0
+    """Those of them that were asked for after one that held none."""
 
     def __add__(self, other: ModelCost) -> ModelCost:
         pairs = zip(self.pack(), other.pack(), strict=True)

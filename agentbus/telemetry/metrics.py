@@ -131,9 +131,12 @@ class AgentMetrics:
         "_lost",
         "_prefilled",
         "_queue_s",
+        "_repairs",
         "_reused",
         "_saved",
+        "_structured",
         "_ttft",
+        "_unparsable",
     )
 
     def __init__(self) -> None:
@@ -143,6 +146,7 @@ class AgentMetrics:
         self._queue_s = self._handle_s = 0.0
         self._failures: dict[str, int] | None = None
         self._reused = self._prefilled = self._decoded = self._lost = self._saved = 0
+        self._structured = self._unparsable = self._repairs = 0
         self._ttft: Histogram | None = None
         """There once a model was called."""
 
@@ -167,21 +171,25 @@ class AgentMetrics:
         _add(self._failures, code)
 
     def charged(self, cost: ModelCost) -> None:
-        """Count the tokens of a request's model calls."""
+        """Count the tokens of a request's model calls, and which answers held what they were to."""
         self._reused += cost.reused_tokens
         self._prefilled += cost.prefilled_tokens
         self._decoded += cost.decoded_tokens
         self._lost += cost.lost_tokens
         self._saved += cost.saved_tokens
+        self._structured += cost.structured_answers
+        self._unparsable += cost.unparsable_answers
+        self._repairs += cost.repairs
         if cost.calls == 1:  # the times of several are only known as their sum
             self._ttft = self._ttft or Histogram()
             self._ttft.observe(cost.ttft_s)
 
-    def report(self, name: str, waiting: int) -> AgentReport:
+    def report(self, name: str, waiting: int, model: str = "") -> AgentReport:
         """Return what was counted for the agent `name`, in whose mailbox so many wait now."""
         counts = self._counts + [0] * (2 * BUCKETS - len(self._counts))
         return AgentReport(
             name=name,
+            model=model,
             waiting=waiting,
             failures=dict(self._failures or {}),
             queue=Distribution(tuple(counts[::2]), self._queue_s),
@@ -191,6 +199,9 @@ class AgentMetrics:
             decoded_tokens=self._decoded,
             lost_tokens=self._lost,
             saved_tokens=self._saved,
+            structured_answers=self._structured,
+            unparsable_answers=self._unparsable,
+            repairs=self._repairs,
             ttft=(self._ttft or Histogram()).report(),
         )
 
@@ -243,6 +254,8 @@ class AgentReport:
     """One agent, since it was spawned."""
 
     name: str
+    model: str
+    """The model that it asks; empty if it has none."""
     waiting: int
     """Messages in its mailbox."""
     failures: Mapping[str, int]
@@ -258,6 +271,12 @@ class AgentReport:
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
     saved_tokens: int
     """That prompts would have had more without filters, reused or prefilled."""
+    structured_answers: int
+    """Its model's answers that were to hold a value of a type."""
+    unparsable_answers: int
+    """Those of them that held none."""
+    repairs: int
+    """Those of them that were asked for after one that held none."""
     ttft: Distribution
     """Seconds to the first token, of requests that made one model call."""
 

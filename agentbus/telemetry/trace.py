@@ -167,6 +167,11 @@ class Span:
                 "agentbus.model.cost": account.model.cost,
                 "agentbus.model.ttft_s": account.model.ttft_s,
             }
+        if account.model.structured_answers:
+            found |= {
+                "agentbus.model.structured_answers": account.model.structured_answers,
+                "agentbus.model.unparsable_answers": account.model.unparsable_answers,
+            }
         return found
 
 

@@ -8,7 +8,7 @@ from ..config import EngineSettings
 from ..context import Prompt
 from ..engine import GenerateRequest
 from ..engine.fake import WINDOW, FakeEngine, Reply
-from ..errors import EngineFailed
+from ..errors import EngineFailed, Unsupported
 
 __all__ = ["ScriptedEngine"]
 
@@ -16,8 +16,10 @@ __all__ = ["ScriptedEngine"]
 class ScriptedEngine(FakeEngine):
     """Gives the replies that it was made with, one a call, in order; then it fails.
 
-    A reply is its text, or a `Reply` that says when it waits and how it fails. What it reuses and
-    prefills is counted as by a real engine, with words as tokens.
+    A reply is its text, or a `Reply` that says when it waits and how it fails. One that does not
+    fit what is asked, such as text that is no JSON where a schema is given, is not given but stays
+    for the next call: the first ends with `Unsupported`. What it reuses and prefills is counted as
+    by a real engine, with words as tokens.
     """
 
     def __init__(
@@ -44,6 +46,13 @@ class ScriptedEngine(FakeEngine):
     def unused(self) -> int:
         """Replies that nobody has asked for."""
         return len(self._replies) - self._given
+
+    def _require_shape(self, request: GenerateRequest, reply: Reply) -> None:
+        try:
+            super()._require_shape(request, reply)
+        except Unsupported:
+            self._given -= 1
+            raise
 
     def _next(self, request: GenerateRequest) -> Reply:
         self.requests.append(request)

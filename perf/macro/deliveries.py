@@ -13,18 +13,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, SegmentKind, TenantKey
+from agentbus.context import Context, Given, Ledger, SegmentKind, TenantKey
 from agentbus.errors import FormBroken
-from agentbus.filters import (
-    LOSSLESS,
-    REFERENCES,
-    Given,
-    Ledger,
-    Pipeline,
-    open_lossy,
-    plan_of,
-    read_back,
-)
+from agentbus.filters import LOSSLESS, REFERENCES, Pipeline, open_lossy, plan_of, read_back
 
 from .json_values import same_values
 
@@ -117,16 +108,17 @@ def deliver(
             sums.latencies.append(taken * LATENCY_CHARACTERS / size)
             sums.moved += not _goes_on(before.context, given.context)
             if one.counts and only(one.text):
-                _add(one.text, given, before, sums)
+                _add(one.text, given, before, sums, count)
             before = given
 
 
-def _add(text: str, given: Given, before: Given, sums: Sums) -> None:
+def _add(text: str, given: Given, before: Given, sums: Sums, count: Count) -> None:
     if given.receipt is None:
         return
     decision = given.receipt.decision
-    sums.sent += decision.sent_tokens
-    sums.delivered += decision.delivered_tokens
+    sent = decision.sent_tokens or count(text)
+    sums.sent += sent
+    sums.delivered += decision.delivered_tokens or sent
     sums.grown += decision.delivered_tokens > decision.sent_tokens
     if decision.text is not None:
         sums.lost += not _is_kept(text, decision.text, decision.filters, before)

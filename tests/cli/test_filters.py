@@ -44,9 +44,9 @@ def invoke(*arguments: str | Path) -> Result:
 def test_before_and_after_are_shown(rows: Path) -> None:
     shown = invoke(rows, "--lines", "3").output
     assert '[\n {\n  "id": 0,\n… 199 more lines' in shown
-    assert "json-plain/1" in shown
+    assert "json-plain/2" in shown
     assert "[\nid,name,none:\n0,number 0,null\n… 39 more lines" in shown
-    assert "the same value" in shown
+    assert "value" in shown
     assert "Tokens of smollm2." in shown
 
 
@@ -57,15 +57,20 @@ def test_json_says_all(rows: Path, tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(result.output)
     one, other = found["files"]
     assert found["unit"] == "tokens"
-    assert one["form"] == "json-plain/1"
+    assert one["form"] == "json-plain/2"
     assert one["sent"] == -(-len(rows.read_text()) // 4)
     assert one["delivered"] == -(-len(one["text"]) // 4)
     assert json.loads(PlainJSON().read(one["text"])) == ROWS
+    assert (one["kept"], one["left_out"]) == ("value", [])
+    assert one["why"] == f"{one['sent'] - one['delivered']} of {one['sent']} tokens fewer"
     assert other | {"file": ""} == {
         "file": "",
         "form": None,
+        "why": "no filter is for such a text",
         "sent": 6,
         "delivered": 6,
+        "left_out": [],
+        "kept": "bytes",
         "text": "Nothing to gain here.",
     }
 
@@ -100,3 +105,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> 
     assert result.exit_code != 0
     assert UnreadableFile.code in invoke(path, "--json").output
     assert str(path.name) in result.output
+
+
+def test_a_query_leaves_something_out_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    lines = [f"step {n}: {n * 7919 % 1000} widgets were painted" for n in range(2000)]
+    lines[1200] = "ValueError: no paint"
+    path.write_text("\n".join(lines))
+    (found,) = json.loads(invoke(path, "--query", "What went wrong?", "--json").output)["files"]
+    assert found["delivered"] < found["sent"] / 3
+    assert found["left_out"]
+    assert "ValueError: no paint" in found["text"]
+    assert "ctx:" in found["text"]
+    gone = sum(last - first + 1 for first, last in found["left_out"])
+    assert found["kept"] == f"but {gone:,} lines"

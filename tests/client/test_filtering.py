@@ -200,3 +200,55 @@ async def test_deliveries_are_the_same_after_a_restart(tmp_path: Path) -> None:
             assert reply.account.model.saved_tokens > 200
     assert said[0] == said[1]
     assert (tmp_path / "deliveries").stat().st_size > 0
+
+
+async def test_receipts_say_what_went_and_why(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = with_result(call, RECORDS).tool_call("reader", RECORDS)
+        await call.generate("Which?")
+        role, said, result, asked_of_tool, asked, answer = await call.receipts()
+        assert (said.filters, said.why) == ("", "no filter is for such a text")
+        assert result.kind == "tool_result" and result.sender == "search"
+        assert result.filters.startswith("json-")
+        saved = result.sent_tokens - result.delivered_tokens
+        assert result.why == f"{saved} of {result.sent_tokens} tokens fewer"
+        assert call.context.fetch(result.ref).text == RECORDS
+        assert role.why == asked_of_tool.why == "no filter is for it"
+        assert asked.sender == "user" and answer.why == "the model has written it"
+        return "seen"
+
+    async with reading(pair, script, " One.") as (_, run):
+        assert (await run()).value == "seen"
+
+
+async def test_without_rules_there_are_no_receipts(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        return str(await call.receipts())
+
+    async with reading(pair, script, settings=BusSettings()) as (_, run):
+        assert (await run()).value == "()"
+
+
+async def test_a_document_is_shortened_for_what_is_asked(pair: Pair) -> None:
+    facts = [
+        f"The harbour of town {n} opened in {1800 + n} and holds {n} boats." for n in range(60)
+    ]
+    document = " ".join(facts)
+    rules = BusSettings(filters=(FilterRule(use=("lossless", "extract"), keep=0.2),))
+
+    async def script(call: Call) -> str:
+        assert call.context is not None
+        call.context = call.context.document(document)
+        await call.generate("When did the harbour of town 42 open?")
+        receipt = next(one for one in await call.receipts() if one.kind == "document")
+        assert receipt.filters == "extract/1" and receipt.left_out
+        assert call.context.fetch(receipt.ref).text == document
+        return ""
+
+    async with reading(pair, script, " In 1842.", settings=rules) as (engine, run):
+        reply = await run()
+    (read,) = [text for text in prompts(engine)[0] if "harbour" in text and "opened" in text]
+    assert "town 42 opened in 1842" in read
+    assert read.count("opened") < 20
+    assert "left out at […]; the source is intact: get ctx:" in read
+    assert reply.account.model.left_out_tokens > 300

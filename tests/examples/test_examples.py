@@ -32,6 +32,9 @@ SHOWS = {
     "originals": r"(?s).*<tool_call>.*\n90: step 90 failed: disk full\n.*<tool_call>.*"
     r"\[ctx:[0-9a-f]{8} lines 89-91 of 200\]\nstep 89 done\nstep 90 failed: disk full\n"
     r"step 91 done\nIt was full\.",
+    "filters": r"plain: 0 of the scripted model's tokens saved\n"
+    r"brief: \d{3} of the scripted model's tokens saved\n  private role of brief: as it is\n"
+    r"  tool result of search: json-\S+\n  ask of user: as it is\n  message of brief: as it is",
     "publish": r"brest: 4\.2 m\ndover: 6\.1 m\n"
     r"\['sea\.level\.brest', 'sea\.level\.dover', 'sea\.state'\]",
 }

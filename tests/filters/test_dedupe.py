@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from agentbus.context.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
+from agentbus.context.piece_names import NAME
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import RUN_CHARACTERS, Dedupe
 from agentbus.filters.diff import Diff
-from agentbus.filters.earlier import ALONE, HELD_CHARACTERS, HELD_LINES, LONGEST, Earlier, is_mark
 
 from .recorded import conversations, tool_outputs
 
@@ -23,31 +24,27 @@ CASES = int(os.environ.get("AGENTBUS_TEST_CASES", "3000"))
 """How many generated conversations; a stress run takes 200,000."""
 FORM = Dedupe()
 
+ONE, TWO, THREE = (f'"{name}"...' for name in ("one, line 0 ", "two, line 0 ", "three, line "))
+LONG = '"xxxxxxxxxxxx"...'
+"""The names of the pieces `block("one")` and so on, and of a line of x."""
+
 LINES = [
     *("", "", " ", "a", "b", "x = 1", "    return None", "\r", "end\r", "\x00", "\x0c", "\u2028"),
     *("漢字を読む", "\ud83d", "é" * 30, "a line of forty characters, more or less..", "L" * ALONE),
-    *(
-        "[lines 1-3 of #1 again]",
-        "[line 1 of #2 again]",
-        "[lines 1-2, 4 of #1; 1 of this text again]",
-    ),
-    *(
-        "[lines 1-3 of this text again]",
-        "[quoted] [lines 1-3 of #1 again]",
-        "[quoted] a",
-        "[quoted] ",
-    ),
-    *(
-        "[lines",
-        "[lines 1-3 of #1 again",
-        "[#1 again]",
-        "[lines ]",
-        "[",
-        "]",
-        "[]",
-        "[quoted] [quoted] [#]",
-    ),
-    *("[lines 1-3 of #1 again]\r", " [lines 1-3 of #1 again]", "[after line 3:]"),
+    '[lines 1-3 of "return None" again]',
+    '[line 1 of "LLLLLLLLLLLL"... again]',
+    '[lines 1-2, 4 of ..."return None"; 1 of this text again]',
+    "[lines 1-3 of this text again]",
+    '[quoted] [lines 1-3 of "return None" again]',
+    *("[quoted] a", "[quoted] ", "[lines", "[lines ]", "[", "]", "[]"),
+    '[lines 1-3 of "return None" again',
+    *('["return None" again]', '[..."return None" again]', '["", "a", "return again"]'),
+    "[quoted] [quoted] [line ]",
+    *('"return None" again; 3 of "return None" again]', '  "return None"; 1 of "a" again]'),
+    *('[lines 1-3 of "return None" again]\r', ' [lines 1-3 of "return None" again]'),
+    *("[after line 3:]", "+", "+    return None", "+[line ]", "+" + "L" * ALONE),
+    '[lines 1-3 of "return None" again, each after +]',
+    '+[line 1 of "LLLLLLLLLLLL"... again, each after +]',
 ]
 lines = some.one_of(some.sampled_from(LINES), some.text(max_size=6))
 blocks = some.lists(lines, min_size=1, max_size=8)
@@ -55,8 +52,9 @@ blocks = some.lists(lines, min_size=1, max_size=8)
 
 @some.composite
 def talks(draw: some.DrawFn) -> list[str]:
-    """Draw texts made of a few blocks, so that much comes again."""
+    """Draw texts made of a few blocks, so that much comes again, some of it after +."""
     known = draw(some.lists(blocks, min_size=1, max_size=4))
+    known += [["+" + line for line in part] for part in known]
     parts = some.lists(some.one_of(some.sampled_from(known), blocks), max_size=6)
     texts = draw(some.lists(parts, min_size=1, max_size=5))
     return ["\n".join(line for part in text for line in part) for text in texts]
@@ -87,16 +85,14 @@ def block(name: str, count: int = 5) -> str:
     return "\n".join(f"{name}, line {number} of a block of lines" for number in range(count))
 
 
-def references(written: str) -> Iterator[tuple[int, int, int]]:
+def references(written: str, earlier: Earlier) -> Iterator[tuple[int, int, int]]:
     """Yield piece (0 for the text itself), first and last line of all that marks refer to."""
     for line in written.split("\n"):
-        if re.fullmatch(r"\[lines? [0-9].* again\]", line):
-            for part in line[1:-7].removeprefix("lines ").removeprefix("line ").split("; "):
-                spans, source = part.split(" of ")
+        if re.fullmatch(r"\[lines? [0-9].* again(, each after \+)?\]", line):
+            for spans, source in re.findall(rf"([0-9, -]+) of (this text|{NAME})", line):
                 for span in spans.split(", "):
-                    first, _, last = span.partition("-")
-                    piece = 0 if source == "this text" else int(source[1:])
-                    yield piece, int(first), int(last or first)
+                    first, _, last = span.strip().partition("-")
+                    yield earlier.find(source), int(first), int(last or first)
 
 
 @settings(deadline=None, max_examples=300)
@@ -111,6 +107,7 @@ def test_generated_talks_read_back() -> None:
     marked = 0
     for _ in range(CASES // 4):
         known = [some_of.choices(alphabet, k=some_of.randint(1, 9)) for _ in range(3)]
+        known.append(["+" + line for line in known[0]])
         texts = []
         for _ in range(4):
             parts = some_of.choices(known, k=some_of.randint(0, 4))
@@ -124,7 +121,7 @@ def test_generated_talks_read_back() -> None:
 def test_the_marks_are_plain() -> None:
     first = block("one")
     assert told([first, f"It says:\n{first}\nand ends."])[1][1] == (
-        "It says:\n[lines 1-5 of #1 again]\nand ends."
+        f"It says:\n[lines 1-5 of {ONE} again]\nand ends."
     )
 
 
@@ -132,18 +129,45 @@ def test_runs_that_follow_one_another_share_a_mark() -> None:
     one, two = block("one"), block("two", 9)
     lines = two.split("\n")
     again = "\n".join([one, *lines[:3], *lines[5:8], one])
-    assert told([one, two, again])[1][2] == "[lines 1-5 of #1; 1-3, 6-8 of #2; 1-5 of #1 again]"
+    assert told([one, two, again])[1][2] == (
+        f"[lines 1-5 of {ONE}; 1-3, 6-8 of {TWO}; 1-5 of {ONE} again]"
+    )
+
+
+def test_what_a_patch_adds_is_referred_to() -> None:
+    one, two = block("one"), block("two")
+    added = "".join(f"\n+{line}" for line in [*one.split("\n"), *two.split("\n")[:3]])
+    patch = f"--- a\n+++ b{added}\n-gone\n+{one}"
+    given = told([one, two, patch])[1][2]
+    mark = f"[lines 1-5 of {ONE}; 1-3 of {TWO} again, each after +]"
+    assert given == (
+        f"--- a\n+++ b\n{mark}\n-gone\n+one, line 0 of a block of lines\n[lines 2-5 of {ONE} again]"
+    )
+    twice = "\n".join([two, *("+" + line for line in two.split("\n"))])
+    assert told([twice])[1] == [f"{two}\n[lines 1-5 of this text again, each after +]"]
+
+
+def test_the_longer_way_is_taken_with_plus_or_without() -> None:
+    one = block("one", 9)
+    patch = "".join(f"+{line}\n" for line in one.split("\n"))
+    short, long = patch.split("\n")[:5], patch.split("\n")[:9]
+    name = f'"+{ONE[1:12]}"...'
+    given = told([one, "\n".join(short).replace(",", "."), "\n".join(short), patch])[1]
+    assert given[2] == f"[lines 1-5 of {ONE} again, each after +]"
+    assert given[3] == f"[lines 1-9 of {ONE} again, each after +]\n"
+    earlier = Earlier().given(one).given("\n".join(long))
+    assert FORM.write(patch, earlier) == f"[lines 1-9 of {name} again]\n"
 
 
 def test_a_text_refers_to_itself_by_the_lines_that_its_reader_sees() -> None:
     one, two = block("one"), block("two")
     given = told([one, f"{one}\n{two}\nbetween\n{two}"])[1][1]
-    assert given == f"[lines 1-5 of #1 again]\n{two}\nbetween\n[lines 2-6 of this text again]"
+    assert given == f"[lines 1-5 of {ONE} again]\n{two}\nbetween\n[lines 2-6 of this text again]"
 
 
 def test_a_long_line_is_referred_to_alone() -> None:
     line = "x" * ALONE
-    assert told([line, f"a\n{line}\nb"])[1][1] == "a\n[line 1 of #1 again]\nb"
+    assert told([line, f"a\n{line}\nb"])[1][1] == f"a\n[line 1 of {LONG} again]\nb"
 
 
 def test_short_runs_stay_as_they_are() -> None:
@@ -162,7 +186,7 @@ def test_a_short_run_joins_no_mark() -> None:
     for short, joins in (("aa\nbb\ncc", False), ("\n".join(["a" * 13] * 3), True)):
         given = told([f"{one}\nand\n{short}", f"{one}\n{short}\nend"])[1][1]
         assert given.startswith(
-            "[lines 1-5, 7-9 of #1 again]" if joins else f"[lines 1-5 of #1 again]\n{short}"
+            f"[lines 1-5, 7-9 of {ONE} again]" if joins else f"[lines 1-5 of {ONE} again]\n{short}"
         )
 
 
@@ -172,17 +196,17 @@ def test_the_longest_of_the_earliest_is_taken() -> None:
     earlier = Earlier()
     for piece in pieces:
         earlier = earlier.given(piece)
-    assert FORM.write("\n".join(lines), earlier) == "[lines 2-10 of #2 again]"
-    assert FORM.write("\n".join(lines[:5]), earlier) == "[lines 1-5 of #1 again]"
+    assert FORM.write("\n".join(lines), earlier) == '[lines 2-10 of ..."one, line 5 "... again]'
+    assert FORM.write("\n".join(lines[:5]), earlier) == f"[lines 1-5 of {ONE} again]"
 
 
 def test_no_reference_leads_to_a_mark() -> None:
     for texts in ([m["content"] for m in messages] for _, messages in conversations()):
-        given = told(texts)[1]
+        earlier, given = told(texts)
         for number, written in enumerate(given):
             if written is texts[number]:
                 continue
-            for piece, first, last in references(written):
+            for piece, first, last in references(written, earlier):
                 source = given[piece - 1] if piece else written
                 assert piece - 1 < number
                 assert not any(map(is_mark, source.split("\n")[first - 1 : last]))
@@ -190,45 +214,49 @@ def test_no_reference_leads_to_a_mark() -> None:
 
 def test_a_quoted_mark_is_no_mark() -> None:
     one = block("one")
-    text = f"[lines 1-5 of #1 again]\n{one}\n[quoted] [#7]"
+    text = f"[lines 1-5 of {ONE} again]\n{one}\n[quoted] [line 7 now:]"
     given = told([one, text])[1][1]
     assert given == (
-        "[quoted] [lines 1-5 of #1 again]\n[lines 1-5 of #1 again]\n[quoted] [quoted] [#7]"
+        f"[quoted] [lines 1-5 of {ONE} again]\n[lines 1-5 of {ONE} again]\n"
+        "[quoted] [quoted] [line 7 now:]"
     )
 
 
 def test_marks_that_were_said_are_never_referred_to() -> None:
-    marks = "\n".join(["[lines 1-5 of #1 again]"] * 9)
+    marks = "\n".join([f"[lines 1-5 of {ONE} again]"] * 9)
     assert told([marks, marks])[1] == [marks, marks]
 
 
 @pytest.mark.parametrize(
     "mark",
     [
-        *("[lines 1-5 of #3 again]", "[lines 1-6 of #1 again]", "[lines 0-3 of #1 again]"),
-        *("[lines 3-1 of #1 again]", "[lines 1-5 of #0 again]", "[lines 1-5 of #2 again]"),
-        *("[lines 1-3 of this text again]", "[line 1-3 of #1 again]", "[lines 2 of #1 again]"),
-        *("[lines 1-3  of #1 again]", "[lines 1-3 of #1, again]", "[lines of #1 again]", "[#]"),
+        *("[lines 1-6 of ONE again]", "[lines 0-3 of ONE again]", "[lines 3-1 of ONE again]"),
+        *("[line 1-3 of ONE again]", "[lines 2 of ONE again]", "[lines 1-3  of ONE again]"),
+        *("[lines 1-3 of ONE, again]", "[lines of ONE again]", "[lines 01-3 of ONE again]"),
+        *("[lines 1-3 of ONE; 4-5 of ONE again]", "[lines ٣ of ONE again]"),
         *(
-            "[lines 1-3 of #01 again]",
-            "[lines 1-3 of #1; 4-5 of #1 again]",
-            "[lines ٣ of #1 again]",
+            f"[lines 1-{'9' * 5000} of ONE again]",
+            "[lines 1-5 of ONE again ]",
+            "[lines 1-5 of ONE]",
         ),
-        *(
-            f"[lines 1-{'9' * 5000} of #1 again]",
-            "[lines 1-5 of #1 again ]",
-            "[lines 1-5]",
-            "[lines ]",
-        ),
-        *("[line 1 of #2 again]", "[after line 3:]", "[#1 again]"),
+        *("[lines 1-5]", "[lines ]", "[lines 1-5 again]", "[lines 1-5 of again]", "[ONE again]"),
+        *("[lines 1-3 of this text again]", "[after line 3:]", "[lines 1-5 of ONE; again]"),
+        *("[lines 1-5 of two again]", '[lines 1-5 of "two, line 0 "... again]'),
+        *('[lines 1-5 of "one, line 0 " again]', '[lines 1-5 of "one, line 0" again]'),
+        *('[lines 1-5 of "one, line 1 "... again]', '[lines 1-5 of "one, line 0 o"... again]'),
+        *("[lines 1-5 of ...ONE again]", "[lines 1-5 of ONE... again]"),
+        *('[lines 1-5 of "\\u006fne, line 0 "... again]', '[lines 1-5 of "one, line 0 ... again]'),
+        *("[lines 1-5 of ONE again, each after ]", "[lines 1-5 of ONE again, each after -]"),
+        *("[lines 1-5 of ONE, each after + again]", "[lines 1-5 of ONE, each after +]"),
+        *('[lines 1-5 of ""... again]', f'[lines 1-5 of "{"o" * 5000}"... again]'),
     ],
 )
 def test_a_reference_to_what_is_not_there_is_broken(mark: str) -> None:
-    """#2 is a mark alone: nothing in it can be referred to."""
+    """The second piece is a mark alone: it has no name, and nothing in it can be referred to."""
     earlier, given = told([block("one"), block("one")])
-    assert given[1] == "[lines 1-5 of #1 again]"
+    assert given[1] == f"[lines 1-5 of {ONE} again]"
     with pytest.raises(FormBroken):
-        FORM.read(f"a\n{mark}\nb", earlier)
+        FORM.read(f"a\n{mark.replace('ONE', ONE)}\nb", earlier)
 
 
 def test_a_text_refers_only_to_what_stands_above() -> None:
@@ -242,7 +270,7 @@ def test_a_text_refers_only_to_what_stands_above() -> None:
 
 def test_a_few_marks_do_not_stand_for_more_than_the_longest_text() -> None:
     earlier = Earlier().given("\n".join(["x" * 1000] * 1000))
-    mark = f"[lines {', '.join(['1-1000'] * (LONGEST // 1_000_000 + 2))} of #1 again]"
+    mark = f"[lines {', '.join(['1-1000'] * (LONGEST // 1_000_000 + 2))} of {LONG} again]"
     with pytest.raises(FormBroken):
         FORM.read(mark, earlier)
 
@@ -252,13 +280,17 @@ def test_a_value_stays_as_it_was_when_others_grow_out_of_it() -> None:
     base = Earlier().given(one)
     left, right = base.given(two), base.given(three)
     assert (base.count, left.count, right.count) == (1, 2, 2)
-    for earlier, known, unknown in ((left, two, three), (right, three, two), (base, one, two)):
-        assert FORM.write(known, earlier) == f"[lines 1-5 of #{earlier.count} again]"
+    for earlier, known, name, unknown in (
+        (left, two, TWO, three),
+        (right, three, THREE, two),
+        (base, one, ONE, two),
+    ):
+        assert FORM.write(known, earlier) == f"[lines 1-5 of {name} again]"
         assert FORM.write(unknown, earlier) is None
     left.given(three)
-    for piece in (2, 3):
+    for earlier, name in ((base, TWO), (base, THREE), (left, THREE), (right, TWO)):
         with pytest.raises(FormBroken):
-            FORM.read(f"[lines 1-5 of #{piece} again]", base)
+            FORM.read(f"[lines 1-5 of {name} again]", earlier)
 
 
 @settings(deadline=None)
@@ -278,15 +310,16 @@ def test_a_fork_writes_as_a_value_that_was_never_forked(
     assert FORM.write(text, fork) == FORM.write(text, earlier)
 
 
-def test_what_does_not_fit_has_its_number_but_is_not_referred_to() -> None:
+def test_what_does_not_fit_is_not_referred_to() -> None:
     one = block("one")
-    many = "\n".join(map(str, range(HELD_LINES)))
+    many = "\n".join(f"number {n}" for n in range(HELD_LINES))
     earlier = Earlier().given(many + "\nx").given(one)
     assert earlier.count == 2
     assert FORM.write(many, earlier) is None
-    assert FORM.write(one, earlier) == "[lines 1-5 of #2 again]"
+    assert FORM.write(one, earlier) == f"[lines 1-5 of {ONE} again]"
     with pytest.raises(FormBroken):
-        FORM.read("[lines 1-5 of #1 again]", earlier)
+        FORM.read('[lines 1-5 of "number 0" again]', earlier)
+    assert Earlier().given(many).find('"number 0"') == 1
 
 
 def test_lines_that_do_not_fit_with_those_before_are_not_held() -> None:
@@ -299,16 +332,16 @@ def test_characters_that_do_not_fit_are_not_held() -> None:
     one = block("one")
     huge = "x" * HELD_CHARACTERS
     earlier = Earlier().given(huge).given("y").given(one).given(huge + one)
-    assert FORM.write(huge, earlier) == "[line 1 of #1 again]"
+    assert FORM.write(huge, earlier) == f"[line 1 of {LONG} again]"
     assert FORM.write(one, earlier) is None
 
 
 def test_the_end_of_the_last_line_is_not_one_more_line() -> None:
     one = block("one")
     earlier = Earlier().given(one + "\n")
-    assert FORM.write(f"{one}\n\n\n", earlier) == "[lines 1-5 of #1 again]\n\n\n"
+    assert FORM.write(f"{one}\n\n\n", earlier) == f"[lines 1-5 of {ONE} again]\n\n\n"
     with pytest.raises(FormBroken):
-        FORM.read("[lines 4-6 of #1 again]", earlier)
+        FORM.read(f"[lines 4-6 of {ONE} again]", earlier)
 
 
 def test_recorded_outputs_are_given_once() -> None:
@@ -327,7 +360,7 @@ def _seconds(text: str, earlier: Earlier) -> float:
 
 @pytest.mark.parametrize(
     "unit",
-    ["\n", "a\n", "a\nb\nc\nd\n", "[quoted] [lines 1-3 of #1 again]\n", "x" * 99, "[quoted] "],
+    ["\n", "a\n", "a\nb\nc\nd\n", '[quoted] [lines 1-3 of "a" again]\n', "x" * 99, "[quoted] "],
     ids=["empty", "one", "period", "marks", "a line", "quotes"],
 )
 def test_time_is_linear(unit: str) -> None:

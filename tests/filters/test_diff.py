@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 
+from agentbus.context.earlier import LONGEST, Earlier
 from agentbus.errors import FormBroken
 from agentbus.filters.dedupe import Dedupe
 from agentbus.filters.diff import KEPT_CHARACTERS, Diff
-from agentbus.filters.earlier import LONGEST, Earlier
 
 from . import test_dedupe
 from .recorded import conversations, tool_outputs
@@ -21,15 +21,12 @@ from .test_dedupe import LINES, talks
 
 CASES = int(os.environ.get("AGENTBUS_TEST_CASES", "3000"))
 FORM = Diff()
+BASE = '"line 1 of a "...'
+"""The name of a piece that is a `version`."""
 MARKS = [
-    *("[#1 again, except:]", "[#1 again]", "[line 2 now:]", "[lines 1-2 gone]", "[line 1 gone]"),
-    *(
-        "[after line 2:]",
-        "[before line 1:]",
-        "[quoted] [line 2 now:]",
-        "[line 2 now:",
-        "[lines 2-3 now:]",
-    ),
+    *('["return None" again, except:]', '[..."return None" again]', '["own line 0 o"... again]'),
+    *("[line 2 now:]", "[lines 1-2 gone]", "[line 1 gone]", "[after line 2:]", "[before line 1:]"),
+    *("[quoted] [line 2 now:]", "[line 2 now:", "[lines 2-3 now:]"),
 ]
 
 
@@ -89,11 +86,12 @@ def test_generated_versions_read_back() -> None:
 def test_the_changes_are_plain() -> None:
     new = version({2: ["two"], 5: [], 6: [], 9: ["line 9 of a text of some length", "and more"]})
     assert told([version({}), new])[1][1] == (
-        "[#1 again, except:]\n[line 2 now:]\ntwo\n[lines 5-6 gone]\n[after line 9:]\nand more\n"
+        f"[{BASE} again, except:]\n[line 2 now:]\ntwo\n[lines 5-6 gone]\n"
+        "[after line 9:]\nand more\n"
     )
-    assert told([version({}), version({})])[1][1] == "[#1 again]\n"
+    assert told([version({}), version({})])[1][1] == f"[{BASE} again]\n"
     assert told([version({}), "first\n" + version({7: ["7", ""], 8: []})])[1][1] == (
-        "[#1 again, except:]\n[before line 1:]\nfirst\n[lines 7-8 now:]\n7\n\n"
+        f"[{BASE} again, except:]\n[before line 1:]\nfirst\n[lines 7-8 now:]\n7\n\n"
     )
 
 
@@ -101,22 +99,22 @@ def test_the_changes_are_plain() -> None:
 @pytest.mark.parametrize("base_end", ["", "\n", "\n\n"])
 def test_ends_are_exact(end: str, base_end: str) -> None:
     given = told([version({}).strip() + base_end, version({3: ["three"]}).strip() + end])[1]
-    assert given[1].startswith("[#1 again, except:]")
+    assert given[1].startswith(f"[{BASE} again, except:]")
 
 
 def test_an_empty_line_at_the_end_of_a_change_is_not_the_texts_end() -> None:
     new = version({3: ["three", ""]})
-    assert told([version({}), new])[1][1] == "[#1 again, except:]\n[line 3 now:]\nthree\n\n"
+    assert told([version({}), new])[1][1] == f"[{BASE} again, except:]\n[line 3 now:]\nthree\n\n"
     assert told([version({}), new.removesuffix("\n")])[1][1] == new.removesuffix("\n")
 
 
 def test_content_that_looks_like_a_mark_is_quoted() -> None:
     given = told(
-        [version({}), version({3: ["[line 2 now:]", "[quoted] [#1 again]", "[quoted] x"]})]
+        [version({}), version({3: ["[line 2 now:]", f"[quoted] [{BASE} again]", "[quoted] x"]})]
     )[1]
     assert given[1] == (
-        "[#1 again, except:]\n[line 3 now:]\n"
-        "[quoted] [line 2 now:]\n[quoted] [quoted] [#1 again]\n[quoted] x\n"
+        f"[{BASE} again, except:]\n[line 3 now:]\n"
+        f"[quoted] [line 2 now:]\n[quoted] [quoted] [{BASE} again]\n[quoted] x\n"
     )
 
 
@@ -124,7 +122,7 @@ def test_a_few_characters_between_changes_are_written_again() -> None:
     lines = ["x" * (KEPT_CHARACTERS - 1), "y" * (KEPT_CHARACTERS - 2)]
     base, new = version({4: lines[:1], 8: lines[1:]}), {3: ["3"], 5: ["5"], 7: ["7"], 9: ["9"]}
     assert told([base, version({**new, 4: lines[:1], 8: lines[1:]})])[1][1] == (
-        "[#1 again, except:]\n[line 3 now:]\n3\n[line 5 now:]\n5\n"
+        f"[{BASE} again, except:]\n[line 3 now:]\n3\n[line 5 now:]\n5\n"
         f"[lines 7-9 now:]\n7\n{lines[1]}\n9\n"
     )
 
@@ -134,66 +132,54 @@ def test_the_base_is_the_piece_that_shares_most() -> None:
     earlier = Earlier()
     for piece in pieces:
         earlier = earlier.given(piece)
-    assert FORM.write(version({12: ["x"]}), earlier) == "[#2 again, except:]\n[line 12 now:]\nx\n"
+    assert (
+        FORM.write(version({12: ["x"]}), earlier) == f"[{BASE} again, except:]\n[line 12 now:]\nx\n"
+    )
 
 
 def test_a_mark_is_never_kept() -> None:
-    base = version({6: ["[lines 1-5 of #7 again]"]})
+    base = version({6: ["[lines 1-5 of this text again]"]})
     earlier = Earlier().given(base)
     written = FORM.write(base, earlier)
-    assert written == "[#1 again, except:]\n[line 6 now:]\n[quoted] [lines 1-5 of #7 again]\n"
+    assert (
+        written
+        == f"[{BASE} again, except:]\n[line 6 now:]\n[quoted] [lines 1-5 of this text again]\n"
+    )
     with pytest.raises(FormBroken):
-        FORM.read("[#1 again]\n", earlier)
+        FORM.read(f"[{BASE} again]\n", earlier)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        *("", "a", "a\nb", "[line 13 gone]", "[after line 13:]\na", "[line 2 now:]"),
+        *("[line 2 now:]\n[line 4 gone]", "[line 2 gone]\na", "[line 4 gone]\n[line 2 gone]"),
+        *("[line 2 gone]\n[line 3 gone]", "[line 0 gone]", "[line 2 gone]\na\nb"),
+        *("[lines 2 gone]", "[line 2-3 gone]", "[lines 3-2 gone]", "[after line 0:]\na"),
+        *("[before line 2:]\na", f"[lines 2-3 of {BASE} again]", f"[line {'9' * 5000} gone]"),
+        *("[before line 1:]\na\n[line 1 gone]", "[before line 1:]\na\n[before line 1:]\nb"),
+    ],
+)
+def test_what_is_no_change_of_a_piece_is_broken(edits: str) -> None:
+    earlier = Earlier().given(version({}))
+    with pytest.raises(FormBroken):
+        FORM.read(f"[{BASE} again, except:]" + f"\n{edits}" * bool(edits), earlier)
 
 
 @pytest.mark.parametrize(
     "written",
     [
-        *(
-            "",
-            "a",
-            "[#1 again, except:]",
-            "[#1 again]\na",
-            "[#1 again, except:]\na",
-            "[#3 again]",
-            "[#0 again]",
-        ),
-        *(
-            "[#01 again]",
-            "[#1 again, except:]\n[line 13 gone]",
-            "[#1 again, except:]\n[after line 13:]\na",
-        ),
-        *(
-            "[#1 again, except:]\n[line 2 now:]",
-            "[#1 again, except:]\n[line 2 now:]\n[line 4 gone]",
-        ),
-        *(
-            "[#1 again, except:]\n[line 2 gone]\na",
-            "[#1 again, except:]\n[line 4 gone]\n[line 2 gone]",
-        ),
-        *(
-            "[#1 again, except:]\n[line 2 gone]\n[line 3 gone]",
-            "[#1 again, except:]\n[line 0 gone]",
-        ),
-        *("[#1 again, except:]\na\nb", "[#1 again, except:]\n[line 2 gone]\na\nb"),
-        *("[#1 again, except:]\n[lines 2 gone]", "[#1 again, except:]\n[line 2-3 gone]"),
-        *("[#1 again, except:]\n[lines 3-2 gone]", "[#1 again, except:]\n[after line 0:]\na"),
-        *(
-            "[#1 again, except:]\n[before line 2:]\na",
-            "[#1 again, except:]\n[lines 2-3 of #1 again]",
-        ),
-        *("[#1 again, except:]\n[before line 1:]\na\n[line 1 gone]", "x\n[#1 again]", "[#2 again]"),
-        *(
-            "[#1 again, except:]\n[before line 1:]\na\n[before line 1:]\nb",
-            f"[#{'9' * 5000} again]",
-        ),
+        *("", "a", "[BASE again]\na", "x\n[BASE again]", "[BASE again, except]", "[BASE]"),
+        *('["line 1 of a " again]', '["line 1 of a t"... again]', "[...BASE again]"),
+        *('["line 2 of a "... again]', f'["{"9" * 5000}"... again]', '["line 1 of a ... again]'),
+        *('["\\u006cine 1 of a "... again]', "[BASE... again]", '["" again]', "[#1 again]"),
     ],
 )
-def test_what_is_no_change_of_a_piece_is_broken(written: str) -> None:
-    """#2 is empty: there is nothing to change in it."""
+def test_what_names_no_piece_is_broken(written: str) -> None:
     earlier = Earlier().given(version({})).given("")
+    assert FORM.read(f"[{BASE} again]\n", earlier) == version({})
     with pytest.raises(FormBroken):
-        FORM.read(written, earlier)
+        FORM.read(written.replace("BASE", BASE), earlier)
 
 
 def test_recorded_messages_read_back() -> None:
@@ -212,12 +198,10 @@ def test_recorded_outputs_are_given_as_their_changes() -> None:
         new = "\n".join(changed(some_of, text.split("\n"), LINES))
         for one in (new, new.replace("\n", "\r\n"), text):
             deliver(one, Earlier().given(text))
-        if text.count("\n") >= 3 and "[#" not in text:
-            assert FORM.write(text, Earlier().given(text)) in (
-                "[#1 again]\n",
-                "[#1 again]",
-                None,
-            ), name
+        if text.count("\n") >= 3:
+            earlier = Earlier().given(text)
+            again = f"[{earlier.name(1)} again]"
+            assert FORM.write(text, earlier) in (again + "\n", again, None), name
 
 
 @pytest.mark.parametrize("every", [7, 10**9])
@@ -245,4 +229,4 @@ def test_huge_texts() -> None:
 def test_a_few_characters_do_not_stand_for_more_than_the_longest_text() -> None:
     earlier = Earlier().given("\n".join(["x" * 1000] * (LONGEST // 1000)))
     with pytest.raises(FormBroken):
-        FORM.read("[#1 again]", earlier)
+        FORM.read('["xxxxxxxxxxxx"... again]', earlier)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, TenantKey, reference
-from agentbus.filters import Edge, Given, Ledger, Outlook, Pipeline, open_lossy, plan_of
+from agentbus.context import Context, Given, Ledger, TenantKey, reference
+from agentbus.filters import Edge, Outlook, Pipeline, open_lossy, plan_of
 from agentbus.filters.mask import KEPT_RESULTS, MASK
 
 TENANT = TenantKey(bytes(range(32)))

@@ -64,7 +64,7 @@ def _array(values: list[str]) -> str:
 
 @some.composite
 def tables(draw: some.DrawFn, cells: some.SearchStrategy[str]) -> str:
-    """An array of objects whose keys are the same, or nearly."""
+    """Objects whose keys are the same, or nearly: in an array, or under keys of their own."""
     keys = draw(some.lists(strings, min_size=1, max_size=3))
     inner = draw(some.lists(strings, max_size=2))
     rows = []
@@ -75,6 +75,8 @@ def tables(draw: some.DrawFn, cells: some.SearchStrategy[str]) -> str:
         if draw(some.integers(0, 9)) == 0:
             pairs.pop()
         rows.append(_object(pairs))
+    if draw(some.booleans()):
+        return _object([(draw(strings), row) for row in rows])
     return _array(rows)
 
 
@@ -149,6 +151,22 @@ def test_how_it_looks() -> None:
     )
 
 
+def test_how_objects_under_keys_look() -> None:
+    text = json.dumps(
+        {
+            "variants": {
+                "9612497925": {"options": {"color": "blue"}, "price": 50.88},
+                "spare": {"options": {"color": "red"}, "price": 49.0},
+            },
+            "one": {"alone": {"a": 1}},
+        }
+    )
+    assert PLAIN.write(text) == (
+        '{variants:{\noptions{color},price:\n"9612497925":blue,50.88\nspare:red,49.0},'
+        "one:{alone:{a:1}}}"
+    )
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -168,6 +186,17 @@ def test_how_it_looks() -> None:
             "[1]x",
         ),
         *("[\n", "[\na", "[\na:", "[\na:]", "[\na:\n", "[\na:\n1,2]", "[\na,b:\n1]", "[\na{}:\n1]"),
+        *(
+            "{\n",
+            "{\na",
+            "{\na:",
+            "{\na:}",
+            "{\na:\nk",
+            "{\na:\nk:",
+            "{\na:\nk:1",
+            "{\na:\nk:1,l:1}",
+        ),
+        *("{\na:\nk:1\n}", "{\na:\n:1}", "{\n}", "{\na,b:\nk:1}", "{\na:\n1}"),
         *('"a', '{"a:1}', '["\\x"]', "[ a]", "[a ]", "a\nb", "[" * 5000, "{a:" * 5000),
         "[\n" + "a{" * 5000,
     ],
@@ -175,7 +204,7 @@ def test_how_it_looks() -> None:
 def test_what_it_does_not_write_is_refused(broken: str) -> None:
     with pytest.raises(FormBroken) as raised:
         PLAIN.read(broken)
-    assert "json-plain/1" in str(raised.value)
+    assert "json-plain/2" in str(raised.value)
 
 
 @pytest.mark.parametrize(

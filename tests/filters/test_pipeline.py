@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, SegmentKind, TenantKey
+from agentbus.context import Book, Context, Decision, Given, Ledger, SegmentKind, TenantKey
 from agentbus.errors import InvalidMessage
-from agentbus.filters import (
-    Book,
-    Decision,
-    Given,
-    Ledger,
-    Pipeline,
-    Plan,
-    check_plan,
-    open_lossy,
-    plan_of,
-    read_back,
-)
+from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
 from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Use, use_for, view_of
 
@@ -120,15 +110,13 @@ def test_what_is_delivered_reads_back_and_never_grows(seed: int) -> None:
         given = one.deliver(node, PLAN, "reader")
         assert node.last is not None
         assert given.parent is not None
-        if given.receipt is None:
-            assert texts(given)[-1] == node.last.text
-            continue
+        assert given.receipt is not None
         decision = given.receipt.decision
-        assert decision.delivered_tokens == len(texts(given)[-1])
-        assert decision.sent_tokens == len(node.last.text) >= decision.delivered_tokens
         if decision.text is None:
             assert texts(given)[-1] == node.last.text
             continue
+        assert decision.delivered_tokens == len(texts(given)[-1])
+        assert decision.sent_tokens == len(node.last.text) > decision.delivered_tokens
         changed += 1
         read, exact = read_back(
             decision.text,
@@ -279,3 +267,50 @@ def test_views_differ_where_plans_do() -> None:
 def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
     with pytest.raises(InvalidMessage, match="filters"):
         check_plan(plan)
+
+
+def test_a_huge_text_is_delivered_as_it_is_at_once() -> None:
+    huge = '{"a": 1}\n' * 6_000_000
+    one = pipeline()
+    begun = time.process_time()
+    given = one.deliver(TENANT.empty().tool_result("db", huge), PLAN, "reader")
+    assert time.process_time() - begun < 20
+    assert texts(given) == [huge]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "\r\n" * 50,
+        "漢字かな" * 500,
+        "\x00\x01\x02" * 300,
+        "\x1b[31mred\x1b[0m\n" * 50,
+        '{"a": NaN, "b": 1e400, "a": 2}' * 3,
+        "[" * 5000 + "]" * 5000,
+        '[line 1 of "x" again]\n' * 40,
+        "[#1 again]\n[quoted] [#1 again]\n" * 30,
+    ],
+)
+def test_hostile_texts_read_back(text: str) -> None:
+    context = TENANT.empty().tool_result("db", text).document(text).user(text)
+    one = pipeline()
+    for node in chain(context)[1:]:
+        given = one.deliver(node, PLAN, "reader")
+        assert given.parent is not None
+        receipt = given.receipt
+        assert receipt is not None
+        if receipt.decision.text is None:
+            assert texts(given)[-1] == text
+            continue
+        decision = receipt.decision
+        read, exact = read_back(
+            str(decision.text),
+            decision.filters,
+            LOSSLESS,
+            tuple(REFERENCES.values()),
+            given.parent.earlier,
+        )
+        assert read == text or exact == "value"
+        assert decision.delivered_tokens < decision.sent_tokens

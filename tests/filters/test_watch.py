@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentbus.config import FilterRule
-from agentbus.context import Context, TenantKey, reference
-from agentbus.filters import Balance, Edge, Guard, Ledger, Lossy, Pipeline, Shortened, plan_of
+from agentbus.context import Context, Ledger, TenantKey, reference
+from agentbus.filters import Balance, Edge, Guard, Lossy, Pipeline, Shortened, plan_of
 from agentbus.filters.guard import FEW
 from agentbus.filters.plan import Use
 

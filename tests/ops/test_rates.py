@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agentbus.ops import ProcessReport, rates
-from agentbus.telemetry import AgentMetrics, AgentReport, BusReport
+from agentbus.telemetry import AgentMetrics, AgentReport, BusReport, ModelCost
 
 
 def process(name: str, uptime_s: float, *agents: AgentReport) -> ProcessReport:
@@ -35,6 +35,14 @@ def test_an_interval() -> None:
     assert (row.waiting, row.requests, row.errors) == (7, 5, 1)
     (idle,) = rates([after], [process("p", 13.0, metrics.report("b", 0))])
     assert (idle.requests_per_s, idle.p50_s, idle.p99_s) == (0.0, None, None)
+
+
+def test_answers_without_a_value_are_counted() -> None:
+    metrics = AgentMetrics()
+    metrics.charged(ModelCost(structured_answers=4, unparsable_answers=1))
+    before, after = (process("p", uptime, metrics.report("b", 0)) for uptime in (1.0, 2.0))
+    (row,) = rates([before], [after])
+    assert (row.structured_answers, row.unparsable_answers) == (4, 1)
 
 
 def test_only_what_is_in_both_surveys_counts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,26 +11,40 @@ import pytest
 from agentbus.filters import Delivered, PlainJSON
 from perf.macro import filters
 from perf.macro.filters import SUITE
-from perf.report import VIOLATIONS
+from perf.report import VIOLATIONS, Row
 
 ROWS = [{"id": n, "name": f"number {n}"} for n in range(30)]
+
+
+async def no_engine(data: Path, tokenizer: object, *, quick: bool) -> AsyncIterator[list[Row]]:
+    empty: tuple[list[Row], ...] = ()
+    for rows in empty:
+        yield rows
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     class Tokenizer:
         @staticmethod
-        def plain(text: str) -> list[int]:
-            return [0] * len(text)
+        def count(text: str) -> int:
+            return len(text)
 
     monkeypatch.setattr(filters, "load_tokenizer", Tokenizer)
+    monkeypatch.setattr(filters, "held_rows", no_engine)
     folder = tmp_path / "tool_outputs" / "json_array"
     folder.mkdir(parents=True)
     (folder / "rows.json").write_text(json.dumps(ROWS, indent=1))
     talks = tmp_path / "conversations"
     talks.mkdir()
-    said = [("tool_result", json.dumps(ROWS)), ("message", "[1]"), ("tool_result", "done")]
-    messages = [{"kind": kind, "content": content} for kind, content in said]
+    said = [
+        ("tool_result", json.dumps(ROWS)),
+        ("message", "[1]"),
+        ("tool_result", "done"),
+        ("tool_result", json.dumps(ROWS)),
+    ]
+    messages = [
+        {"kind": kind, "content": content, "from": "tool", "to": "agent"} for kind, content in said
+    ]
     (talks / "tau_bench_airline.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     return tmp_path
 
@@ -43,8 +58,10 @@ async def test_cases_and_sums(data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert plain is not None
     one = found["json_array", "tokens"]
     assert (one.value, one.peer_value) == (len(plain), len(json.dumps(ROWS, separators=(",", ":"))))
-    assert found["tau_bench_airline", "tokens"].value == len(plain) + len("[1]done")
-    assert found["tau_bench_airline_json_results", "tokens"].value == len(plain)
+    assert found["tau_bench_airline", "tokens"].value == 2 * len(plain) + len("[1]done")
+    assert found["tau_bench_airline_json_results", "tokens"].value == 2 * len(plain)
+    delivered = found["tau_bench_airline_json_results, delivered to one", "tokens"]
+    assert len(plain) < delivered.value < len(plain) + 100, "the second refers to the first"
     assert all(row.value == 0 for row in rows if row.unit == VIOLATIONS)
     assert "skipped log" in capsys.readouterr().err
 
@@ -61,5 +78,5 @@ async def test_cases_and_sums(data: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_loss_is_seen(sent: str, delivered: str, kept: bool) -> None:
-    assert filters._is_kept(sent, Delivered(delivered, "json-plain/1", 9, 8)) is kept
+    assert filters._is_kept(sent, Delivered(delivered, "json-plain/2", 9, 8)) is kept
     assert not filters._is_kept(sent, Delivered(delivered, "", 9, 8))

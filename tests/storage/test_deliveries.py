@@ -9,8 +9,8 @@ import apsw
 import msgpack
 import pytest
 
+from agentbus.context import Decision
 from agentbus.errors import ConfigError
-from agentbus.filters import Decision
 from agentbus.storage import DeliveryFile
 
 ROOT = bytes(range(32))

@@ -63,7 +63,11 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     metrics.failed("no_handler")
     metrics.charged(ModelCost(1, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.5))
     metrics.charged(ModelCost(2, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.9, lost_tokens=1, saved_tokens=4))
-    report = metrics.report("adder", waiting=3)
+    for failed in (1, 0, 0):
+        metrics.charged(
+            ModelCost(structured_answers=1, unparsable_answers=failed, repairs=1 - failed)
+        )
+    report = metrics.report("adder", waiting=3, model="m")
     assert (report.name, report.waiting, report.replies) == ("adder", 3, 2)
     assert report.failures == {"no_handler": 2}
     assert report.queue.counts[1] == 2
@@ -71,6 +75,8 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     assert (report.reused_tokens, report.prefilled_tokens, report.decoded_tokens) == (6, 4, 14)
     assert report.lost_tokens == 1
     assert report.saved_tokens == 4
+    assert report.model == "m"
+    assert (report.structured_answers, report.unparsable_answers, report.repairs) == (3, 1, 2)
     assert (report.ttft.count, report.ttft.total_s) == (1, 0.5)
     assert metrics.report("adder", 0).replies == 2
 

@@ -140,4 +140,9 @@ def test_attributes_follow_the_conventions() -> None:
     assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (9, 5)
     asked = span().attributes()
     assert asked["messaging.operation.type"] == "send"
+    assert not [name for name in found if "answers" in name]
+    values = ModelCost(calls=1, structured_answers=3, unparsable_answers=1)
+    found = span(account=HopAccount("a", "b", model=values)).attributes()
+    assert found["agentbus.model.structured_answers"] == 3
+    assert found["agentbus.model.unparsable_answers"] == 1
     assert not {"error.type", "gen_ai.agent.name", "gen_ai.usage.input_tokens"} & set(asked)

@@ -108,6 +108,25 @@ async def test_a_script_says_when_it_waits_and_how_it_fails() -> None:
             await bus.script("writer", [])
 
 
+class Judge(Agent):
+    """You judge."""
+
+    @handler
+    async def judge(self, text: str, call: Call) -> bool:
+        return await call.generate_as(bool, text)
+
+
+async def test_a_reply_that_is_no_json_is_given_to_who_asks_in_words() -> None:
+    async with open_bus() as bus:
+        engine = await bus.script("judge", ["I do not know.", "```\ntrue\n```", "false"])
+        await bus.spawn(Judge, name="judge", model="judge")
+        assert await bus.request("judge", "Is it?") is True
+        assert engine.unused == 1
+        assert await bus.request("judge", "And now?") is False
+        assert engine.unused == 0
+        assert [request.schema is None for request in engine.requests] == [False, True, True, False]
+
+
 async def test_no_real_model_is_run(encoded: bool) -> None:
     async with open_bus(encoded=encoded) as bus:
         with pytest.raises(ModelNotFound, match=r"bus\.script"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agentbus_torch.engine import load_engine
+from pydantic import BaseModel
 
 from agentbus import Agent, Answer, Bus, Call, handler
 from agentbus.client import ModelAgent, model_agent_name
@@ -36,12 +37,19 @@ TOOL = {
 }
 
 
+class Tide(BaseModel):
+    """Whether it is high."""
+
+    high: bool
+
+
 class Asker(Agent):
     """Ask."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.reading: Reading | None = None
+        self.tide: Tide | None = None
 
     @handler
     async def sample(self, times: int, call: Call) -> None:
@@ -62,6 +70,8 @@ class Asker(Agent):
         wrong: dict[str, Any] = {"type": "nothing known"}
         with pytest.raises(InvalidSchema):
             await call.answer("What?", schema=wrong)
+        self.tide = await call.generate_as(Tide, "Is it?", repairs=0, max_tokens=80)
+        assert call.cost.structured_answers == 1
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -80,6 +90,7 @@ async def test_a_tiny_model_is_asked_over_the_bus(
             await asker.request("asker", 2, deadline=60)
             await _compare(engine, agent)
             await asker.request("asker", "shape", deadline=60)
+    assert isinstance(agent.tide, Tide), "the weights are random: the grammar alone writes it"
     shaped, called = agent.answers[2:]
     assert isinstance(json.loads(shaped.text)["high"], bool)
     assert (called.reason, called.text) == ("tool_calls", "")

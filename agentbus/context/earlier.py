@@ -1,10 +1,9 @@
 """What a receiver was given so far, as the forms see it that refer back to it.
 
 A piece is a text as this receiver was really given it: marks and all, as it stands in its model's
-prompt. Pieces are numbered from 1 in the order of delivery, and `#12` names the twelfth: the layer
-above shows that name beside the piece, and fetches by it. A number rather than a hash, since a model
-tells it apart, copies it without an error and pays two or three tokens for it; and since it never
-changes: a prompt only grows at its end.
+prompt. Marks refer to a piece by what it says, as `piece_names` has it: no piece needs a label, which
+would make it longer. A name never changes, since it depends on the pieces before alone: a prompt
+only grows at its end.
 
 Lines are counted in the piece as given, from 1, as its reader counts them. So whatever a reference
 covers stands written out in the prompt, character for character, and reading needs nothing that this
@@ -17,8 +16,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 
+from .piece_names import PieceNames
+
 __all__ = [
     "ALONE",
+    "ANY_MARK",
     "HELD_CHARACTERS",
     "HELD_LINES",
     "LONGEST",
@@ -47,9 +49,13 @@ LONGEST = 1 << 26
 UNQUOTABLE = 0
 """The number of each line that looks like a mark, or is not held."""
 
+ANY_MARK = "[line ]"
+"""A line in the place of any that is not held."""
+
 _QUOTED = "[quoted] "
-_MARKS = ("[line ", "[lines ", "[#", "[after line ", "[before line ")
-_ANY_MARK = "[#]"
+_MARKS = ("[line ", "[lines ", "[after line ", "[before line ")
+_HEADS = ('["', '[..."')
+_HEAD_ENDS = (" again]", " again, except:]")
 _LINE_BITS = 32
 _KEY_BITS = 24
 
@@ -61,6 +67,8 @@ def is_mark(line: str) -> bool:
     start = 0
     while line.startswith(_QUOTED, start):
         start += len(_QUOTED)
+    if line.startswith(_HEADS, start):
+        return line.endswith(_HEAD_ENDS)  # unlike an array of JSON
     return line.startswith(_MARKS, start)
 
 
@@ -93,31 +101,34 @@ class _Book:
     """Pieces and their index, append-only; several `Earlier` read it, each up to its own end."""
 
     def __init__(self) -> None:
-        self.lines = [_ANY_MARK]
+        self.lines = [ANY_MARK]
         self.numbers: dict[str, int] = {}
         self.pieces: list[array[int]] = []
+        self.names = PieceNames()
         self.places: dict[int, tuple[int, ...]] = {}
         self.held_lines = 0
         self.held_characters = 0
 
-    def numbered(self, lines: Sequence[str]) -> array[int]:
-        """Give each line its number; none at all if the piece does not fit."""
-        new = {line for line in lines if line not in self.numbers and not is_mark(line)}
+    def add(self, lines: Sequence[str]) -> None:
+        """Add a piece; without its lines if they do not fit."""
+        new = dict[str, int]()
+        for index, line in enumerate(lines):
+            if line not in self.numbers and not is_mark(line):
+                new.setdefault(line, index)
         characters = self.held_characters + sum(map(len, new))
         if characters > HELD_CHARACTERS or self.held_lines + len(lines) > HELD_LINES:
-            return array("I")
+            lines, new, characters = (), {}, self.held_characters
         self.held_characters = characters
-        numbers = self.numbers
-        for line in lines:
-            if line in new and line not in numbers:
-                numbers[line] = len(self.lines)
-                self.lines.append(line)
-        return array("I", [numbers.get(line, UNQUOTABLE) for line in lines])
-
-    def add(self, piece: array[int]) -> None:
+        self.held_lines += len(lines)
+        for line in new:
+            self.numbers[line] = len(self.lines)
+            self.lines.append(line)
+        piece = array("I", [self.numbers.get(line, UNQUOTABLE) for line in lines])
         self.pieces.append(piece)
-        self.held_lines += len(piece)
-        base = len(self.pieces) << _LINE_BITS
+        if self.names.add((index, line) for line, index in new.items()):
+            self._index_lines(piece, len(self.pieces) << _LINE_BITS)
+
+    def _index_lines(self, piece: array[int], base: int) -> None:
         for start, number in enumerate(piece):
             self._index(run_key(piece, start), base + start)
             if len(self.lines[number]) >= ALONE:
@@ -131,7 +142,7 @@ class _Book:
     def fork(self, count: int) -> _Book:
         other = _Book()
         for piece in self.pieces[:count]:
-            other.add(other.numbered([self.lines[number] for number in piece]))
+            other.add([self.lines[number] for number in piece])
         return other
 
 
@@ -142,8 +153,11 @@ class Earlier:
     one index and know how far each may read in it. Only where two pieces follow the same value is
     the index built anew for the second.
 
-    It holds at most `HELD_LINES` and `HELD_CHARACTERS`; a piece that does not fit has its number,
-    but nothing refers to it. What was held stays, as references must.
+    Any thread may read a value at any time; but `given`, see there.
+
+    It holds at most `HELD_LINES` and `HELD_CHARACTERS`. A piece that does not fit has no name, and no
+    name heeds how its lines begin. Nothing refers to a piece without a name. What was held stays,
+    as references must.
     """
 
     __slots__ = ("_book", "_count")
@@ -154,11 +168,14 @@ class Earlier:
 
     @property
     def count(self) -> int:
-        """How many pieces these are; the last one's number."""
+        """How many pieces these are; the last one's number, from 1."""
         return self._count
 
     def given(self, piece: str) -> Earlier:
-        """Return the value after one more piece, `piece` being what stands in the prompt."""
+        """Return the value after one more piece, `piece` being what stands in the prompt.
+
+        It is not thread-safe: of all values that grew out of one another, one at a time.
+        """
         after = Earlier()
         at_end = len(self._book.pieces) == self._count
         after._book = book = self._book if at_end else self._book.fork(self._count)
@@ -166,13 +183,13 @@ class Earlier:
         lines = piece.split("\n")
         if not lines[-1]:
             lines.pop()  # the end of the last line, not one more
-        book.add(book.numbered(lines))
+        book.add(lines)
         return after
 
     def number(self, lines: Iterable[str]) -> list[int]:
         """Return lines as numbers, equal where the lines are, to compare with those of pieces."""
         known, fresh = self._book.numbers, dict[str, int]()
-        base = len(self._book.lines)
+        base = HELD_LINES + 1  # more than a held line's number ever is
         numbers = []
         for line in lines:
             number = known.get(line)
@@ -193,6 +210,15 @@ class Earlier:
     def numbers_of(self, piece: int) -> Sequence[int]:
         """Return the numbers of a piece's lines; of none if it was not given or is not held."""
         return self._book.pieces[piece - 1] if 0 < piece <= self._count else ()
+
+    def name(self, piece: int) -> str:
+        """Return the name of a piece that `places` led to, as it stands in marks."""
+        return self._book.names.name(piece)
+
+    def find(self, name: str) -> int:
+        """Return the number of the piece that a name stands for; 0 if none of these has it."""
+        piece = self._book.names.find(name)
+        return piece if piece <= self._count else 0
 
     def line(self, number: int) -> str:
         """Return the line that has this number, which is not `UNQUOTABLE`."""

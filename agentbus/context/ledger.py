@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..context import Context, SegmentKind
 from .earlier import Earlier
+from .kind import SegmentKind
+from .segment import Context
 
 __all__ = ["GIVEN", "Book", "Decision", "Given", "Ledger", "Receipt"]
 
@@ -68,7 +69,7 @@ class Given:
     """The same, as references see it."""
     parent: Given | None = field(default=None, repr=False)
     receipt: Receipt | None = None
-    """Of the last segment; None if no filter was to look at it."""
+    """Of the last segment; None where there is none yet."""
     saved_tokens: int = 0
     """In the whole context."""
     left_out_tokens: int = 0

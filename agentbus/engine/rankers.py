@@ -1,0 +1,40 @@
+"""Rankers of sentences by name, for filters that keep what a question asks for.
+
+They are entry points of the group `agentbus.rankers`; one is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import anyio
+
+from ..errors import ConfigError
+from ..filters import Ranker
+
+__all__ = ["RANKERS", "open_ranker"]
+
+RANKERS = "agentbus.rankers"
+"""Group of entry points; each names a function that opens a ranker, and may take a while."""
+
+
+async def open_ranker(name: str) -> Ranker | None:
+    """Open a ranker; None, which is BM25, for the empty name.
+
+    Raises:
+        ConfigError: there is no such ranker, or its packages are not installed.
+        EngineError: its model cannot be had; the error says what to do.
+    """
+    if not name:
+        return None
+    points = {point.name: point for point in entry_points(group=RANKERS)}
+    if name not in points:
+        known = ", ".join(sorted(points)) or "none is installed"
+        raise ConfigError("ranker", f"there is no {name!r}; there are: {known}")
+
+    def load() -> Ranker:
+        make: Callable[[], Ranker] = points[name].load()
+        return make()
+
+    return await anyio.to_thread.run_sync(load)

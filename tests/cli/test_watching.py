@@ -1,0 +1,63 @@
+"""What `agentbus top` and `agentbus trace` show of answers that were to hold a value."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from agentbus.cli.tracing import _label
+from agentbus.cli.watching import _top
+from agentbus.ops import AgentRates
+from agentbus.telemetry import HopAccount, ModelCost, Span
+
+
+def row(agent: str, structured: int, unparsable: int) -> AgentRates:
+    return AgentRates(
+        agent=agent,
+        process="p",
+        pid=1,
+        requests_per_s=0.0,
+        p50_s=None,
+        p99_s=None,
+        waiting=0,
+        requests=0,
+        errors=0,
+        reused_tokens=0,
+        prefilled_tokens=0,
+        saved_tokens=0,
+        lost_tokens=0,
+        structured_answers=structured,
+        unparsable_answers=unparsable,
+    )
+
+
+def shown(*rows: AgentRates) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(_top(rows, []))
+    return capture.get()
+
+
+def test_top_shows_the_rate_where_values_were_asked_for() -> None:
+    text = shown(row("judge", 1250, 50), row("writer", 0, 0))
+    judge, writer = (line for line in text.split("\n") if "judge" in line or "writer" in line)
+    assert "unparsable" in text
+    assert "4.0% of 1,250" in judge
+    assert writer.count("–") == 3
+    assert "unparsable" not in shown(row("writer", 0, 0))
+
+
+def test_trace_says_how_many() -> None:
+    model = ModelCost(calls=3, structured_answers=3, unparsable_answers=2)
+    account = HopAccount("a", "b", model=model)
+    span = Span(
+        trace="t",
+        span="s",
+        parent="",
+        kind="server",
+        process="p",
+        start_ns=0,
+        duration_s=1.0,
+        error="",
+        account=account,
+    )
+    assert "2 of 3 unparsable" in _label(span)
