@@ -1,37 +1,40 @@
 """Questions with long contexts: the text that holds the answer, among others that do not.
 
-XQuAD: a paragraph and the others of the same article, in the file's order. Natural Questions: a
-document among others of the file. HotpotQA: its ten paragraphs, two of which are needed.
+XQuAD: a paragraph among the others of its article. Natural Questions: a document among others of the
+file. Both in an order drawn from the question's name. HotpotQA: its ten paragraphs as they are, of
+which two are needed.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from types import MappingProxyType
 from typing import Any
 
-from .logs import read_lines
+from agentbus.filters.units import units_of
 
-__all__ = ["HOTPOT", "NQ", "XQUAD", "Question", "Span", "read_questions", "sentence_spans"]
+from .logs import read_lines
+from .recorded import say
+
+__all__ = ["FILES", "HOTPOT", "NQ", "OTHERS", "XQUAD", "Question", "Span", "read_questions"]
 
 XQUAD = "squad_xquad_en.jsonl"
 NQ = "nq_long_answer.jsonl"
 HOTPOT = "hotpotqa_distractor.jsonl"
+OTHERS = 19
+"""Documents of Natural Questions beside the one that holds the answer."""
 
 _ARTICLES = (
-    "AAAAABBBBBCCCCCDDDDDEEEEEFFFFFGGGGGHHHHHIIIIIJJJJJKKKKKLLLLLMNOPOOOQQOQQQMR"
-    "RRRNRNSMSMPSSSMPTUTUTTUTVUNNUPPWWVXXXVXYVXVWZZaWaaZZbbaabbWbZcccccdddddeeee"
+    "AAAAABBBBBCCCCCDDDDDEEEEEFFFFFGGGGGHHHHHIIIIIJJJJJKKKKKLLLLLMNOPOOOQQOQQQMRRRRNRNSMSMPSSSMP"
+    "TUTUTTUTVUNNUPPWWVXXXVXYVXVWZZaWaaZZbbaabbWbZcccccdddddeeee"
 )
-"""The article of each line of XQuAD's file, by upstream's titles, which the file leaves out. One
-paragraph is the only one of its article."""
+"""Which paragraphs of XQuAD are of one article, in the file's order, by upstream's titles; the file
+does not say so itself."""
 _JOINT = "\n\n"
-_END = re.compile(
-    r"(?:(?<=[.!?])|(?<=[.!?][\"”’')\]]))(?<!\b[A-Z]\.)(?<!\b[A-Z]\.[\"”’')\]])"  # no initials
-    r"(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bNo\.)(?<!\bvs\.)\s+(?=[^\sa-z])|\n+"
-)
 
 Span = tuple[int, int]
 """Where something begins in a text, and where it has ended."""
@@ -41,109 +44,104 @@ Span = tuple[int, int]
 class Question:
     """One question, with the documents that its reader is given."""
 
-    text: str
+    name: str
+    query: str
     answer: str
-    """It stands in the documents word for word, but for HotpotQA's comparisons."""
+    """Word for word as in the documents, but for HotpotQA's comparisons."""
     documents: tuple[str, ...]
+    places: tuple[Span, ...]
+    """Where answers stand in `text`, in the documents that count; none where the answer is a
+    comparison's."""
     evidence: tuple[str, ...]
-    """The sentences of the documents that give the answer, word for word: HotpotQA's are its
-    supporting facts, of the others it is one sentence that holds the answer."""
+    """The sentences that give the answer: HotpotQA's supporting facts; of the others one that holds
+    the answer, of several the one with most of the question's words."""
 
     @property
-    def context(self) -> str:
+    def text(self) -> str:
         """The documents as one text."""
         return _JOINT.join(self.documents)
 
 
-def read_questions(path: Path, others: int = 19) -> list[Question]:
-    """Read one of the three files; the same arguments give the same questions.
-
-    Args:
-        others: documents beside the one that holds the answer, for Natural Questions.
-
-    Raises:
-        ValueError: it is another file, or not as it is known.
-    """
-    rows = list(read_lines(path))
-    if path.name == HOTPOT:
-        return [_of_facts(row) for row in rows]
-    if path.name == XQUAD:
-        return [_of_answer(row, own) for row, own in zip(rows, _articles(rows), strict=True)]
-    if path.name == NQ:
-        return [_of_answer(row, own) for row, own in zip(rows, _drawn(rows, others), strict=True)]
-    raise ValueError(f"{path.name} is none of {XQUAD}, {NQ} and {HOTPOT}")
+def read_questions(path: Path, others: int = OTHERS) -> list[Question]:
+    """Read one of `FILES`. The same arguments give the same questions."""
+    return list(_READERS[path.name](list(read_lines(path)), others))
 
 
-def sentence_spans(text: str) -> list[Span]:
-    """Return where each sentence of a text begins and ends, without the white space between them.
-
-    Lines are sentences of their own. Rather too few than too many: what follows an abbreviation is
-    of the same sentence.
-    """
-    spans, start = [], 0
-    for found in _END.finditer(text):
-        if text[start : found.start()].strip():
-            spans.append((start, found.start()))
-        start = found.end()
-    if text[start:].strip():
-        spans.append((start, len(text)))
-    return spans
+def _xquad(rows: Sequence[Any], _others: int) -> Iterator[Question]:
+    """Yield questions; a paragraph that is alone in its article is left out."""
+    if len(rows) != len(_ARTICLES):
+        say(f"skipped {XQUAD}: not the file whose articles are known")
+        return
+    articles = list(zip(rows, _ARTICLES, strict=True))
+    for row, article in articles:
+        same = [other["context"] for other, its in articles if its == article and other is not row]
+        if same:
+            yield _among(row, same)
 
 
-def _articles(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return each line's article; one that would be alone gets four paragraphs of others."""
-    marked = list(zip(_ARTICLES, (str(row["context"]) for row in rows), strict=True))
-    found = []
-    for place, (mark, text) in enumerate(marked):
-        own = tuple(other for its, other in marked if its == mark)
-        found.append(own if len(own) > 1 else _among([t for _, t in marked], place, text, 4))
-    return found
+def _natural(rows: Sequence[Any], others: int) -> Iterator[Question]:
+    for row in rows:
+        rest = [other["context"] for other in rows if other is not row]
+        yield _among(row, Random(row["id"]).sample(rest, min(others, len(rest))))
 
 
-def _drawn(rows: Sequence[Mapping[str, Any]], others: int) -> list[tuple[str, ...]]:
-    texts = [str(row["context"]) for row in rows]
-    return [_among(texts, place, text, others) for place, text in enumerate(texts)]
+def _among(row: Mapping[str, Any], others: Sequence[str]) -> Question:
+    own = row["context"]
+    documents = [own, *others]
+    Random(row["id"]).shuffle(documents)
+    answer = next((one for one in row["answers"] if one in own), row["answers"][0])
+    places = _places(documents, row["answers"], documents.index(own))
+    sentences = _holding(own, answer) or [own]
+    best = max(sentences, key=lambda one: len(_words(row["question"]) & _words(one)))
+    return Question(row["id"], row["question"], answer, tuple(documents), tuple(places), (best,))
 
 
-def _among(texts: Sequence[str], place: int, text: str, others: int) -> tuple[str, ...]:
-    """Return a text among some others, at any place, by a seed of its own."""
-    draw = random.Random(f"{place} of {len(texts)}")
-    rest = sorted({*texts} - {text})
-    chosen = draw.sample(rest, min(others, len(rest)))
-    chosen.insert(draw.randint(0, len(chosen)), text)
-    return tuple(chosen)
+def _hotpot(rows: Sequence[Any], _others: int) -> Iterator[Question]:
+    for row in rows:
+        documents = row["context"].split(_JOINT)
+        by_title = {one.partition("\n")[0]: number for number, one in enumerate(documents)}
+        facts = row["supporting_facts"]
+        holding = sorted({by_title[title] for title, _ in facts})
+        evidence = [_sentence(documents[by_title[title]], number) for title, number in facts]
+        places = [span for number in holding for span in _places(documents, row["answers"], number)]
+        yield Question(
+            *(row["id"], row["question"], row["answers"][0]),
+            *(tuple(documents), tuple(places), tuple(dict.fromkeys(evidence))),
+        )
 
 
-def _of_answer(row: Mapping[str, Any], documents: tuple[str, ...]) -> Question:
-    text = str(row["context"])
-    answer = next((one for one in row["answers"] if one in text), row["answers"][0])
-    sentence = _holding(text, answer, row["question"])
-    return Question(row["question"], answer, documents, (sentence,))
+def _sentence(document: str, number: int) -> str:
+    """Return a sentence by its number; the title above them has none."""
+    sentences = units_of(document.partition("\n")[2])
+    return sentences[min(number, len(sentences) - 1)].strip()
 
 
-def _holding(text: str, answer: str, question: str) -> str:
-    """Return the sentence that holds the answer; of several the most like the question."""
-    asked = _words(question)
-    spans = sentence_spans(text)
-    found = []
-    for at in re.finditer(re.escape(answer), text):
-        begin = max((start for start, _ in spans if start <= at.start()), default=0)
-        end = min((end for _, end in spans if end >= at.end()), default=len(text))
-        found.append(text[begin:end])
-    return max(found, key=lambda one: len(asked & _words(one)), default=text)
+def _places(documents: Sequence[str], answers: Sequence[str], number: int) -> Iterator[Span]:
+    """Yield where answers stand in one document, as places in all of them joined."""
+    before = sum(len(one) + len(_JOINT) for one in documents[:number])
+    for answer in answers:
+        for found in re.finditer(re.escape(answer), documents[number]):
+            yield before + found.start(), before + found.end()
+
+
+def _holding(document: str, answer: str) -> list[str]:
+    """Return the sentences that hold an answer; one that stands in several takes them together."""
+    sentences = units_of(document)
+    ends = [sum(map(len, sentences[: number + 1])) for number in range(len(sentences))]
+    held = []
+    for found in re.finditer(re.escape(answer), document):
+        first = next(place for place, end in enumerate(ends) if end > found.start())
+        last = next(place for place, end in enumerate(ends) if end >= found.end())
+        held.append("".join(sentences[first : last + 1]).strip())
+    return held
 
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.lower()))
 
 
-def _of_facts(row: Mapping[str, Any]) -> Question:
-    documents = tuple(str(row["context"]).split(_JOINT))
-    by_title = dict(one.partition("\n")[::2] for one in documents)
-    evidence = []
-    for title, number in row["supporting_facts"]:
-        body = by_title[title]
-        spans = sentence_spans(body)
-        start, end = spans[min(number, len(spans) - 1)]
-        evidence.append(body[start:end])
-    return Question(row["question"], row["answers"][0], documents, tuple(evidence))
+_READERS: Mapping[str, Callable[[Sequence[Any], int], Iterator[Question]]] = MappingProxyType(
+    {XQUAD: _xquad, NQ: _natural, HOTPOT: _hotpot}
+)
+FILES = tuple(_READERS)
+"""Their names."""
