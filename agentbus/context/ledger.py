@@ -20,8 +20,9 @@ from .segment import Context
 
 __all__ = ["GIVEN", "Book", "Decision", "Given", "Ledger", "Receipt"]
 
-GIVEN = 1 << 26
-"""Characters of delivered texts that a ledger holds, each context counted as `_OVERHEAD` more."""
+GIVEN = 1 << 24
+"""Characters of delivered texts that a ledger holds, each context counted as `_OVERHEAD` more; the
+index of their lines takes several bytes for each of them."""
 _OVERHEAD = 512
 
 

@@ -37,7 +37,7 @@ class Memory:
         pass
 
 
-def pipeline(book: Book | None = None, *, room: int = 1 << 26) -> Pipeline:
+def pipeline(book: Book | None = None, *, room: int = 1 << 24) -> Pipeline:
     return Pipeline(len, Ledger(room, book), open_lossy)
 
 
