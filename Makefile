@@ -3,7 +3,7 @@
 # make fuzz   feeds two million mutated frames to what reads frames
 # make compiled       builds agentbus compiled, into build/compiled
 # make test-compiled  runs on it the tests of what is compiled
-# make peers  adds the systems that `python -m perf` compares with
+# make peers  adds the systems that `python -m perf` compares with, and a ranker of sentences
 # make engines  adds the engines that it compares with, in environments of their own
 # make soak   compares the engine with transformers at length, token by token
 
@@ -63,6 +63,7 @@ test-compiled: compiled
 
 peers: venv
 	$(PIP) --requirement perf/requirements-peers.txt
+	$(PIP) --constraint constraints.txt --editable '.[filters]'
 	@if command -v $${CC:-cc} > /dev/null ; then $(MAKE) compiled ; \
 	else echo "There is no C compiler: python -m perf will measure agentbus as sources." ; fi
 

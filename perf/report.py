@@ -38,6 +38,7 @@ UNITS: Mapping[str, bool] = {
     "percent": True,
     "points": False,
     "score": False,
+    "nats": False,
     "dropped": False,
     "req_s": True,
     "tok_s": True,

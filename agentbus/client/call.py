@@ -282,7 +282,7 @@ class Call(Requester):
         looked for, in what this process keeps and the process that made the call.
 
         Raises:
-            MisuseError: what is asked for is no range, or both lines and characters.
+            MisuseError: what is asked for is no range.
             AgentbusError: the other process could not be asked.
         """
         return await fetch_text(self, ref, lines, characters)

@@ -91,18 +91,24 @@ class Searched:
 def excerpt(
     text: str, lines: tuple[int, int] | None = None, characters: tuple[int, int] | None = None
 ) -> Fetched:
-    """Return a range of a text, or the whole of it.
+    """Return a range of a text, or the whole of it; with both, characters counted in the lines.
 
     Raises:
-        MisuseError: it is no range, or there are two.
+        MisuseError: it is no range.
     """
-    if lines is not None and characters is not None:
-        raise MisuseError("a text is asked for by lines or by characters, not by both")
+    for asked in (lines, characters):
+        if asked is not None:
+            _check_range(asked)
     if lines is not None:
-        _check_range(lines)
-        return _by_lines(text, *lines)
+        found = _by_lines(text, *lines)
+        if characters is None or found.lines == (0, 0):
+            return found
+        before, first, last = found.characters[0] - 1, *characters
+        end = min(before + last, found.characters[1])
+        return (
+            _by_characters(text, before + first, end) if before + first <= end else _nothing(text)
+        )
     if characters is not None:
-        _check_range(characters)
         return _by_characters(text, *characters)
     return _part(text, 0, len(text), (1, _count_lines(text)))
 

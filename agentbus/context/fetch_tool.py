@@ -57,7 +57,7 @@ CONTEXT_TOOLS: Final = canonical_tools(
                     "lines": {"type": "string", "description": "First and last line: 3-12"},
                     "characters": {
                         "type": "string",
-                        "description": "First and last character, where the mark says so: 1-900",
+                        "description": "First and last, where the mark says so, in these lines: 1-900",
                     },
                 },
                 "required": ["ref"],
@@ -124,8 +124,6 @@ def read_request(name: str, arguments: Mapping[str, object]) -> GetRequest | Sea
 
 
 def _get(ref: str, given: Mapping[str, object]) -> GetRequest | str:
-    if "lines" in given and "characters" in given:
-        return "[ask for lines or for characters, not for both]"
     ranges: dict[str, tuple[int, int]] = {}
     for what in given.keys() & {"lines", "characters"}:
         found = _range(given[what])

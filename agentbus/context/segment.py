@@ -303,7 +303,7 @@ class Context:
         forbidden, as no layout shows them to its model either.
 
         Raises:
-            MisuseError: what is asked for is no range, or both lines and characters.
+            MisuseError: what is asked for is no range.
         """
         return fetched(look_up(self, ref, reader), lines, characters)
 

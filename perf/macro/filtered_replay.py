@@ -23,7 +23,7 @@ from agentbus.filters import Guard, Pipeline, open_lossy, plan_of, report_rows
 
 from ..peers import Peer
 from ..report import Row, compare
-from .recorded import found
+from .recorded import found, say
 from .tokenizer import Tokenizer
 from .ways import CONVERSATIONS, TeamCall, read_conversations
 from .with_model import open_engine, shortest_teams
@@ -34,7 +34,7 @@ PLAIN = Peer("plain")
 """The same conversations as they were said."""
 HELD = 4
 """Conversations of each file that the engine holds."""
-QUICK_FILES = ("tau_bench_airline.jsonl", "chatdev.jsonl.gz")
+QUICK_FILES = ("tau_bench_airline.jsonl", "swe_agent.jsonl")
 """With --quick, one conversation of each."""
 _FITTING = 40
 
@@ -129,6 +129,9 @@ async def held_rows(data: Path, tokenizer: Tokenizer, *, quick: bool) -> AsyncIt
             teams = shortest_teams(
                 read_conversations(path), tokenizer, engine.capabilities.window, _FITTING
             )
+            if not teams:
+                say(f"skipped {name}, held by the engine: no conversation fits the model's window")
+                continue
             middle = len(teams) // 2
             replay = Replay(engine, LAYOUTS["roster_first"])
             for number, team in enumerate(teams[middle : middle + (1 if quick else HELD)]):

@@ -1,4 +1,5 @@
-"""Suite `filters`: tokens that recorded texts take in the forms that filters give them.
+"""Suite `filters`: tokens that recorded texts take in the forms that filters give them, what of a
+text its reader then still has (`survival`, `arguments`), and how well it answers (`answers`).
 
 Each text is taken alone, as a receiver gets it that was given nothing before. Whether anything was
 lost is looked into here, with Python's own JSON, not by the forms themselves.
@@ -22,7 +23,8 @@ from agentbus.filters import LOSSLESS, Delivered, read_back, shortest
 from ..peers import TOON, Peer
 from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
-from . import survival
+from . import answers, survival
+from .arguments import argument_rows
 from .deliveries import LATENCY_CHARACTERS, Delivery, Sums, by_receiver, deliver, seen_by_one
 from .filtered_replay import held_rows
 from .json_values import is_structure, same_values
@@ -39,6 +41,8 @@ KINDS = (
 )
 NAMED = ("chatdev", "autogen_notebooks")
 """Conversations whose logs name all readers."""
+CALLING = "tau_bench_airline.jsonl"
+"""Conversations with calls of tools that have arguments."""
 QUICK_CONVERSATIONS = 3
 """Of each file that --quick delivers."""
 QUICK_BYTES = 200_000
@@ -80,11 +84,14 @@ async def run(data: Path, peers: Sequence[str], *, quick: bool, progress: Progre
         for conversation in islice(read_lines(path), QUICK_CONVERSATIONS if quick else None):
             deliver(read(conversation), count, sums, only=only)
         rows += compare("filters", case, sums.figures(), {}) if sums.sent else []
+    for _, path in found(data / "conversations", (CALLING,)):
+        calls = islice(read_lines(path), QUICK_CONVERSATIONS if quick else None)
+        rows += argument_rows(calls, count)
     rows += survival.rows(data, count, peers, quick=quick, progress=progress)
     progress("conversations held by the engine")
     async for held in held_rows(data, tokenizer, quick=quick):
         rows += held
-    return rows
+    return rows + await answers.answer_rows(data, peers, count, quick=quick, progress=progress)
 
 
 def _cases(data: Path) -> Iterator[tuple[str, Iterator[str]]]:
@@ -208,7 +215,7 @@ def _on(data: Path) -> RunSuite:
 
 SUITE = Suite(
     name="filters",
-    peers=(COMPACT, TOON, *survival.PEERS),
+    peers=(COMPACT, TOON, *answers.PEERS),
     method=(
         "recorded tool outputs and messages, each alone, in the lossless form with fewest tokens by "
         "SmolLM2's tokenizer; peers where they take fewer tokens than the text as it was sent, and "
@@ -216,6 +223,8 @@ SUITE = Suite(
         "message once, behind those before it, with dedupe and diff; p99_ms with all counting. Held by "
         "the engine: hops of whole conversations with filters, and plain; TTFT includes the filters. "
         + survival.METHOD
+        + " "
+        + answers.METHOD
     ),
     run=_on(DATA),
     on_data=_on,

@@ -24,4 +24,4 @@ def found(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
 
 def say(word: str) -> None:
     """Say something beside the report."""
-    Console(stderr=True, highlight=False).print(word)
+    Console(stderr=True, highlight=False).print(word, markup=False)

@@ -1,21 +1,17 @@
 """Rows of the suite `filters`: does the sentence that holds a question's answer survive extraction?
 
-The paragraph with the answer stands among others, in an order drawn from the question's name: in
-XQuAD among those of the same article, in Natural Questions among 19 others; HotpotQA's contexts have
-ten as they are. A question counts if one place of an answer in its own paragraph is there with its
-whole sentence, found anew in the delivered text. Nothing was tuned on these questions: the weights in
+A question counts if one place of an answer in its own paragraph (`questions`) is there with its whole
+sentence, found anew in the delivered text. Nothing was tuned on these questions: the weights in
 `agentbus.filters.rank` and in `agentbus_minilm` come from XQuAD's other articles and from Natural
 Questions' other documents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from time import perf_counter
-from typing import Any
 
 from agentbus_minilm import open_ranker
 
@@ -23,13 +19,13 @@ from agentbus.errors import AgentbusError
 from agentbus.filters import BM25, Extract, Ranker
 from agentbus.filters.units import units_of
 
-from ..peers import BM25S, Peer
 from ..report import Row, compare
 from ..suite import Progress
-from .logs import read_lines
+from .questions import FILES, Question, read_questions
+from .rankings import RANKINGS, Count, Ranking, best
 from .recorded import found, say
 
-__all__ = ["METHOD", "PEERS", "rows"]
+__all__ = ["METHOD", "rows"]
 
 METHOD = (
     "extract_*: questions whose answer's sentence is there, and tokens delivered, where so many "
@@ -38,24 +34,7 @@ METHOD = (
 )
 RATES = (50, 30, 20, 10)
 QUICK_QUESTIONS = 8
-_OTHERS = 19
-_ARTICLES = (
-    "AAAAABBBBBCCCCCDDDDDEEEEEFFFFFGGGGGHHHHHIIIIIJJJJJKKKKKLLLLLMNOPOOOQQOQQQMRRRRNRNSMSMPSSSMP"
-    "TUTUTTUTVUNNUPPWWVXXXVXYVXVWZZaWaaZZbbaabbWbZcccccdddddeeee"
-)
-"""Which paragraphs of XQuAD are of one article, in the file's order; it does not say so itself."""
 _SIGN = "[…]"
-
-Count = Callable[[str], int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    name: str
-    query: str
-    text: str
-    answers: tuple[tuple[int, int], ...]
-    """Where in the text answers stand, each with its end."""
 
 
 @dataclass(slots=True)
@@ -91,14 +70,12 @@ def rows(
     except AgentbusError as error:
         say(f"skipped extract_*_minilm: {error}")
     measured: list[Row] = []
-    for name, path in found(data / "qa", tuple(_READERS)):
-        questions = list(_READERS[path.name](list(read_lines(path))))
+    for name, path in found(data / "qa", FILES):
+        questions = [one for one in read_questions(path) if one.places]
         some = questions[:QUICK_QUESTIONS] if quick else questions
         if not some:
             continue
-        theirs = {
-            peer: _of_peer(_RANKINGS[peer], some, count) for peer in peers if peer in _RANKINGS
-        }
+        theirs = {peer: _of_peer(RANKINGS[peer], some, count) for peer in peers if peer in RANKINGS}
         for ranker_name, ranker in rankers.items():
             case = f"extract_{name}_{ranker_name}"
             progress(case)
@@ -106,77 +83,7 @@ def rows(
     return measured
 
 
-# The questions
-
-
-def _xquad(items: Sequence[Any]) -> Iterator[_Question]:
-    """Yield questions among the paragraphs of their article; those that are alone in it are left out."""
-    if len(items) != len(_ARTICLES):
-        say("skipped extract_squad_xquad_en_*: not the file whose articles are known")
-        return
-    for item, article in zip(items, _ARTICLES, strict=True):
-        others = [
-            other["context"]
-            for other, its in zip(items, _ARTICLES, strict=True)
-            if its == article and other is not item
-        ]
-        if others:
-            yield _among(item, others)
-
-
-def _natural(items: Sequence[Any]) -> Iterator[_Question]:
-    """Yield questions among so many other documents of the file."""
-    for item in items:
-        others = [other["context"] for other in items if other is not item]
-        drawn = Random(item["id"]).sample(others, min(_OTHERS, len(others)))
-        yield _among(item, drawn)
-
-
-def _among(item: Any, others: Sequence[str]) -> _Question:
-    paragraphs = [item["context"], *others]
-    order = list(range(len(paragraphs)))
-    Random(item["id"]).shuffle(order)
-    before = [paragraphs[place] for place in order[: order.index(0)]]
-    start = sum(len(paragraph) + 2 for paragraph in before)
-    text = "\n\n".join(paragraphs[place] for place in order)
-    places = _places(text, item["answers"], start, start + len(item["context"]))
-    return _Question(item["id"], item["question"], text, tuple(places))
-
-
-def _hotpot(items: Sequence[Any]) -> Iterator[_Question]:
-    """Yield questions in their own contexts; answers count in the paragraphs that hold the facts."""
-    for item in items:
-        text = item["context"]
-        titles = {title for title, _ in item["supporting_facts"]}
-        places: list[tuple[int, int]] = []
-        start = 0
-        for paragraph in text.split("\n\n"):
-            if paragraph.partition("\n")[0] in titles:
-                places += _places(text, item["answers"], start, start + len(paragraph))
-            start += len(paragraph) + 2
-        if places:
-            yield _Question(item["id"], item["question"], text, tuple(places))
-
-
-def _places(text: str, answers: Sequence[str], start: int, end: int) -> Iterator[tuple[int, int]]:
-    for answer in answers:
-        at = text.find(answer, start, end)
-        while at >= 0:
-            yield at, at + len(answer)
-            at = text.find(answer, at + 1, end)
-
-
-_READERS: dict[str, Callable[[Sequence[Any]], Iterator[_Question]]] = {
-    "squad_xquad_en.jsonl": _xquad,
-    "nq_long_answer.jsonl": _natural,
-    "hotpotqa_distractor.jsonl": _hotpot,
-}
-
-
-# Ours
-
-
-def _ours(ranker: Ranker, questions: Sequence[_Question], count: Count) -> dict[str, float]:
+def _ours(ranker: Ranker, questions: Sequence[Question], count: Count) -> dict[str, float]:
     timed = _Timed(ranker)
     sums = {rate: _Sums() for rate in RATES}
     unlike, seconds = 0, 0.0
@@ -233,7 +140,7 @@ def _is_run(units: Sequence[str], place: int, text: str) -> bool:
     return run.strip() == text
 
 
-def _survives(question: _Question, units: Sequence[str], kept: set[int]) -> bool:
+def _survives(question: Question, units: Sequence[str], kept: set[int]) -> bool:
     """Say whether an answer is there with all of the sentences that it stands in."""
     starts = [0]
     for unit in units:
@@ -244,7 +151,7 @@ def _survives(question: _Question, units: Sequence[str], kept: set[int]) -> bool
             for place in range(len(units))
             if starts[place] < end and starts[place + 1] > start
         )
-        for start, end in question.answers
+        for start, end in question.places
     )
 
 
@@ -256,44 +163,7 @@ def _figures(sums: dict[int, _Sums], questions: int) -> dict[str, float]:
     return figures
 
 
-# Peers
-
-
-def _bm25s(question: _Question, units: Sequence[str]) -> Sequence[float]:
-    import bm25s  # `make peers` installs it
-
-    words = bm25s.tokenize([*units, question.query], show_progress=False, return_ids=False)
-    index = bm25s.BM25()
-    index.index(words[:-1], show_progress=False)
-    asked = [word for word in words[-1] if word in index.vocab_dict]
-    scores: Sequence[float] = index.get_scores(asked).tolist() if asked else [0.0] * len(units)
-    return scores
-
-
-def _head(_question: _Question, units: Sequence[str]) -> Sequence[float]:
-    return range(len(units), 0, -1)
-
-
-def _tail(_question: _Question, units: Sequence[str]) -> Sequence[float]:
-    return range(len(units))
-
-
-def _random(question: _Question, units: Sequence[str]) -> Sequence[float]:
-    draw = Random(question.name)
-    return [draw.random() for _ in units]
-
-
-_Ranking = Callable[[_Question, Sequence[str]], Sequence[float]]
-_RANKINGS: dict[str, _Ranking] = {
-    BM25S.name: _bm25s,
-    "head": _head,
-    "tail": _tail,
-    "random": _random,
-}
-PEERS = tuple(BM25S if name == BM25S.name else Peer(name) for name in _RANKINGS)
-
-
-def _of_peer(ranking: _Ranking, questions: Sequence[_Question], count: Count) -> dict[str, float]:
+def _of_peer(ranking: Ranking, questions: Sequence[Question], count: Count) -> dict[str, float]:
     sums = {rate: _Sums() for rate in RATES}
     for question in questions:
         units = units_of(question.text)
@@ -301,17 +171,7 @@ def _of_peer(ranking: _Ranking, questions: Sequence[_Question], count: Count) ->
         scores = ranking(question, units)
         whole = count(question.text)
         for rate in RATES:
-            kept = _best(scores, sizes, rate * whole // 100)
-            sums[rate].kept += _survives(question, units, kept)
+            kept = best(scores, sizes, rate * whole // 100)
+            sums[rate].kept += _survives(question, units, {*kept})
             sums[rate].tokens += sum(sizes[place] for place in kept)
     return _figures(sums, len(questions))
-
-
-def _best(scores: Sequence[float], sizes: Sequence[int], room: int) -> set[int]:
-    """Return the places of the best that fit into so many tokens."""
-    kept: set[int] = set()
-    for place in sorted(range(len(scores)), key=lambda place: (-scores[place], place)):
-        if sizes[place] <= room:
-            kept.add(place)
-            room -= sizes[place]
-    return kept

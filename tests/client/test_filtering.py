@@ -227,3 +227,28 @@ async def test_without_rules_there_are_no_receipts(pair: Pair) -> None:
 
     async with reading(pair, script, settings=BusSettings()) as (_, run):
         assert (await run()).value == "()"
+
+
+async def test_a_document_is_shortened_for_what_is_asked(pair: Pair) -> None:
+    facts = [
+        f"The harbour of town {n} opened in {1800 + n} and holds {n} boats." for n in range(60)
+    ]
+    document = " ".join(facts)
+    rules = BusSettings(filters=(FilterRule(use=("lossless", "extract"), keep=0.2),))
+
+    async def script(call: Call) -> str:
+        assert call.context is not None
+        call.context = call.context.document(document)
+        await call.generate("When did the harbour of town 42 open?")
+        receipt = next(one for one in await call.receipts() if one.kind == "document")
+        assert receipt.filters == "extract/1" and receipt.left_out
+        assert call.context.fetch(receipt.ref).text == document
+        return ""
+
+    async with reading(pair, script, " In 1842.", settings=rules) as (engine, run):
+        reply = await run()
+    (read,) = [text for text in prompts(engine)[0] if "harbour" in text and "opened" in text]
+    assert "town 42 opened in 1842" in read
+    assert read.count("opened") < 20
+    assert "left out at […]; the source is intact: get ctx:" in read
+    assert reply.account.model.left_out_tokens > 300

@@ -57,8 +57,17 @@ def test_what_is_no_range_is_refused(asked: tuple[int, int]) -> None:
         excerpt("text", asked)
     with pytest.raises(MisuseError, match="a range has a first from 1 on"):
         excerpt("text", None, asked)
-    with pytest.raises(MisuseError, match="not by both"):
-        excerpt("text", (1, 1), (1, 1))
+    with pytest.raises(MisuseError, match="a range has a first from 1 on"):
+        excerpt("text", (1, 1), asked)
+
+
+def test_characters_are_counted_in_lines_that_are_named() -> None:
+    text = "one\ntwenty\nthree"
+    assert parts_of(excerpt(text, (2, 2), (2, 4))) == ("wen", (2, 2), (6, 8))
+    assert parts_of(excerpt(text, (2, 2), (5, 99))) == ("ty", (2, 2), (9, 10))
+    assert parts_of(excerpt(text, (2, 3), (6, 8))) == ("y\nt", (2, 3), (10, 12))
+    for beyond in ((2, 2), (7, 9)), ((4, 5), (1, 2)):
+        assert excerpt(text, *beyond).lines == (0, 0)
 
 
 @UNHURRIED

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentbus.context import TenantKey, reference
 from agentbus.context.earlier import is_mark
+from agentbus.context.fetch_tool import GetRequest, read_request
 from agentbus.filters.keep import failures, must_keep
 from agentbus.filters.landmarks import ENTRIES
 from agentbus.filters.left_out import MAX_LINES, merged
@@ -547,3 +549,20 @@ def test_a_text_that_would_grow_by_quoting_is_delivered_whole(times: int) -> Non
     found = OFFLOAD.shorten(quotes + few + quotes, ref=REF, query="", count=words)
     assert found is None
     assert OFFLOAD.shorten(few * 2 + numbered(4 * times), ref=REF, query="", count=words)
+
+
+def test_the_tool_gives_what_marks_say() -> None:
+    line = " ".join(f"word{number}" for number in range(4000))
+    context = TenantKey().empty().tool_result("run", line)
+    ref = reference(context.segments()[0], context)
+    found = Offload().shorten(
+        context.segments()[0].text, ref=ref, query="", count=lambda text: len(text) // 4
+    )
+    assert found is not None
+    (asked,) = re.findall(rf"get {ref} (lines=\S+) (characters=\S+?)[\];]", found.text)
+    ranges = {part.split("=")[0]: part.split("=")[1] for part in asked}
+    request = read_request("context_get", {"ref": ref, **ranges})
+    assert isinstance(request, GetRequest)
+    got = context.fetch(ref, lines=request.lines, characters=request.characters)
+    before, _, after = found.text.partition("\n[characters ")
+    assert before + got.text + after.partition("]\n")[2] == line

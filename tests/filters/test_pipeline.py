@@ -24,7 +24,7 @@ ALL = (FilterRule(use=("lossless",)),)
 PLAN = plan_of(ALL, "reader")
 
 
-def pipeline(book: Book | None = None, *, room: int = 1 << 26) -> Pipeline:
+def pipeline(book: Book | None = None, *, room: int = 1 << 28) -> Pipeline:
     return Pipeline(len, Ledger(room, book), open_lossy)
 
 

@@ -43,7 +43,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("tool_result", json.dumps(ROWS)),
     ]
     messages = [
-        {"kind": kind, "content": content, "from": "tool", "to": "agent"} for kind, content in said
+        {"kind": kind, "content": content, "from": "tools", "to": "agent"} for kind, content in said
     ]
     (talks / "tau_bench_airline.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     return tmp_path

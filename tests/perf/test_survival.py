@@ -11,16 +11,8 @@ import pytest
 from agentbus.filters import BM25, Extract
 from agentbus.filters.units import units_of
 from perf.macro import survival
-from perf.macro.survival import (
-    PEERS,
-    _best,
-    _hotpot,
-    _kept,
-    _natural,
-    _Question,
-    _survives,
-    _xquad,
-)
+from perf.macro.questions import Question
+from perf.macro.survival import _kept, _survives
 
 FILLER = " ".join(f"Nothing happened on day {n} of the long year." for n in range(9))
 
@@ -60,51 +52,6 @@ def test_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "skipped squad_xquad_en.jsonl" in capsys.readouterr().err
 
 
-def test_questions_stand_among_other_paragraphs() -> None:
-    items = [item(f"n{n}", f"thing{n}", f"gold{n}") for n in range(30)]
-    questions = list(_natural(items))
-    for one, question in zip(items, questions, strict=True):
-        assert question.text.count("\n\n") == 19
-        assert [question.text[a:b] for a, b in question.answers] == one["answers"]
-        assert one["context"] in question.text
-    assert (
-        len(
-            {
-                question.text.index(one["context"])
-                for one, question in zip(items, questions, strict=True)
-            }
-        )
-        > 5
-    )
-    assert questions == list(_natural(items))
-
-
-def test_paragraphs_of_an_article_stand_together(capsys: pytest.CaptureFixture[str]) -> None:
-    items = [item(f"n{n}", f"thing{n}", f"gold{n}") for n in range(150)]
-    questions = list(_xquad(items))
-    assert len(questions) == 149  # one is alone
-    assert all(items[n]["context"] in questions[0].text for n in range(5))
-    assert "thing5" not in questions[0].text
-    assert list(_xquad(items[:9])) == []
-    assert "skipped" in capsys.readouterr().err
-
-
-def test_answers_count_in_the_paragraphs_with_the_facts() -> None:
-    text = "One\nGold is here.\n\nTwo\nGold is there.\n\nThree\nNo Gold."
-    [question] = _hotpot(
-        [
-            {
-                "id": "h",
-                "question": "?",
-                "context": text,
-                "answers": ["Gold"],
-                "supporting_facts": [["Two", 0]],
-            }
-        ]
-    )
-    assert question.answers == ((text.index("Gold is there"), text.index("Gold is there") + 4),)
-
-
 def test_what_was_kept_is_found_again() -> None:
     text = (
         "".join(f"The river was seen on day {n} by many. " for n in range(40))
@@ -120,17 +67,16 @@ def test_what_was_kept_is_found_again() -> None:
     assert _kept(units, shortened.text.replace("The river was seen on day 7 by many. ", "")) != kept
 
 
+def asked(text: str, start: int, end: int) -> Question:
+    return Question("q", "?", text[start:end], (text,), ((start, end),), ())
+
+
 def test_a_sentence_must_be_there_whole() -> None:
     text = "One two. Three four. Five six."
-    question = _Question("q", "?", text, ((text.index("Three"), text.index("Three") + 5),))
+    question = asked(text, text.index("Three"), text.index("Three") + 5)
     units = units_of(text)
     assert _survives(question, units, {1})
     assert not _survives(question, units, {0, 2})
-    over = _Question("q", "?", text, ((4, 12),))
+    over = asked(text, 4, 12)
     assert _survives(over, units, {0, 1})
     assert not _survives(over, units, {1})
-
-
-def test_peers_take_the_best_that_fit() -> None:
-    assert _best([3, 2, 1, 0], [5, 9, 4, 1], 10) == {0, 2, 3}
-    assert {peer.name for peer in PEERS} == {"bm25s", "head", "tail", "random"}

@@ -1,0 +1,47 @@
+"""Rankers are found by name, and errors say which there are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from agentbus import Bus, EngineSettings
+from agentbus.engine import open_ranker, rankers
+from agentbus.errors import ConfigError
+
+pytestmark = pytest.mark.anyio
+
+
+class Longest:
+    """Ranks by length."""
+
+    def score(self, query: str, units: Sequence[str]) -> Sequence[float]:
+        return [float(len(unit)) for unit in units]
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    point = importlib.metadata.EntryPoint("longest", f"{__name__}:Longest", rankers.RANKERS)
+    monkeypatch.setattr(rankers, "entry_points", lambda group: [point])
+    yield
+
+
+async def test_no_name_is_words_alone() -> None:
+    assert await open_ranker("") is None
+
+
+async def test_a_ranker_is_opened_by_its_name() -> None:
+    found = await open_ranker("longest")
+    assert found is not None
+    assert found.score("", ["a", "abc"]) == [1.0, 3.0]
+
+
+async def test_an_unknown_name_says_which_there_are() -> None:
+    with pytest.raises(ConfigError, match="there is no 'shortest'; there are: longest"):
+        await open_ranker("shortest")
+    async with Bus.open() as bus:
+        with pytest.raises(ConfigError, match="shortest"):
+            await bus.serve("fake:", EngineSettings(ranker="shortest"))
+        assert await bus.agents() == ()
