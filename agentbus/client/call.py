@@ -258,8 +258,10 @@ class Call(Requester):
         """
         return await self._node.models.embed(self, texts, budget)
 
-    async def receipts(self) -> tuple[FilterReceipt, ...]:
+    async def receipts(self, *, salt: str = "") -> tuple[FilterReceipt, ...]:
         """Return what filters make of each segment of the context, as the agent's model reads it.
+
+        `salt` is that of the calls in question.
 
         Without rules for this agent (`BusSettings.filters`) all stays as it is. What was not read
         yet is decided on now.
@@ -267,7 +269,7 @@ class Call(Requester):
         Raises:
             ModelNotFound: as `generate`.
         """
-        return await self._node.models.receipts(self)
+        return await self._node.models.receipts(self, salt)
 
     async def fetch_text(
         self,

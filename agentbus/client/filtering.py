@@ -41,6 +41,7 @@ class FindReceipts(NamedTuple):
     """Say what filters make of the context that comes along, as the asking agent's model reads it."""
 
     filters: Plan
+    salt: str = ""
 
 
 class FilterReceipt(NamedTuple):
@@ -126,7 +127,14 @@ class Filtering:
         self._one = anyio.Lock()
 
     async def deliver(
-        self, context: Context, plan: Plan, reader: str, *, answer: int = 0, ahead: bool = False
+        self,
+        context: Context,
+        plan: Plan,
+        reader: str,
+        salt: str,
+        *,
+        answer: int = 0,
+        ahead: bool = False,
     ) -> Delivered:
         """Return a context as the model is to read it on behalf of `reader`.
 
@@ -143,25 +151,30 @@ class Filtering:
         async with self._one:
             self._pipeline.outlook = Outlook(room=max(0, self._window - answer))
             if ahead:
-                context = self._pipeline.settled(context, plan)
-            given = await self._aside(self._pipeline.deliver, context, plan, reader)
+                context = self._pipeline.settled(context, plan, salt)
+            given = await self._aside(
+                partial(self._pipeline.deliver, context, plan, reader, salt), context, plan, salt
+            )
         return Delivered(given.context, given, perf_counter() - begun)
 
     async def written_here(
-        self, asked: Context, answered: Context, plan: Plan, reader: str
+        self, asked: Context, answered: Context, plan: Plan, reader: str, salt: str
     ) -> None:
         """Note that the model has written the end of a context, and that this stays as it is."""
         if plan:
             async with self._one:
-                await self._aside(self._pipeline.written_here, asked, plan, reader, answered)
+                await self._aside(
+                    partial(self._pipeline.written_here, asked, plan, reader, answered, salt),
+                    asked,
+                    plan,
+                    salt,
+                )
 
-    async def _aside(
-        self, work: Callable[..., T], context: Context, plan: Plan, *others: object
-    ) -> T:
+    async def _aside(self, work: Callable[[], T], context: Context, plan: Plan, salt: str) -> T:
         """Do what reads a context, in a thread if that is much."""
-        if self._pipeline.pending(context, plan) < _IN_THREAD:
-            return work(context, plan, *others)
-        return await anyio.to_thread.run_sync(work, context, plan, *others)
+        if self._pipeline.pending(context, plan, salt) < _IN_THREAD:
+            return work()
+        return await anyio.to_thread.run_sync(work)
 
     def answered(self, cost: ModelCost) -> None:
         """Note what a call of the model took, so that what filters provoke is weighed by that."""

@@ -109,7 +109,7 @@ class ModelAgent(Agent):
         context = _required(call.context)
         plain = ask.plain if isinstance(ask, GenerateWith) else ask
         delivered = await self.filtering.deliver(
-            context, plain.filters, call.source, answer=plain.max_tokens
+            context, plain.filters, call.source, plain.salt, answer=plain.max_tokens
         )
         prompt = find_layout(plain.layout).render(delivered.context, call.source)
         request = request_of(ask, prompt, call.budget, _owner(call.source, context))
@@ -139,13 +139,15 @@ class ModelAgent(Agent):
                 call.forfeit()
             raise
         whole = extended(context, call.source, "".join(text), calls)
-        await self.filtering.written_here(context, whole, plain.filters, call.source)
+        await self.filtering.written_here(context, whole, plain.filters, call.source, plain.salt)
         call.remember(whole)
 
     @handler
     async def score(self, ask: ScoreTexts, call: Call) -> AsyncIterator[Score]:
         """Stream the continuations' scores, in their order."""
-        delivered = await self.filtering.deliver(_required(call.context), ask.filters, call.source)
+        delivered = await self.filtering.deliver(
+            _required(call.context), ask.filters, call.source, ask.salt
+        )
         prompt = find_layout(ask.layout).render(delivered.context, call.source)
         found = await self.engine.score(
             prompt, ask.continuations, tenant=ask.salt, budget=call.budget
@@ -158,7 +160,7 @@ class ModelAgent(Agent):
     async def receipts(self, ask: FindReceipts, call: Call) -> AsyncIterator[FilterReceipt]:
         """Stream what filters made of each segment, as the asking agent reads it."""
         context = _required(call.context)
-        delivered = await self.filtering.deliver(context, ask.filters, call.source)
+        delivered = await self.filtering.deliver(context, ask.filters, call.source, ask.salt)
         for receipt in delivered.receipts():
             yield receipt
 
@@ -176,7 +178,7 @@ class ModelAgent(Agent):
         context = _required(call.context)
         owner = _owner(call.source, context)
         delivered = await self.filtering.deliver(
-            context, ahead.filters, call.source, ahead=not ahead.author
+            context, ahead.filters, call.source, ahead.salt, ahead=not ahead.author
         )
         context = delivered.context
         if ahead.author:
@@ -287,11 +289,11 @@ class ModelClient:
         scores = await self._collect(call, ask, call.reading.context, budget, Score)
         return tuple(_as_many(scores, continuations))
 
-    async def receipts(self, call: Call) -> tuple[FilterReceipt, ...]:
+    async def receipts(self, call: Call, salt: str) -> tuple[FilterReceipt, ...]:
         """Return what filters make of the call's context."""
         context = self._asked(call, "")
         read = read_as(call.agent, call.role, context, self._node.settings.layout).context
-        ask = FindReceipts(plan_of(self._node.settings.filters, call.agent))
+        ask = FindReceipts(plan_of(self._node.settings.filters, call.agent), salt)
         return tuple(await self._collect(call, ask, read, None, FilterReceipt))
 
     async def embed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
 from ..context.earlier import Earlier
@@ -29,6 +30,24 @@ _WRITTEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
 _AS_IT_IS = Decision(None, "", "no filter is for it")
 
 
+class _Stripped(NamedTuple):
+    """What `strip` has left of a text."""
+
+    name: str
+    found: Shortened
+    ref: str
+    """What its mark names."""
+
+
+class _Key(NamedTuple):
+    """What the forms of a text depend on, and for whom they are remembered."""
+
+    digest: bytes
+    use: tuple[str, ...]
+    ref: str
+    salt: str
+
+
 class Decider:
     """Decides for one model.
 
@@ -47,21 +66,24 @@ class Decider:
         self._count = count
         self._lossy = lossy
         self._is_off = is_off
-        self._memo: OrderedDict[tuple[bytes, tuple[str, ...], str], Ways] = OrderedDict()
+        self._memo: OrderedDict[_Key, Ways] = OrderedDict()
 
-    def decide(self, node: Context, use: Use, query: str, earlier: Earlier) -> Decision:
+    def decide(
+        self, node: Context, use: Use, query: str, earlier: Earlier, salt: str = ""
+    ) -> Decision:
         """Decide on the last segment of a context.
 
         Args:
             query: what is asked about it; see `question`.
             earlier: what the model was given before.
+            salt: what is remembered of a text is so for calls of this salt alone.
         """
         segment = node.last
         if segment is None or not use.use or segment.author in CONTEXT_TOOL_NAMES:
             return _AS_IT_IS
         loses = LOSSY.intersection(use.use)
         ref = reference(segment, node) if loses or STRIP in use.use else ""
-        best = self._without_loss(segment, use, ref, earlier)
+        best = self._without_loss(segment, use, ref, earlier, salt)
         for name in use.use:
             lossy = self._lossy(name, use) if name in LOSSY else None
             if lossy is None or self._is_off(segment.author, lossy.name):
@@ -87,34 +109,38 @@ class Decider:
             return self._count(text)
         return self._count(text[:_COUNTED]) * len(text) // _COUNTED
 
-    def _without_loss(self, segment: Segment, use: Use, ref: str, earlier: Earlier) -> Decision:
+    def _without_loss(
+        self, segment: Segment, use: Use, ref: str, earlier: Earlier, salt: str
+    ) -> Decision:
         """Decide which forms a text is delivered in, stripped first where that is to be done."""
         if len(segment.text) > LARGEST:
             return Decision(None, "", "it is too large for other forms")
         strip = self._lossy(STRIP, use) if STRIP in use.use else None
-        if strip is None:
-            return self._in_forms(segment, use, earlier)
-        found = strip.shorten(segment.text, ref=ref, query="", count=self._count)
-        if found is None:
-            return self._in_forms(segment, use, earlier)
-        decision = self._in_forms(segment, use, earlier, strip.name, ref, found)
-        if any(self._is_off(segment.author, name) for name in (strip.name, decision.filters)):
-            return self._in_forms(segment, use, earlier)
-        return decision
+        found = (
+            None
+            if strip is None
+            else strip.shorten(segment.text, ref=ref, query="", count=self._count)
+        )
+        if strip is not None and found is not None:
+            stripped = _Stripped(strip.name, found, ref)
+            decision = self._in_forms(segment, use, earlier, salt, stripped)
+            names = strip.name, decision.filters
+            if not any(self._is_off(segment.author, name) for name in names):
+                return decision
+        return self._in_forms(segment, use, earlier, salt, None)
 
     def _in_forms(
         self,
         segment: Segment,
         use: Use,
         earlier: Earlier,
-        strip: str = "",
-        ref: str = "",
-        stripped: Shortened | None = None,
+        salt: str,
+        stripped: _Stripped | None,
     ) -> Decision:
-        """Decide which forms a text is delivered in; `strip`, whose mark names `ref`, came before."""
-        text, left_out = (stripped.text, stripped.left_out) if stripped else (segment.text, ())
+        """Decide which forms a text is delivered in, that may have been stripped."""
+        strip, found, ref = stripped or _Stripped("", Shortened(segment.text, ()), "")
         references = [REFERENCES[name] for name in use.use if name in REFERENCES]
-        ways = self._ways((segment.digest, use.use, ref), text)
+        ways = self._ways(_Key(segment.digest, use.use, ref, salt), found.text)
         best = ways.shortest_after(references, earlier)
         if best is None and not stripped:
             return Decision(None, "", "no filter is for such a text")
@@ -124,13 +150,13 @@ class Decider:
         tokens = best.delivered_tokens
         if not form:
             return Decision(None, "", "no filter makes it shorter", sent, sent)
-        return Decision(best.text, form, _why(sent, tokens), sent, tokens, left_out)
+        return Decision(best.text, form, _why(sent, tokens), sent, tokens, found.left_out)
 
-    def _ways(self, key: tuple[bytes, tuple[str, ...], str], text: str) -> Ways:
+    def _ways(self, key: _Key, text: str) -> Ways:
         """Return the ways to write a text that need nothing else; many contexts may ask for them."""
         found = self._memo.get(key)
         if found is None:
-            forms = [form for name in key[1] for form in FORMS.get(name, ())]
+            forms = [form for name in key.use for form in FORMS.get(name, ())]
             found = Ways(text, forms, self._count)
             if len(text) <= _MEMO_TEXT:
                 self._memo[key] = found

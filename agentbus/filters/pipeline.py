@@ -70,11 +70,11 @@ class Pipeline:
     ) -> None:
         self.watch = Watch(guard or Guard(), count)
         self._ledger = ledger
-        self._reader = ""
+        self._reader = self._salt = ""
         self._decider = Decider(count, lossy, self._is_off)
         self._epochs = Epochs(count, must_stay, lambda sender: self._is_off(sender, MASK))
         self._sharing = Sharing()
-        self._rules: dict[Plan, Rules] = {}
+        self._rules: dict[tuple[Plan, str], Rules] = {}
         self.outlook = Outlook()
         """What is known of the calls to come."""
         self._told: OrderedDict[bytes, bool] = OrderedDict()
@@ -83,14 +83,14 @@ class Pipeline:
         self.reuses = True
         """The engine holds what it has read."""
 
-    def deliver(self, context: Context, plan: Plan, reader: str) -> Given:
-        """Return a context as the model of `reader` is given it.
+    def deliver(self, context: Context, plan: Plan, reader: str, salt: str = "") -> Given:
+        """Return a context as the model of `reader` is given it, in calls of that salt.
 
         Takes time linear in what was not delivered before.
         """
-        rules = self._rules_of(plan)
+        rules = self._rules_of(plan, salt)
         view = rules.view
-        self._reader = reader
+        self._reader, self._salt = reader, salt
         given, new = self._known(context, view)
         held = given.context.length
         for place, node in enumerate(new):
@@ -116,7 +116,7 @@ class Pipeline:
         if decision is None and self._told.get(node.root + view):
             decision = _WRITTEN
         if decision is None:
-            decision = self._decider.decide(node, use, query, given.earlier)
+            decision = self._decider.decide(node, use, query, given.earlier, self._salt)
         return self._append(given, node, view, decision)
 
     def _for_a_query(
@@ -132,11 +132,11 @@ class Pipeline:
         own = view_for(view, query)
         if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own, given):
             return self._once(node, use, query, own, given)
-        decision = self._decider.decide(node, use, query, given.earlier)
+        decision = self._decider.decide(node, use, query, given.earlier, self._salt)
         if decision.left_out and decision.filters.startswith(FOR_A_QUERY):
             before = sum(len(text.text) for text in given.context.segments()) // _CHARACTERS
             place = node.root + view
-            whole = self._decider.decide(node, without_query(use), query, given.earlier)
+            whole = self._decider.decide(node, without_query(use), query, given.earlier, self._salt)
             tokens = whole.delivered_tokens or decision.sent_tokens
             if self._sharing.is_cheaper(place, own, decision, tokens, before, self.watch.costs):
                 return self._append(given, node, own, whole)
@@ -184,13 +184,13 @@ class Pipeline:
             if decision is None:
                 use = rules.use_for(node.last)
                 query = question(node, nodes[place + 1 :]) if FOR_A_QUERY in use.use else ""
-                decision = self._decider.decide(node, use, query, given.earlier)
+                decision = self._decider.decide(node, use, query, given.earlier, self._salt)
             given = _after(given, node.last, decision, self._reader)
         return given
 
-    def settled(self, context: Context, plan: Plan) -> Context:
+    def settled(self, context: Context, plan: Plan, salt: str = "") -> Context:
         """Return the longest beginning of a context that is delivered the same whatever is asked next."""
-        rules = self._rules_of(plan)
+        rules = self._rules_of(plan, salt)
         if not rules.asks:
             return context
         settled = context
@@ -201,26 +201,28 @@ class Pipeline:
                 settled = node.parent
         return settled
 
-    def pending(self, context: Context, plan: Plan) -> int:
+    def pending(self, context: Context, plan: Plan, salt: str = "") -> int:
         """Return how many characters of a context it may take to deliver it, at most."""
-        rules = self._rules_of(plan)
+        rules = self._rules_of(plan, salt)
         _, new = self._known(context, rules.view)
         if new and rules.masks:
             new = list(context.ancestors())
         return sum(len(node.last.text) for node in new if node.last is not None)
 
-    def written_here(self, asked: Context, plan: Plan, reader: str, answered: Context) -> None:
+    def written_here(
+        self, asked: Context, plan: Plan, reader: str, answered: Context, salt: str = ""
+    ) -> None:
         """Note that the model has written what a context has beyond one that it was given."""
-        view = self._rules_of(plan).view
-        given = self.deliver(asked, plan, reader)
+        view = self._rules_of(plan, salt).view
+        given = self.deliver(asked, plan, reader, salt)
         written = [node for node in answered.ancestors() if node.length > asked.length]
         for node in reversed(written):
             self.watch.said(node, given)
             given = self._append(given, node, view, _WRITTEN)
 
-    def _rules_of(self, plan: Plan) -> Rules:
-        rules = self._rules.pop(plan, None) or Rules(plan)
-        self._rules[plan] = rules
+    def _rules_of(self, plan: Plan, salt: str) -> Rules:
+        rules = self._rules.pop((plan, salt), None) or Rules(plan, salt)
+        self._rules[plan, salt] = rules
         if len(self._rules) > _PLANS:
             del self._rules[next(iter(self._rules))]
         return rules

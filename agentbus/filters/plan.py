@@ -121,9 +121,9 @@ def check_plan(plan: Plan) -> None:
 class Rules:
     """A plan, as it is looked through for segments; what was found is remembered."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.view = view_of(plan)
-        """Names what the plan makes of contexts."""
+    def __init__(self, plan: Plan, salt: str = "") -> None:
+        self.view = view_of(plan, salt)
+        """Names what the plan makes of contexts for calls of that salt."""
         self.masks = any(MASKING in use.use for use in plan)
         self.asks = any(FOR_A_QUERY in use.use for use in plan)
         self._plan = [(use, [sender.split(".") for sender in use.senders]) for use in plan]
@@ -158,6 +158,11 @@ def without_query(use: Use) -> Use:
     return use._replace(use=tuple(name for name in use.use if name != FOR_A_QUERY))
 
 
-def view_of(plan: Plan) -> bytes:
-    """Name what a plan makes of contexts; empty for one that leaves all as it is."""
-    return blake3(msgpack.packb(plan)).digest(8) if any(use.use for use in plan) else b""
+def view_of(plan: Plan, salt: str = "") -> bytes:
+    """Name what a plan makes of contexts; empty for one that leaves all as it is.
+
+    Calls of two salts share nothing: not even how long it took tells one what the other has sent.
+    """
+    if not any(use.use for use in plan):
+        return b""
+    return blake3(msgpack.packb([plan, salt])).digest(8)

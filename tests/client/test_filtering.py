@@ -48,8 +48,10 @@ class Counting(ScriptedEngine):
     def __init__(self, replies: tuple[str, ...]) -> None:
         super().__init__(replies, model="m")
         self.threads: set[int] = set()
+        self.counted = 0
 
     def count(self, text: str) -> int:
+        self.counted += 1
         self.threads.add(threading.get_ident())
         return super().count(text)
 
@@ -219,6 +221,26 @@ async def test_receipts_say_what_went_and_why(pair: Pair) -> None:
 
     async with reading(pair, script, " One.") as (_, run):
         assert (await run()).value == "seen"
+
+
+async def test_calls_of_another_salt_share_nothing(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        call.context = asked = with_result(call, RECORDS)
+        for salt in ("ann", "bob", "bob"):
+            call.context = asked
+            counted = engine.counted
+            await call.generate("Which?", salt=salt)
+            counts.append(engine.counted - counted)
+        written = [
+            (await call.receipts(salt=salt))[-1].why == "the model has written it"
+            for salt in ("bob", "ann", "")
+        ]
+        return str(written)
+
+    counts: list[int] = []
+    async with reading(pair, script, " One.", " Two.", " Three.") as (engine, run):
+        assert (await run()).value == "[True, False, False]"
+    assert counts[0] == counts[1] > counts[2] == 0
 
 
 async def test_without_rules_there_are_no_receipts(pair: Pair) -> None:
