@@ -142,23 +142,41 @@ class FilterRule:
     """The share of a text's tokens that `extract` leaves."""
 
     def __post_init__(self) -> None:
-        for what, names, known in (("use", self.use, _FILTERS), ("kinds", self.kinds, _FILTERED)):
-            if unknown := [name for name in names if name not in known]:
-                raise ConfigError(what, f"must be of {', '.join(known)}, not {unknown[0]!r}")
-            if len(set(names)) < len(names):
-                raise ConfigError(what, "names one twice")
-        for what, patterns in (("senders", self.senders), ("readers", self.readers)):
-            if len(patterns) > MAX_FILTER_NAMES or not all(map(_is_pattern, patterns)):
-                problem = (
-                    f"must be up to {MAX_FILTER_NAMES} names, `*` for one part, `>` for the rest"
-                )
-                raise ConfigError(what, problem)
-        if not 0 < self.keep < 1:
-            raise ConfigError("keep", f"must be between 0 and 1, not {self.keep}")
+        for what in ("use", "senders", "readers", "kinds"):
+            names: object = getattr(self, what)
+            if not isinstance(names, tuple):
+                raise ConfigError(what, f"must be a tuple of names, not {names!r:.80}")
+        _check_names("use", self.use, _FILTERS)
+        _check_names("kinds", self.kinds, _FILTERED)
+        _check_patterns("senders", self.senders)
+        _check_patterns("readers", self.readers)
+        if "mask" in self.use and self.kinds and "tool_result" not in self.kinds:
+            raise ConfigError("kinds", "must have tool_result, which is what mask is for")
+        if not (isinstance(self.keep, int | float) and 0 < self.keep < 1):
+            raise ConfigError("keep", f"must be between 0 and 1, not {self.keep!r:.80}")
+
+
+def _check_names(what: str, names: tuple[str, ...], known: Collection[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(what, f"must be of {', '.join(known)}, not {unknown[0]!r:.80}")
+    if len(set(names)) < len(names):
+        raise ConfigError(what, "names one twice")
+
+
+def _check_patterns(what: str, patterns: tuple[str, ...]) -> None:
+    if len(patterns) > MAX_FILTER_NAMES or not all(map(_is_pattern, patterns)):
+        most = f"must be up to {MAX_FILTER_NAMES} names"
+        wild = "`*` stands for one part between dots, `>` at the end for the rest"
+        raise ConfigError(what, f"{most}; {wild}")
 
 
 def _is_pattern(pattern: object) -> bool:
-    return isinstance(pattern, str) and 0 < len(pattern) <= MAX_FILTER_NAME
+    if not (isinstance(pattern, str) and 0 < len(pattern) <= MAX_FILTER_NAME):
+        return False
+    *body, last = pattern.split(".")
+    return all(part == "*" or not {"*", ">"} & set(part) for part in body) and (
+        last in ("*", ">") or not {"*", ">"} & set(last)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +237,9 @@ class BusSettings:
         )
         if self.layout not in _LAYOUTS:
             raise ConfigError("layout", f"must be one of {', '.join(_LAYOUTS)}")
+        rules: object = self.filters
+        if not (isinstance(rules, tuple) and all(isinstance(one, FilterRule) for one in rules)):
+            raise ConfigError("filters", "must be a tuple of FilterRule")
         if len(self.filters) > MAX_FILTER_RULES:
             raise ConfigError("filters", f"must be at most {MAX_FILTER_RULES} rules")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentbus import BusSettings, EngineSettings
-from agentbus.config import Limits
+from agentbus.config import FilterRule, Limits
 from agentbus.errors import ConfigError
 
 
@@ -30,6 +30,38 @@ from agentbus.errors import ConfigError
 def test_what_cannot_work_is_refused_by_name(settings: Any, name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: "):
         settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("use", "lossless"),
+        ("use", ["lossless"]),
+        ("use", None),
+        ("use", ("gzip",)),
+        ("use", (["json"],)),
+        ("senders", "writer"),
+        ("senders", ("db*",)),
+        ("senders", ("db.>.x",)),
+        ("senders", ("x" * 129,)),
+        ("readers", None),
+        ("readers", ("a",) * 65),
+        ("kinds", "document"),
+        ("kinds", ("tool_call",)),
+        ("keep", "0.3"),
+        ("keep", math.nan),
+    ],
+)
+def test_what_is_no_filter_rule_is_refused_by_name(name: str, value: object) -> None:
+    said: dict[str, Any] = {"use": ("json",), name: value}
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        FilterRule(**said)
+
+
+@pytest.mark.parametrize("rules", [FilterRule(use=()), [FilterRule(use=())], ("json",), None])
+def test_what_are_no_filter_rules_is_refused(rules: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^filters: "):
+        BusSettings(filters=rules)
 
 
 def test_polling_can_be_switched_off() -> None:

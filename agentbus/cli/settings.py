@@ -77,7 +77,7 @@ def _load(path: Path | None) -> tuple[DaemonSettings, Policy | None, Tokens]:
     except pydantic.ValidationError as error:
         raise _first_problem(path, text, error.errors(include_url=False)[0]) from error
     except ConfigError as error:
-        raise _out_of_range(path, text, error) from error
+        raise _out_of_range(path, text, data, error) from error
 
 
 def _rules(path: Path, text: str, settings: DaemonSettings) -> tuple[Policy | None, Tokens]:
@@ -128,12 +128,37 @@ def _first_problem(path: Path, text: str, problem: ErrorDetails) -> ConfigError:
     return _error(path, text, keys, f"unknown key{hint}")
 
 
-def _out_of_range(path: Path, text: str, error: ConfigError) -> ConfigError:
+def _out_of_range(
+    path: Path, text: str, data: Mapping[str, Any], error: ConfigError
+) -> ConfigError:
     """Place an error that names its key alone, as settings objects raise it, or with its tables."""
+    if keys := _in_array(data, error):
+        return _error(path, text, keys, error.problem)
     said = tuple(error.setting.split("."))
     places = [keys for keys in _all_keys() if keys[-len(said) :] == said] or [said]
     found = [keys for keys in places if _line_of(text, keys)]
     return _error(path, text, (found or places)[0], error.problem)
+
+
+def _in_array(data: Mapping[str, Any], error: ConfigError) -> list[str]:
+    """Return where an error is that a table in an array raises by itself, too; else nothing."""
+    for table in _tables(DaemonSettings):
+        values: Any = data
+        kind: Any = DaemonSettings
+        for key in table:
+            values = values.get(key) if isinstance(values, dict) else None
+            kind = typing.get_type_hints(kind)[key]
+        for key, value in values.items() if isinstance(values, dict) else ():
+            one = _class_in(typing.get_type_hints(kind).get(key))
+            for at, part in enumerate(value if isinstance(value, list) and one else ()):
+                try:
+                    pydantic.TypeAdapter(one).validate_json(orjson.dumps(part))
+                except ConfigError as own:
+                    if str(own) == str(error):
+                        return [*table, key, str(at), error.setting]
+                except pydantic.ValidationError:
+                    continue
+    return []
 
 
 def _error(path: Path, text: str, keys: Sequence[str], problem: str) -> ConfigError:

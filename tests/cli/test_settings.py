@@ -45,7 +45,25 @@ format = "json"
 level = "info"
 """
 
+RULES = "[bus]\nmailbox = 7\n[[bus.filters]]\nuse = ['mask']\nkeep = 0.5\n[[bus.filters]]\n"
+"""A rule that is right, and where another one begins."""
+NAMES = "must be up to 64 names; `*` stands for one part between dots, `>` at the end for the rest"
+
 WRONG = {
+    RULES + "use = ['gzip']": "line 7: bus.filters.1.use.0: input should be 'lossless', 'json', ",
+    RULES + "use = 'json'": "line 7: bus.filters.1.use: input should be a valid array",
+    RULES + "keep = 0.5": "line 6: bus.filters.1.use: field required",
+    RULES + "use = ['json', 'json']": "line 7: bus.filters.1.use: names one twice",
+    RULES + "use = ['extract']\nkeep = 30": "line 8: bus.filters.1.keep: must be between 0 and 1, ",
+    RULES + "use = []\nsenders = ['db*']": f"line 8: bus.filters.1.senders: {NAMES}",
+    RULES + "use = []\nsenders = ['>.x']": f"line 8: bus.filters.1.senders: {NAMES}",
+    RULES + "use = []\nreaders = ['']": f"line 8: bus.filters.1.readers: {NAMES}",
+    RULES + "use = []\nreader = ['a']": "line 8: bus.filters.1.reader: unknown key; did you mean r",
+    RULES
+    + "use = []\nkinds = ['tool']": "line 8: bus.filters.1.kinds.0: input should be 'document'",
+    RULES + "use = ['mask']\nkinds = ['ask']": "line 8: bus.filters.1.kinds: must have tool_result",
+    "[[bus.filters]]\nuse = []\n" * 65: "line 1: bus.filters: must be at most 64 rules",
+    "[bus.filters]\nuse = []": "line 1: bus.filters: input should be a valid array",
     "a = 1": "line 1: a: unknown key",
     "[bus]\n\nmailbx = 3": "line 3: bus.mailbx: unknown key; did you mean mailbox?",
     "[bus]\nmailbox = 0": "line 2: bus.mailbox: must be greater than 0 and finite, not 0",
