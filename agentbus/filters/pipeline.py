@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from ..context import Context, Segment, SegmentKind
-from ..context.earlier import Earlier
+from ..context.earlier import ANY_MARK, Earlier
 from ..context.ledger import Decision, Given, Ledger, Receipt
 from .choose import Count
 from .decide import Decider, is_settled, question
@@ -126,12 +126,12 @@ class Pipeline:
 
         So is one that was delivered before it was known what would be asked.
         """
-        if self._ledger.decided(node.root, view, given):
-            return self._once(node, use, "", view, given)
         query = question(node, later)
         own = view_for(view, query)
         if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own, given):
             return self._once(node, use, query, own, given)
+        if self._ledger.decided(node.root, view, given):
+            return self._once(node, use, "", view, given)
         decision = self._decider.decide(node, use, query, given.earlier, self._salt)
         if decision.left_out and decision.filters.startswith(FOR_A_QUERY):
             before = sum(len(text.text) for text in given.context.segments()) // _CHARACTERS
@@ -139,7 +139,7 @@ class Pipeline:
             whole = self._decider.decide(node, without_query(use), query, given.earlier, self._salt)
             tokens = whole.delivered_tokens or decision.sent_tokens
             if self._sharing.is_cheaper(place, own, decision, tokens, before, self.watch.costs):
-                return self._append(given, node, own, whole)
+                return self._append(given, node, view, whole)
         return self._append(given, node, own, decision)
 
     def _masked(self, context: Context, given: Given, rules: Rules, held: int) -> Given:
@@ -267,7 +267,7 @@ def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> G
     delivered = _with_text(given.context, segment, decision.text) if changed else segment
     earlier = given.earlier
     if segment.kind in _IN_PROMPT:
-        earlier = earlier.given(delivered.text)
+        earlier = earlier.given(_as_read(delivered))
     saved = decision.sent_tokens - decision.delivered_tokens
     return Given(
         given.context.append(delivered),
@@ -277,6 +277,19 @@ def _after(given: Given, segment: Segment, decision: Decision, reader: str) -> G
         given.saved_tokens + saved,
         given.left_out_tokens + (saved if decision.left_out else 0),
     )
+
+
+def _as_read(segment: Segment) -> str:
+    """Return a text as its reader has it, whatever the layout.
+
+    Where a turn names its author, layouts leave one blank before the text: nothing is to refer to a
+    first line that begins with more.
+    """
+    text = segment.text
+    if segment.kind is SegmentKind.TOOL_RESULT or not text.startswith("  "):
+        return text
+    _, end, rest = text.partition("\n")
+    return f"{ANY_MARK}{end}{rest}"
 
 
 def _with_text(context: Context, segment: Segment, text: str | None) -> Segment:

@@ -11,7 +11,17 @@ from collections.abc import Iterator
 import pytest
 
 from agentbus.config import FilterRule
-from agentbus.context import Book, Context, Decision, Given, Ledger, SegmentKind, TenantKey
+from agentbus.context import (
+    LAYOUTS,
+    Book,
+    Context,
+    Decision,
+    Given,
+    Ledger,
+    SegmentKind,
+    TenantKey,
+    find_layout,
+)
 from agentbus.errors import InvalidMessage
 from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
 from agentbus.filters.named import LOSSLESS, REFERENCES
@@ -139,6 +149,23 @@ def test_nothing_refers_to_what_the_reader_was_not_shown() -> None:
         assert texts(pipeline().deliver(hidden.user(once), referring, "a"))[-1] == once
     shown = TENANT.empty().document(once)
     assert len(texts(pipeline().deliver(shown.user(once), referring, "a"))[-1]) < 100
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_referred_to_stands_in_the_prompt_to_the_character(layout: str) -> None:
+    code = source(40)
+    plan = plan_of((FilterRule(use=("dedupe", "diff")),), "a")
+    for said in (
+        TENANT.empty().message("bob", code),
+        TENANT.empty().ask(code, author="bob"),
+        TENANT.empty().tool_result("shell", code),
+    ):
+        given = pipeline().deliver(said.user(code), plan, "a")
+        before, after = find_layout(layout).render(given.context, "a").turns[-2:]
+        first, rest = code.split("\n", 1)
+        assert len(after.text) < 150, "it says that the rest stands there"
+        assert rest in before.text
+        assert f"\n{first}\n" in before.text or first in after.text
 
 
 def test_another_pipeline_decides_the_same() -> None:

@@ -74,6 +74,28 @@ def test_the_whole_text_is_shared_once_own_forms_have_cost_as_much() -> None:
     assert spent <= len(DOCUMENT)
 
 
+def test_once_the_whole_text_is_shared_nothing_is_decided_any_more() -> None:
+    one = pipeline()
+    for number in range(8):
+        one.deliver(base().ask(f"Question {number}?"), PLAN, "reader")
+    last = one.deliver(base().ask("And now?"), PLAN, "reader")
+    again = one.deliver(base().ask("And then?"), PLAN, "reader")
+    assert document(again) == DOCUMENT
+    assert again.parent is last.parent
+
+
+def test_what_was_delivered_for_an_ask_stays_after_a_restart() -> None:
+    book = Memory()
+    before = [
+        document(pipeline(book).deliver(base().ask("How deep?"), PLAN, "reader")),
+        document(pipeline(book).deliver(base(), PLAN, "reader")),
+    ]
+    assert before[0] != before[1]
+    one = pipeline(book)
+    assert document(one.deliver(base().ask("How deep?"), PLAN, "reader")) == before[0]
+    assert document(one.deliver(base().ask("How wide?"), PLAN, "reader")) == before[1]
+
+
 def test_what_was_delivered_for_an_ask_stays() -> None:
     one = pipeline()
     asked = base().ask("How deep?")
