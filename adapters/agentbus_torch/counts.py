@@ -1,59 +1,88 @@
-"""Counting tokens line by line: a filter's ways to write a text share most of their lines.
+"""Counting tokens word by word: what models are given says the same words again and again.
 
-Most tokenizers split a text before they merge characters, and then also where a line that ends in no
-space is followed by one that begins with none. Whether a tokenizer does is found out by trying, on
-texts of all sorts. Where it does, lines are counted once and remembered, and the sum is exact.
+Most tokenizers split a text before they merge characters, and then always before white space behind
+a word, or behind the line ends after it. Whether a tokenizer does is found out by trying, on texts
+of all sorts. Where it does, words are counted once and remembered, and the sum is exact.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Final
 
-__all__ = ["LineCounts"]
+__all__ = ["TokenCounts"]
 
-_BORDER = re.compile(r"(?<=\S\n)(?=\S)")
-_REMEMBERED = 1 << 23
-"""Characters of lines whose counts are remembered; then it begins anew."""
-_SHORT = 200
+_SPACE: Final = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""Unicode's white space; Python's `\\s` has more."""
+_WORDS: Final = (
+    re.compile(rf"[{_SPACE}]*+[^{_SPACE}]+|[{_SPACE}]+"),  # as GPT-2 splits
+    re.compile(rf"[{_SPACE}]*+[^{_SPACE}]+[\r\n]*|[{_SPACE}]+"),  # as cl100k, Llama 3 and Qwen
+)
+"""Words with the white space before them; together they are the text."""
+_REMEMBERED: Final = 1 << 20
+"""Characters of words whose counts are remembered; then it begins anew."""
+_LONGEST: Final = 200
+"""Characters of a word that is remembered."""
+_SHORT: Final = 40
 """A text of no more characters is counted as a whole."""
-_SAMPLES = (
+_SAMPLES: Final = (
     "def f(x):\n    return x + 1\n\n\nclass A:\n\tpass\nA()\n# end;\n}\n{\n",
     '[\n{"a": 1.50,\n"b": null},\n{"c": "d\\n"}\n]\n',
     "2024-01-02 03:04:05 INFO it's 12345.\r\nWARN it isn't\r\n\r\n  indented \n trailing \nx\n",
     "漢字\nかな。\nπ≈3\né\u0301\n🙂\n...\n---\n'tis\n's\n",
     "a\n1\n.\n(\n_\n<\n<|im_end|>\nab\n A\n\n\n\nB\n",
+    "a\xa0 b.\u3000\n c\x1c d\x1f\n.\x1d. \x85\n \u2028e  f   12  .  ) \t\t g\t h \n\n\t\n  i\n",
+    ") }\n\n] ;\r\n\r\n, .\n \n! ?\n\t'll 've\nxx   \n",
 )
 
 
-class LineCounts:
+class TokenCounts:
     """Counts the tokens of texts. Any thread may ask.
 
     Args:
-        encode: returns the numbers of tokens of texts, one by one.
+        starts: returns where in a text each of its tokens begins, in characters.
     """
 
-    def __init__(self, encode: Callable[[Sequence[str]], list[int]]) -> None:
-        self._encode = encode
+    def __init__(self, starts: Callable[[str], Sequence[int]]) -> None:
+        self._starts = starts
         self._known: dict[str, int] = {}
         self._room = _REMEMBERED
-        self._by_line = all(map(self._adds_up, _texts()))
+        texts = _texts()
+        self._words = next((words for words in _WORDS if self._adds_up(words, texts)), None)
 
     def count(self, text: str) -> int:
         """Return how many tokens a text takes."""
-        if not self._by_line or len(text) <= _SHORT:
-            return self._encode([text])[0] if text else 0
+        if self._words is None or len(text) <= _SHORT:
+            return len(self._starts(text)) if text else 0
         if self._room < 0:
             self._known, self._room = {}, _REMEMBERED
         known = self._known  # which is only taken the place of, whatever other threads do
-        lines = _BORDER.split(text)
-        fresh = [line for line in dict.fromkeys(lines) if line not in known]
-        known.update(zip(fresh, self._encode(fresh), strict=True))
-        self._room -= sum(map(len, fresh))
-        return sum(known[line] for line in lines)
+        first, *words = self._words.findall(text)
+        fresh = [word for word in dict.fromkeys(words[:-1]) if word not in known]
+        counts = dict(zip(fresh, self._counted(fresh), strict=True))
+        kept = {word: tokens for word, tokens in counts.items() if len(word) <= _LONGEST}
+        known.update(kept)
+        self._room -= sum(map(len, kept))
+        # What a text begins and ends with may have no word, or no white space to part it.
+        ends = sum(len(self._starts(word)) for word in (first, *words[-1:]))
+        if len(kept) == len(counts):
+            return ends + sum(map(known.__getitem__, words[:-1]))
+        return ends + sum(counts.get(word) or known[word] for word in words[:-1])
 
-    def _adds_up(self, text: str) -> bool:
-        return self._encode([text])[0] == sum(self._encode(_BORDER.split(text)))
+    def _counted(self, words: Sequence[str]) -> list[int]:
+        """Count the tokens of words, each with white space before it, in one go."""
+        starts = self._starts("".join(words)) if words else ()
+        ends = accumulate(map(len, words), initial=0)
+        return [last - first for first, last in pairwise(bisect_left(starts, end) for end in ends)]
+
+    def _adds_up(self, words: re.Pattern[str], texts: Sequence[str]) -> bool:
+        return all(
+            len(self._starts(text)) == sum(len(self._starts(word)) for word in words.findall(text))
+            for text in texts
+        )
 
 
 def _texts() -> list[str]:

@@ -19,10 +19,10 @@ from agentbus.context.template import Template, spoken
 from agentbus.errors import MisuseError, ModelBroken
 
 from .config import MAX_JSON_BYTES
-from .counts import LineCounts
+from .counts import TokenCounts
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 __all__ = ["Detokenizer", "PromptEncoder", "Vocabulary"]
 
@@ -57,7 +57,7 @@ class Vocabulary:
         self._pattern = re.compile("|".join(parts) or r"(?!)")
         self.longest = max(map(len, tokenizer.get_vocab()), default=1)
         """Characters of the longest token, at least: so many tokens has a text at the fewest."""
-        self._counts = LineCounts(lambda texts: [len(self.plain(text)) for text in texts])
+        self._counts = TokenCounts(lambda text: [start for start, _ in self._encoded(text).offsets])
 
     @classmethod
     def load(cls, folder: Path) -> Vocabulary:
@@ -125,17 +125,18 @@ class Vocabulary:
         Raises:
             MisuseError: the tokenizer cannot: half a character, or more than its patterns take.
         """
-        if not text:
-            return ()
-        try:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except BaseException as error:
-            problem = f"the model's tokenizer cannot read a text ({_told(error)})"
-            raise MisuseError(problem) from error
+        return tuple(self._encoded(text).ids) if text else ()
 
     def count(self, text: str) -> int:
         """Return how many tokens data takes. Raises as `plain`."""
         return self._counts.count(text)
+
+    def _encoded(self, text: str) -> Encoding:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            problem = f"the model's tokenizer cannot read a text ({_told(error)})"
+            raise MisuseError(problem) from error
 
     def each_plain(self, texts: Sequence[str | Ids]) -> list[Ids]:
         """Tokenize several pieces of data; what is ids already stays."""

@@ -33,6 +33,7 @@ __all__ = [
     "is_mark",
     "quote",
     "run_key",
+    "run_keys",
     "unquote",
 ]
 
@@ -91,14 +92,16 @@ def run_key(numbers: Sequence[int], start: int) -> int:
 
     `numbers` are the lines' numbers in an `Earlier`; a long line's key is its number.
     """
-    if start < 0 or start + RUN_LINES > len(numbers):
-        return 0
-    key = 0
-    for number in numbers[start : start + RUN_LINES]:
-        if number == UNQUOTABLE:
-            return 0
-        key = key << _KEY_BITS | number
-    return key
+    return run_keys(numbers[start : start + RUN_LINES])[0] if start >= 0 else 0
+
+
+def run_keys(numbers: Sequence[int]) -> list[int]:
+    """Return `run_key` of each start, of which there are as many as lines, and at least one."""
+    keys = [
+        (one << _KEY_BITS | two) << _KEY_BITS | three if one and two and three else 0
+        for one, two, three in zip(numbers, numbers[1:], numbers[2:], strict=False)
+    ]
+    return keys + [0] * (max(1, len(numbers)) - len(keys))
 
 
 class _End(NamedTuple):
@@ -166,14 +169,13 @@ class _Book:
 
     def _index_lines(self, lines: Sequence[str], piece: array[int]) -> None:
         base = self.end.pieces << _LINE_BITS
-        for start, (line, number) in enumerate(zip(lines, piece, strict=True)):
-            self._index(run_key(piece, start), base + start)
-            if len(line) >= ALONE:
-                self._index(number, base + start)
+        for start, (line, key) in enumerate(zip(lines, run_keys(piece), strict=False)):
+            if key:
+                self._index(key, base + start)
+            if len(line) >= ALONE and piece[start]:
+                self._index(piece[start], base + start)
 
     def _index(self, key: int, place: int) -> None:
-        if not key:
-            return
         known = self.places.get(key, ())
         before = sum(1 for _ in _places(self.before, key)) if self.before else 0
         if before + len(known) < PLACES:
@@ -284,8 +286,13 @@ class Earlier:
 
     def line(self, number: int) -> str:
         """Return the line that has this number, which is not `UNQUOTABLE`."""
-        book = next(book for book, _ in reversed(self._parts) if number >= book.first_line)
+        for book, _ in reversed(self._parts):
+            if number >= book.first_line:
+                break
         return book.lines[number - book.first_line]
 
     def _book_of(self, piece: int) -> _Book:
-        return next(book for book, _ in reversed(self._parts) if piece > book.start.pieces)
+        for book, _ in reversed(self._parts):
+            if piece > book.start.pieces:
+                break
+        return book

@@ -31,6 +31,7 @@ from ..context.earlier import (
     is_mark,
     quote,
     run_key,
+    run_keys,
     unquote,
 )
 from ..context.piece_names import NAME
@@ -97,10 +98,9 @@ class _Writer:
     def __init__(self, lines: Sequence[str], earlier: Earlier) -> None:
         self._lines = lines
         self._earlier = earlier
-        added = (line[1:] if line.startswith(_PLUS) else ANY_MARK for line in lines)
-        numbers = earlier.number(chain(lines, added))
-        self._numbers = {"": numbers[: len(lines)], _PLUS: numbers[len(lines) :]}
+        self._numbers = _numbers(lines, earlier)
         """The numbers of what each line has after the key; `UNQUOTABLE` if it begins otherwise."""
+        self._keys = {before: run_keys(numbers) for before, numbers in self._numbers.items()}
         self._lengths = list(map(len, lines))
         self._ends = [0, *accumulate(length + 1 for length in self._lengths)]
         self._own = earlier.count + 1
@@ -136,15 +136,17 @@ class _Writer:
         best = None
         length = 0
         numbers = self._numbers[before]
-        long = numbers[start] if self._lengths[start] >= ALONE else UNQUOTABLE
-        for key in (run_key(numbers, start), long):
+        long = numbers[start] if self._lengths[start] >= ALONE else 0
+        for key in filter(None, (self._keys[before][start], long)):
             own = ((self._own, line) for line in self._places.get(key, ()))
             for piece, line in chain(self._earlier.places(key), own):
                 common = self._common(piece, line, numbers, start)
                 if common > length:
                     best, length = _Run(piece, line, common, before), common
+        if not best:
+            return None
         size = self._ends[start + length] - self._ends[start] - 1
-        if best and size >= RUN_CHARACTERS and size > len(_part([best], self._earlier)):
+        if size >= RUN_CHARACTERS and size > len(_part([best], self._earlier)):
             return best
         return None
 
@@ -211,6 +213,15 @@ class _Reader:
         if self._size > LONGEST:
             raise FormBroken(_NAME, f"it stands for more than {LONGEST} characters")
         self._lines.append(line)
+
+
+def _numbers(lines: Sequence[str], earlier: Earlier) -> dict[str, list[int]]:
+    """Return the numbers of lines and, where some begin so, of what others have after a plus."""
+    if not any(line.startswith(_PLUS) for line in lines):
+        return {"": earlier.number(lines)}
+    added = (line[1:] if line.startswith(_PLUS) else ANY_MARK for line in lines)
+    numbers = earlier.number(chain(lines, added))
+    return {"": numbers[: len(lines)], _PLUS: numbers[len(lines) :]}
 
 
 def _mark(runs: Sequence[_Run], earlier: Earlier) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..context.earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_key, unquote
+from ..context.earlier import ALONE, LONGEST, UNQUOTABLE, Earlier, is_mark, quote, run_keys, unquote
 from ..context.piece_names import NAME
 from ..errors import FormBroken
 
@@ -101,7 +101,7 @@ class Diff:
 
 def _base(lines: Sequence[str], numbers: Sequence[int], earlier: Earlier) -> int:
     """Return the piece that has the most runs of the text's lines, the earliest of several; or 0."""
-    keys = Counter(run_key(numbers, start) for start in range(len(lines)))
+    keys = Counter(run_keys(numbers))
     keys.update(number for line, number in zip(lines, numbers, strict=True) if len(line) >= ALONE)
     votes = Counter[int]()
     for key, count in keys.items():

@@ -10,16 +10,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from string import ascii_uppercase
 from types import MappingProxyType
 
 __all__ = [
     "AGAIN",
     "DEFINED",
     "EXPLAINED",
-    "MAX_NAMES",
     "MAX_TEXT",
     "NAME",
     "NAMED",
+    "NAMES",
     "OWN",
     "PAIRS",
     "PLAIN",
@@ -29,7 +30,6 @@ __all__ = [
     "Marks",
     "again",
     "filled",
-    "name_of",
 ]
 
 NAME = "fold/1"
@@ -49,7 +49,8 @@ DEFINED = re.compile(r"([A-Z]{1,2})(::?) ")
 """A line that is given a name."""
 NAMED = re.compile(r"([A-Z]{1,2})(?: |\Z)")
 """Such a line again, where there is one of that name."""
-MAX_NAMES = 26 + 26 * 26
+NAMES: tuple[str, ...] = (*ascii_uppercase, *map("".join, product(ascii_uppercase, repeat=2)))
+"""Short names."""
 AGAIN = re.compile(r"\(the (?:([1-9][0-9]{0,8}) lines|line) above ([1-9][0-9]{0,8}) more times?\)")
 
 
@@ -110,12 +111,6 @@ EXPLAINED: Mapping[str, Marks] = MappingProxyType(
     }
 )
 """By first line, the marks of a text."""
-
-
-def name_of(number: int) -> str:
-    """Return a short name: A to Z, then AA to ZZ."""
-    first, second = divmod(number, 26)
-    return chr(65 + second) if not first else chr(64 + first) + chr(65 + second)
 
 
 def again(block: int, times: int) -> str:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from .fold_head import Head, Parts, find_head, parts_of, shortened
 from .fold_marks import (
-    MAX_NAMES,
     NAMED,
+    NAMES,
     OWN,
     PLAIN,
     REST,
@@ -17,7 +17,6 @@ from .fold_marks import (
     Marks,
     again,
     filled,
-    name_of,
 )
 from .fold_templates import Template, find_templates
 
@@ -171,13 +170,13 @@ class _Part:
         self.bodies = [each[1] if each else None for each in both]
         other = [None if each else parts for each, parts in zip(both, cut, strict=True)]
         found = find_templates(self.bodies) + find_templates(other)
-        found.sort(key=lambda template: (-template.gain, next(iter(template.rows))))
-        taken = {named[1] for line in lines if (named := NAMED.match(line))}
-        free = [name for name in map(name_of, range(MAX_NAMES)) if name not in taken]
-        self.free = iter(free)
-        """Names that no line begins with."""
         if sum(template.gain for template in found) < _MIN_GAIN:
             found = []
+        found.sort(key=lambda template: (-template.gain, next(iter(template.rows))))
+        taken = {named[1] for line in lines if (named := NAMED.match(line))} if found else set()
+        free = [name for name in NAMES if name not in taken]
+        self.free = iter(free)
+        """Names that no line begins with."""
         self.templates: list[Template] = found[: len(free)]
         self.template_of = {
             line: number for number, found in enumerate(self.templates) for line in found.rows

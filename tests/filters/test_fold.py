@@ -16,7 +16,7 @@ from agentbus.errors import FormBroken
 from agentbus.filters import Form
 from agentbus.filters.fold import Fold
 from agentbus.filters.fold_head import find_head, parts_of, shortened, whole
-from agentbus.filters.fold_marks import EXPLAINED, MAX_NAMES, MAX_TEXT, PAIRS, Marks, again, name_of
+from agentbus.filters.fold_marks import EXPLAINED, MAX_TEXT, NAMES, PAIRS, Marks, again
 
 from .recorded import conversations, tool_outputs
 
@@ -453,9 +453,9 @@ def test_more_templates_than_names() -> None:
         shape = "".join("x" + "|;"[number >> bit & 1] for bit in range(10))
         return f"{shape} is a line of a shape that no other line has"
 
-    text = log(MAX_NAMES + 100, line)
+    text = log(len(NAMES) + 100, line)
     lines = folded(text * 2)
-    assert sum(": x" in line for line in lines) == MAX_NAMES
+    assert sum(": x" in line for line in lines) == len(NAMES)
 
 
 def test_parts_of_a_large_text_have_names_of_their_own() -> None:
@@ -512,11 +512,10 @@ def test_an_end_that_changed_is_made_whole(
 
 
 def test_names_are_short_and_all_different() -> None:
-    names = [name_of(number) for number in range(MAX_NAMES)]
-    assert names[:2] == ["A", "B"]
-    assert names[25:28] == ["Z", "AA", "AB"]
-    assert names[-1] == "ZZ"
-    assert len(set(names)) == MAX_NAMES
+    assert NAMES[:2] == ("A", "B")
+    assert NAMES[25:28] == ("Z", "AA", "AB")
+    assert NAMES[-1] == "ZZ"
+    assert len(set(NAMES)) == 26 + 26 * 26
 
 
 def test_counts_are_plain_words() -> None:
