@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from .piece_names import PieceNames
@@ -92,16 +93,20 @@ def run_key(numbers: Sequence[int], start: int) -> int:
 
     `numbers` are the lines' numbers in an `Earlier`; a long line's key is its number.
     """
-    return run_keys(numbers[start : start + RUN_LINES])[0] if start >= 0 else 0
+    run = numbers[start : start + RUN_LINES]
+    if start < 0 or len(run) < RUN_LINES or UNQUOTABLE in run:
+        return 0
+    one, two, three = run
+    return (one << _KEY_BITS | two) << _KEY_BITS | three
 
 
 def run_keys(numbers: Sequence[int]) -> list[int]:
-    """Return `run_key` of each start, of which there are as many as lines, and at least one."""
+    """Return `run_key` of each start, of which there are as many as lines."""
     keys = [
         (one << _KEY_BITS | two) << _KEY_BITS | three if one and two and three else 0
         for one, two, three in zip(numbers, numbers[1:], numbers[2:], strict=False)
     ]
-    return keys + [0] * (max(1, len(numbers)) - len(keys))
+    return keys + [0] * (len(numbers) - len(keys))
 
 
 class _End(NamedTuple):
@@ -169,7 +174,7 @@ class _Book:
 
     def _index_lines(self, lines: Sequence[str], piece: array[int]) -> None:
         base = self.end.pieces << _LINE_BITS
-        for start, (line, key) in enumerate(zip(lines, run_keys(piece), strict=False)):
+        for start, (line, key) in enumerate(zip(lines, run_keys(piece), strict=True)):
             if key:
                 self._index(key, base + start)
             if len(line) >= ALONE and piece[start]:
@@ -267,6 +272,10 @@ class Earlier:
     def places(self, key: int) -> Iterable[tuple[int, int]]:
         """Yield the piece's number and the index of the line where a key's lines stand, in order."""
         return _places(self._parts, key)
+
+    def known(self, keys: AbstractSet[int]) -> AbstractSet[int]:
+        """Return at least those keys that `places` leads somewhere for."""
+        return {key for book, _ in self._parts for key in book.places.keys() & keys}
 
     def numbers_of(self, piece: int) -> Sequence[int]:
         """Return the numbers of a piece's lines; of none if it was not given or is not held."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ..context.earlier import Earlier
 from ..errors import FormBroken
@@ -54,36 +54,45 @@ class Reference(Protocol):
         ...
 
 
-class Ways:
-    """A text as it is, and in each form that is for it and reads back the same.
+class _Way(NamedTuple):
+    """A text in one form."""
 
-    Tokens are counted when they are first asked for, since that takes longer than to write.
+    text: str
+    form: Form | None
+    """None where it is the text as it is."""
+
+    @property
+    def name(self) -> str:
+        return self.form.name if self.form else ""
+
+
+class Ways:
+    """A text as it is, and in each form that is for it.
+
+    Tokens are counted, and forms read back, when that is first asked for, since it takes longer than
+    to write.
 
     Args:
         forms: in order of preference, where two take as many tokens.
         count: tokens of a text, by the receiver's tokenizer.
     """
 
-    __slots__ = ("_count", "_tokens", "written")
+    __slots__ = ("_count", "_exact", "_text", "_tokens", "_ways")
 
     def __init__(self, text: str, forms: Sequence[Form], count: Count) -> None:
+        self._text = text
         self._count = count
-        self.written = [(text, ""), *_written_in(text, forms)]
-        """Texts, and the names of their forms."""
+        written = ((form.write(text), form) for form in forms)
+        self._ways = [_Way(text, None), *(_Way(t, form) for t, form in written if t is not None)]
         self._tokens: dict[str, int] = {}
-
-    def tokens(self, text: str) -> int:
-        """Return how many tokens one of the texts takes."""
-        found = self._tokens.get(text)
-        if found is None:
-            found = self._tokens[text] = self._count(text)
-        return found
+        self._exact: dict[str, bool] = {"": True}
+        """By form, whether it read back the same."""
 
     def shortest(self) -> Delivered:
-        """Return the way that takes fewest tokens."""
-        sent = self.tokens(self.written[0][0])
-        text, form = min(self.written, key=lambda way: self.tokens(way[0]))
-        return Delivered(text, form, sent, self.tokens(text))
+        """Return the way that takes fewest tokens, of those that read back the same."""
+        ways = sorted(self._ways, key=lambda way: self._size(way.text))  # of equals, the first
+        text, name = next((way.text, way.name) for way in ways if self._can_be_had_back(way))
+        return Delivered(text, name, self._size(self._text), self._size(text))
 
     def shortest_after(self, references: Sequence[Reference], earlier: Earlier) -> Delivered | None:
         """Return the shortest way with references to what the receiver has, where these are shorter.
@@ -91,29 +100,41 @@ class Ways:
         None if there is only the text as it is.
         """
         referring = [
-            (text, reference, written, JOINT.join(filter(None, (form, reference.name))))
-            for text, form in self.written
+            (way, reference, written)
+            for way in self._ways
             for reference in references
-            if (written := reference.write(text, earlier)) is not None
+            if (written := reference.write(way.text, earlier)) is not None
         ]
-        if not referring and len(self.written) == 1:
+        if not referring and len(self._ways) == 1:
             return None
         best = self.shortest()
-        for text, reference, written, form in referring:
+        least = best.delivered_tokens
+        shorter: list[tuple[_Way, Reference, str, int]] = []
+        for way, reference, written in referring:
             # each character that it leaves out was a token at most
-            if self.tokens(text) - (len(text) - len(written)) >= best.delivered_tokens:
+            if self._size(way.text) - (len(way.text) - len(written)) >= least:
                 continue
             tokens = self._count(written)
-            if tokens < best.delivered_tokens and _is_read(reference, text, written, earlier):
-                best = Delivered(written, form, best.sent_tokens, tokens)
+            if tokens < least:
+                shorter.append((way, reference, written, tokens))
+                least = tokens
+        for way, reference, written, tokens in reversed(shorter):
+            if self._can_be_had_back(way) and _is_read(reference, way.text, written, earlier):
+                name = JOINT.join(filter(None, (way.name, reference.name)))
+                return Delivered(written, name, best.sent_tokens, tokens)
         return best
 
+    def _size(self, text: str) -> int:
+        found = self._tokens.get(text)
+        if found is None:
+            found = self._tokens[text] = self._count(text)
+        return found
 
-def _written_in(text: str, forms: Sequence[Form]) -> Iterator[tuple[str, str]]:
-    for form in forms:
-        written = form.write(text)
-        if written is not None and _can_be_had_back(form, text, written):
-            yield written, form.name
+    def _can_be_had_back(self, way: _Way) -> bool:
+        found = self._exact.get(way.name)
+        if found is None and way.form:
+            found = self._exact[way.name] = _is_same(way.form, self._text, way.text)
+        return bool(found)
 
 
 def shortest(text: str, forms: Sequence[Form], count: Count) -> Delivered:
@@ -153,7 +174,7 @@ def read_back(
     return text, exact  # type: ignore[return-value]
 
 
-def _can_be_had_back(form: Form, text: str, written: str) -> bool:
+def _is_same(form: Form, text: str, written: str) -> bool:
     try:
         return form.is_same(text, form.read(written))
     except FormBroken:

@@ -101,6 +101,7 @@ class _Writer:
         self._numbers = _numbers(lines, earlier)
         """The numbers of what each line has after the key; `UNQUOTABLE` if it begins otherwise."""
         self._keys = {before: run_keys(numbers) for before, numbers in self._numbers.items()}
+        self._known = earlier.known({*chain(*self._keys.values(), *self._numbers.values())})
         self._lengths = list(map(len, lines))
         self._ends = [0, *accumulate(length + 1 for length in self._lengths)]
         self._own = earlier.count + 1
@@ -137,9 +138,8 @@ class _Writer:
         length = 0
         numbers = self._numbers[before]
         long = numbers[start] if self._lengths[start] >= ALONE else 0
-        for key in filter(None, (self._keys[before][start], long)):
-            own = ((self._own, line) for line in self._places.get(key, ()))
-            for piece, line in chain(self._earlier.places(key), own):
+        for key in (self._keys[before][start], long):
+            for piece, line in self._places_of(key):
                 common = self._common(piece, line, numbers, start)
                 if common > length:
                     best, length = _Run(piece, line, common, before), common
@@ -149,6 +149,12 @@ class _Writer:
         if size >= RUN_CHARACTERS and size > len(_part([best], self._earlier)):
             return best
         return None
+
+    def _places_of(self, key: int) -> Iterator[tuple[int, int]]:
+        if key in self._known:
+            yield from self._earlier.places(key)
+        for line in self._places.get(key, ()):
+            yield self._own, line
 
     def _common(self, piece: int, line: int, numbers: Sequence[int], start: int) -> int:
         """Count the lines from `start` on that are as those of a piece from `line` on."""

@@ -104,9 +104,9 @@ def _base(lines: Sequence[str], numbers: Sequence[int], earlier: Earlier) -> int
     keys = Counter(run_keys(numbers))
     keys.update(number for line, number in zip(lines, numbers, strict=True) if len(line) >= ALONE)
     votes = Counter[int]()
-    for key, count in keys.items():
+    for key in earlier.known(keys.keys()):
         for piece in {piece for piece, _ in earlier.places(key)}:
-            votes[piece] += count
+            votes[piece] += keys[key]
     return min(votes, key=lambda piece: (-votes[piece], piece), default=0)
 
 

@@ -11,14 +11,18 @@ Byte-exact: `fold_head` and `fold_templates` find what lines share, `fold_marks`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from ..errors import FormBroken
 from .fold_marks import EXPLAINED, MAX_TEXT, NAME, PAIRS
 from .fold_reader import Reader
 from .fold_writer import written
 
-__all__ = ["Fold"]
+__all__ = ["WORTH", "Fold"]
+
+WORTH: Final = 0.85
+"""What is folded must be so short at least: later texts cannot refer to its lines as they were. Of
+conversations in which code is sent again and again, less would take more than it saves."""
 
 
 class Fold:
@@ -28,12 +32,12 @@ class Fold:
     exact: Literal["bytes"] = "bytes"
 
     def write(self, text: str) -> str | None:
-        """See `Form.write`. None where it makes a text no shorter."""
+        """See `Form.write`. None where it leaves more than `WORTH` of a text's characters."""
         pair = next((pair for pair in PAIRS if pair[0] not in text and pair[1] not in text), None)
         if pair is None or "\n" not in text or len(text) >= MAX_TEXT:
             return None
         folded = written(text, pair)
-        return folded if len(folded) < len(text) else None
+        return folded if len(folded) <= WORTH * len(text) else None
 
     def read(self, written: str) -> str:
         """See `Form.read`. A text that would be longer than any that is folded is refused too."""

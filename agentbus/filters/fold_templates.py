@@ -67,7 +67,12 @@ def _masked(lines: Sequence[Parts | None]) -> dict[tuple[str, ...], list[int]]:
     groups: dict[tuple[str, ...], list[int]] = {}
     for number, parts in enumerate(lines):
         if parts is not None and len(parts) > 1:
-            mask = tuple([_PARAMETER if digit(part) else part for part in parts])
+            masked = (
+                [_PARAMETER if digit(part) else part for part in parts]
+                if digit("".join(parts))
+                else parts
+            )
+            mask = tuple(masked)
             groups.setdefault(mask, []).append(number)
     return groups
 

@@ -6,6 +6,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from random import Random
 from time import process_time
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentbus.errors import FormBroken
 from agentbus.filters import Form
-from agentbus.filters.fold import Fold
+from agentbus.filters.fold import WORTH, Fold
 from agentbus.filters.fold_head import find_head, parts_of, shortened, whole
 from agentbus.filters.fold_marks import EXPLAINED, MAX_TEXT, NAMES, PAIRS, Marks, again
 
@@ -31,7 +32,7 @@ def fold(text: str) -> str | None:
     written = FOLD.write(text)
     if written is not None:
         assert FOLD.is_same(text, FOLD.read(written))
-        assert len(written) < len(text)
+        assert len(written) <= WORTH * len(text)
     return written
 
 
@@ -127,12 +128,13 @@ def test_lines_that_follow_each_other_are_counted() -> None:
         "",
     ]
     assert folded(
-        "a line that is long enough to be told about, for a mark takes its own place\n" * 2
+        "a line that is long enough to be told about, for a mark takes its own place, "
+        "and so does what explains it\n" * 2
     )[1] == ("(the line above 1 more time)")
 
 
 def test_a_sign_before_a_time_is_kept() -> None:
-    text = log(60, lambda n: f"host @{n // 20 + 10}:{n % 20 + 10} said {'xyz'[n % 3]} and no more")
+    text = log(240, lambda n: f"host @{n // 20 + 10}:{n % 20 + 10} said {'xyz'[n % 3]} and no more")
     assert folded(text)[0] == "Lines start: host {} said ..."
 
 
@@ -197,6 +199,12 @@ def test_a_text_with_nothing_in_common_is_not_for_it() -> None:
     assert FOLD.write("") is None
     assert FOLD.write("one line") is None
     assert FOLD.write("one\ntwo\nthree\n") is None
+    draw = Random(1)
+    words = ["".join(draw.choices("abcdefgh", k=5)) for _ in range(400)]
+    some = "\n".join(" ".join(words[n : n + 2 + n % 7]) for n in range(0, 400, 8))
+    repeated = "a line that is long enough to be told about, however long the mark for it is\n"
+    assert FOLD.write(repeated * 9 + some) is not None
+    assert FOLD.write(repeated * 3 + some) is None, "little is won"
 
 
 # Exact on every text
