@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from ..context.earlier import Earlier
 from ..errors import FormBroken
@@ -23,6 +23,10 @@ Count = Callable[[str], int]
 """Tokens of a text, by its receiver's tokenizer."""
 JOINT = " + "
 """Stands between the names of forms that were applied one after the other."""
+
+
+_LITTLE: Final = 0.2
+"""Share of a text's characters. Where references leave no more, forms would win next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,63 +70,88 @@ class _Way(NamedTuple):
         return self.form.name if self.form else ""
 
 
+class _Referring(NamedTuple):
+    """A way with references."""
+
+    way: _Way
+    reference: Reference
+    text: str
+
+
 class Ways:
     """A text as it is, and in each form that is for it.
 
-    Tokens are counted, and forms read back, when that is first asked for, since it takes longer than
-    to write.
+    Forms are written and read back, and tokens counted, when that is first asked for.
 
     Args:
         forms: in order of preference, where two take as many tokens.
         count: tokens of a text, by the receiver's tokenizer.
     """
 
-    __slots__ = ("_count", "_exact", "_text", "_tokens", "_ways")
+    __slots__ = ("_as_it_is", "_count", "_exact", "_forms", "_others", "_tokens")
 
     def __init__(self, text: str, forms: Sequence[Form], count: Count) -> None:
-        self._text = text
+        self._as_it_is = _Way(text, None)
+        self._forms = forms
         self._count = count
-        written = ((form.write(text), form) for form in forms)
-        self._ways = [_Way(text, None), *(_Way(t, form) for t, form in written if t is not None)]
+        self._others: list[_Way] | None = None
         self._tokens: dict[str, int] = {}
         self._exact: dict[str, bool] = {"": True}
         """By form, whether it read back the same."""
 
     def shortest(self) -> Delivered:
         """Return the way that takes fewest tokens, of those that read back the same."""
-        ways = sorted(self._ways, key=lambda way: self._size(way.text))  # of equals, the first
-        text, name = next((way.text, way.name) for way in ways if self._can_be_had_back(way))
-        return Delivered(text, name, self._size(self._text), self._size(text))
+        ways = (self._as_it_is, *self._in_forms())
+        ordered = sorted(ways, key=lambda way: self._size(way.text))  # of equals, the first
+        return self._delivered(next(way for way in ordered if self._can_be_had_back(way)))
 
     def shortest_after(self, references: Sequence[Reference], earlier: Earlier) -> Delivered | None:
         """Return the shortest way with references to what the receiver has, where these are shorter.
 
-        None if there is only the text as it is.
+        Of a text that references make much shorter, no form is tried. None if there is only the text
+        as it is.
         """
-        referring = [
-            (way, reference, written)
-            for way in self._ways
-            for reference in references
-            if (written := reference.write(way.text, earlier)) is not None
-        ]
-        if not referring and len(self._ways) == 1:
-            return None
-        best = self.shortest()
+        text = self._as_it_is.text
+        referring = list(_referring(self._as_it_is, references, earlier))
+        if any(len(found.text) <= _LITTLE * len(text) for found in referring):
+            best = self._delivered(self._as_it_is)
+        else:
+            for way in self._in_forms():
+                referring += _referring(way, references, earlier)
+            if not referring and not self._in_forms():
+                return None
+            best = self.shortest()
+        return self._shortest_of(referring, earlier, best)
+
+    def _shortest_of(
+        self, referring: Sequence[_Referring], earlier: Earlier, best: Delivered
+    ) -> Delivered:
+        """Return the shortest of ways that refer, if it is shorter than another and reads back."""
         least = best.delivered_tokens
-        shorter: list[tuple[_Way, Reference, str, int]] = []
-        for way, reference, written in referring:
+        shorter: list[tuple[_Referring, int]] = []
+        for found in referring:
             # each character that it leaves out was a token at most
-            if self._size(way.text) - (len(way.text) - len(written)) >= least:
+            if self._size(found.way.text) - (len(found.way.text) - len(found.text)) >= least:
                 continue
-            tokens = self._count(written)
+            tokens = self._count(found.text)
             if tokens < least:
-                shorter.append((way, reference, written, tokens))
+                shorter.append((found, tokens))
                 least = tokens
-        for way, reference, written, tokens in reversed(shorter):
-            if self._can_be_had_back(way) and _is_read(reference, way.text, written, earlier):
-                name = JOINT.join(filter(None, (way.name, reference.name)))
-                return Delivered(written, name, best.sent_tokens, tokens)
+        for found, tokens in reversed(shorter):
+            if self._can_be_had_back(found.way) and _is_read(found, earlier):
+                name = JOINT.join(filter(None, (found.way.name, found.reference.name)))
+                return Delivered(found.text, name, best.sent_tokens, tokens)
         return best
+
+    def _in_forms(self) -> list[_Way]:
+        if self._others is None:
+            written = ((form.write(self._as_it_is.text), form) for form in self._forms)
+            self._others = [_Way(text, form) for text, form in written if text is not None]
+        return self._others
+
+    def _delivered(self, way: _Way) -> Delivered:
+        sent = self._size(self._as_it_is.text)
+        return Delivered(way.text, way.name, sent, self._size(way.text))
 
     def _size(self, text: str) -> int:
         found = self._tokens.get(text)
@@ -133,7 +162,7 @@ class Ways:
     def _can_be_had_back(self, way: _Way) -> bool:
         found = self._exact.get(way.name)
         if found is None and way.form:
-            found = self._exact[way.name] = _is_same(way.form, self._text, way.text)
+            found = self._exact[way.name] = _is_same(way.form, self._as_it_is.text, way.text)
         return bool(found)
 
 
@@ -181,8 +210,17 @@ def _is_same(form: Form, text: str, written: str) -> bool:
         return False
 
 
-def _is_read(reference: Reference, text: str, written: str, earlier: Earlier) -> bool:
+def _referring(
+    way: _Way, references: Sequence[Reference], earlier: Earlier
+) -> Iterator[_Referring]:
+    for reference in references:
+        written = reference.write(way.text, earlier)
+        if written is not None:
+            yield _Referring(way, reference, written)
+
+
+def _is_read(found: _Referring, earlier: Earlier) -> bool:
     try:
-        return reference.read(written, earlier) == text
+        return found.reference.read(found.text, earlier) == found.way.text
     except FormBroken:
         return False

@@ -101,12 +101,13 @@ class Diff:
 
 def _base(lines: Sequence[str], numbers: Sequence[int], earlier: Earlier) -> int:
     """Return the piece that has the most runs of the text's lines, the earliest of several; or 0."""
-    keys = Counter(run_keys(numbers))
-    keys.update(number for line, number in zip(lines, numbers, strict=True) if len(line) >= ALONE)
+    keys = run_keys(numbers)
+    keys += (number for line, number in zip(lines, numbers, strict=True) if len(line) >= ALONE)
+    known = earlier.known(set(keys))
     votes = Counter[int]()
-    for key in earlier.known(keys.keys()):
+    for key, count in Counter(filter(known.__contains__, keys)).items():
         for piece in {piece for piece, _ in earlier.places(key)}:
-            votes[piece] += keys[key]
+            votes[piece] += count
     return min(votes, key=lambda piece: (-votes[piece], piece), default=0)
 
 
