@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +79,13 @@ def read_sessions(path: Path, agent: str) -> list[Session]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what is in a file, unpacked if its name ends in .gz.
+    """Return what is in a file, unpacked if its name ends in .gz; of `-`, the standard input.
 
     Raises:
         UnreadableFile: it cannot be read, is empty, or holds over `MAX_FILE` bytes.
     """
-    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rb") as file:
+        with _opened(path) as file:
             raw: bytes = file.read(MAX_FILE + 1)
     except OSError as error:
         raise UnreadableFile(str(path), str(error.strerror or error)) from error
@@ -95,6 +96,12 @@ def read_bytes(path: Path) -> bytes:
     if not raw.strip():
         raise UnreadableFile(str(path), "it is empty")
     return raw
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    if str(path) == "-":
+        return nullcontext(sys.stdin.buffer)  # which stays open
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _parsed(raw: bytes) -> Any:

@@ -15,7 +15,7 @@ from rich.text import Text
 from ..config import FilterName, FilterRule
 from ..context import Decision, Ledger, TenantKey
 from ..errors import UnreadableFile
-from ..filters import Pipeline, is_kept, open_lossy, plan_of
+from ..filters import ESTIMATED, Pipeline, estimate_tokens, is_kept, open_lossy, plan_of
 from .context_files import read_bytes
 from .counting import Counting, open_counting
 from .keys import KeyFile, ServerKey, TokenFile, joining
@@ -52,7 +52,11 @@ def group() -> None:
 def try_(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="Texts in UTF-8, also with .gz.", show_default=False),
+        typer.Argument(
+            metavar="FILE…",
+            help="Texts in UTF-8, also with .gz; - is the standard input.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
         str,
@@ -72,8 +76,9 @@ def try_(
 ) -> None:
     """Show how each file would be delivered to a model, what that saves, and why.
 
-    Without --query nothing is lost: a form is taken only if reading it back gave the same. With it,
-    marks say what was left out; it is as if the question stood behind the text.
+    Without --query nothing is lost: a form is taken only if it reads back the same.
+
+    With --query, marks say what was left out; it is as if the question stood behind the text.
     """
 
     async def job() -> None:
@@ -82,7 +87,7 @@ def try_(
         if json:
             _print_json(tried, counting)
         else:
-            _print(tried, counting, lines)
+            _print(tried, counting, query, lines)
 
     run(job, json=json)
 
@@ -117,7 +122,8 @@ def _try(path: Path, counting: Counting, query: str) -> _Tried:
     plan = plan_of([FilterRule(use=_WITH_QUERY if query else _LOSSLESS)], "")
     given = Pipeline(counting.count, Ledger(), open_lossy).deliver(context, plan, "")
     decision = given.receipts()[0].decision
-    return _Tried(path, text, decision, decision.sent_tokens or counting.count(text))
+    sent = decision.sent_tokens or estimate_tokens(text, counting.count)
+    return _Tried(path, text, decision, sent)
 
 
 def _print_json(tried: list[_Tried], counting: Counting) -> None:
@@ -137,7 +143,7 @@ def _print_json(tried: list[_Tried], counting: Counting) -> None:
     print_json({"unit": counting.unit, "note": counting.note, "files": rows})
 
 
-def _print(tried: list[_Tried], counting: Counting, lines: int) -> None:
+def _print(tried: list[_Tried], counting: Counting, query: str, lines: int) -> None:
     console = Console(highlight=False)
     for one in tried if lines else ():
         console.print(Rule(escape(one.path.name), align="left"))
@@ -146,7 +152,12 @@ def _print(tried: list[_Tried], counting: Counting, lines: int) -> None:
             console.print(Rule(escape(one.decision.filters), align="left", style="dim"))
             console.print(_excerpt(one.decision.text, lines, "green"))
     console.print(_table(tried, counting))
+    for one in tried:
+        if not one.decision.left_out and (query or one.decision.text is None):
+            console.print(escape(f"{one.path.name}: {one.decision.why}."))
     console.print(escape(counting.note), style="dim")
+    if any(len(one.text) > ESTIMATED for one in tried):
+        console.print(f"Of texts over {ESTIMATED:,} characters they may be estimates.", style="dim")
 
 
 def _excerpt(text: str, lines: int, style: str) -> Text:
@@ -157,24 +168,25 @@ def _excerpt(text: str, lines: int, style: str) -> Text:
     for line in shown[:lines]:
         excerpt.append(line[:_SHOWN_CHARACTERS], style=style)
         if len(line) > _SHOWN_CHARACTERS:
-            excerpt.append(f" … {len(line) - _SHOWN_CHARACTERS} more characters", style="dim")
+            more = _counted(len(line) - _SHOWN_CHARACTERS, "more character")
+            excerpt.append(f" … {more}", style="dim")
         excerpt.append("\n")
     if rest:
-        excerpt.append(f"… {rest} more lines\n", style="dim")
+        excerpt.append(f"… {_counted(rest, 'more line')}\n", style="dim")
     return excerpt
 
 
 def _table(tried: list[_Tried], counting: Counting) -> Table:
     table = Table()
     table.add_column("file", overflow="fold")
-    table.add_column("delivered as", overflow="fold")
+    table.add_column("form", overflow="fold")
     for name in (counting.unit, "after", "saved"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kept", no_wrap=True)
     for one in tried:
         table.add_row(
             escape(one.path.name),
-            escape(one.decision.filters or "it is"),
+            escape(one.decision.filters or "as it is"),
             *_numbers(one.sent, one.delivered),
             _check(one),
         )
@@ -189,6 +201,10 @@ def _numbers(sent: int, delivered: int) -> tuple[str, str, str]:
     return f"{sent:,}", f"{delivered:,}", f"{1 - delivered / sent:.0%}" if sent else ""
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _check(one: _Tried) -> str:
     """Say what of a text is there once what is delivered was read back: bytes, value, or less."""
     decision = one.decision
@@ -196,5 +212,5 @@ def _check(one: _Tried) -> str:
         return ""
     if decision.left_out:
         lines = sum(last - first + 1 for first, last in decision.left_out)
-        return f"but {lines:,} {'line' if lines == 1 else 'lines'}"
+        return f"all but {_counted(lines, 'line')}"
     return is_kept(one.text, decision.text, decision.filters) or "NOT ALL"

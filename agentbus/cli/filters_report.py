@@ -21,8 +21,9 @@ __all__ = ["print_report", "run_report"]
 _NOTHING = "No filter has shortened anything yet."
 _FORGOTTEN = "edges forgotten for room"
 _MEANING = (
-    "All in tokens. saved: net of marks. cost: fetched back, or given by tool calls made again, with "
-    "the turns for that; and cached for nothing since a prefix was changed."
+    "All in tokens. A delivery counts once, in however many prompts it stands. saved: net of marks. "
+    "cost: fetched back, or given by tool calls made again, with the turns for that; and cached for "
+    "nothing since a prefix was changed."
 )
 
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from inspect import isroutine
 from typing import Any, Final
 
 import pydantic
@@ -92,6 +93,8 @@ class AnswerType:
 
     def __init__(self, kind: Any) -> None:
         self.name: str = getattr(kind, "__name__", None) or str(kind)
+        if isroutine(kind):  # pydantic would call it with what the model says
+            raise InvalidSchema(f"{self.name} has none (it is a function)")
         try:
             self._adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(kind)
             self.schema: dict[str, Any] = self._adapter.json_schema(schema_generator=_Schema)
@@ -183,5 +186,18 @@ def _problems_of(error: pydantic.ValidationError) -> str:
     return f"{told}; and {more} more" if more > 0 else told
 
 
-answer_type: Final[Callable[[Any], AnswerType]] = lru_cache(maxsize=1024)(AnswerType)
-"""Returns the answer type of a Python type; raises InvalidSchema where JSON cannot stand for it."""
+_made: Final[Callable[[Any], AnswerType]] = lru_cache(maxsize=1024)(AnswerType)
+
+
+def answer_type(kind: Any) -> AnswerType:
+    """Return the answer type of a Python type.
+
+    Raises:
+        InvalidSchema: it is none, or JSON cannot stand for it.
+    """
+    if isinstance(kind, dict):
+        raise InvalidSchema("a type is asked for, not a schema; `call.answer` takes schemas")
+    try:
+        return _made(kind)
+    except TypeError:  # annotations may hold what has no hash
+        return AnswerType(kind)

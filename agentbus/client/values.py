@@ -27,7 +27,7 @@ async def generate_as(call: Call, kind: Any, text: str, repairs: int, options: V
     for name in options.keys() - ValueOptions.__annotations__.keys():
         raise TypeError(f"generate_as() got an unexpected keyword argument {name!r}")
     wanted = answer_type(kind)
-    answer, schema = await _first(call, wanted, text, options)
+    answer, schema = await _asked(call, wanted, text, wanted.schema, options)
     for repair in range(repairs + 1):
         problem, value = _read(wanted, answer)
         failed = int(bool(problem))
@@ -38,17 +38,24 @@ async def generate_as(call: Call, kind: Any, text: str, repairs: int, options: V
             return value
         if repair < repairs:
             options = _rest(options, answer.cost)
-            answer = await call.answer(_AGAIN.format(problem), schema=schema, **options)
+            again = _AGAIN.format(problem)
+            answer, schema = await _asked(call, wanted, again, schema, options)
     excerpt = answer.text[:_EXCERPT]
     raise UnparsableReply(call.model, wanted.name, repairs + 1, problem, excerpt)
 
 
-async def _first(
-    call: Call, wanted: AnswerType, text: str, options: ValueOptions
+async def _asked(
+    call: Call,
+    wanted: AnswerType,
+    text: str,
+    schema: dict[str, Any] | None,
+    options: ValueOptions,
 ) -> tuple[Answer, dict[str, Any] | None]:
-    """Return the first answer, and the schema that it was kept to; None where an engine cannot."""
+    """Return an answer, and the schema that it was kept to; None where an engine cannot."""
+    if schema is None:  # it stands in the context, in words
+        return await call.answer(text, **options), None
     try:
-        return await call.answer(text, schema=wanted.schema, **options), wanted.schema
+        return await call.answer(text, schema=schema, **options), schema
     except (Unsupported, InvalidSchema, ConfigError) as error:
         if isinstance(error, ConfigError) and error.setting != "schema":
             raise

@@ -3,6 +3,7 @@
 from .base import Form
 from .bm25 import BM25
 from .choose import Delivered, read_back, shortest
+from .decide import ESTIMATED, estimate_tokens
 from .dedupe import Dedupe
 from .diff import Diff
 from .extract import Extract
@@ -29,6 +30,7 @@ from .yaml_block import YAML
 
 __all__ = [
     "BM25",
+    "ESTIMATED",
     "FORMS",
     "KEPT_RESULTS",
     "LOSSLESS",
@@ -69,6 +71,7 @@ __all__ = [
     "add_up",
     "best_first",
     "check_plan",
+    "estimate_tokens",
     "fan_out",
     "find_repeats",
     "harm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
@@ -14,12 +15,12 @@ from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
-__all__ = ["Decider", "is_settled", "question"]
+__all__ = ["ESTIMATED", "Decider", "estimate_tokens", "is_settled", "question"]
 
 LARGEST = 1 << 22
 """Characters of the largest text that is delivered in another form: no model reads more."""
-_COUNTED = 1 << 20
-"""Characters of the largest text whose tokens are counted; of larger ones, those of so many are."""
+ESTIMATED = 1 << 20
+"""Characters from which on a text's tokens are not counted, but estimated from so many."""
 _MEMO = 1024
 """Texts whose forms are remembered."""
 _MEMO_TEXT = 16_384
@@ -27,7 +28,8 @@ _MEMO_TEXT = 16_384
 _QUESTIONS = (SegmentKind.ASK, SegmentKind.USER)
 _WRITTEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
 """What models write, once they were given what stands before."""
-_AS_IT_IS = Decision(None, "", "no filter is for it")
+_AS_IT_IS = Decision(None, "", "no rule has a filter for it")
+_FOR_OTHERS = "no filter is for such a text"
 
 
 class _Stripped(NamedTuple):
@@ -84,30 +86,28 @@ class Decider:
         loses = LOSSY.intersection(use.use)
         ref = reference(segment, node) if loses or STRIP in use.use else ""
         best = self._without_loss(segment, use, ref, earlier, salt)
-        for name in use.use:
-            lossy = self._lossy(name, use) if name in LOSSY else None
-            if lossy is None or self._is_off(segment.author, lossy.name):
+        whys = [] if best.why == _FOR_OTHERS else [best.why]
+        in_vain = []
+        for lossy in filter(None, (self._lossy(name, use) for name in use.use if name in LOSSY)):
+            if self._is_off(segment.author, lossy.name):
+                whys.append(f"{lossy.name} is off here, since it did harm")
                 continue
             found = lossy.shorten(segment.text, ref=ref, query=query, count=self._count)
-            if found is not None:
-                shorter = self._fewer(best, segment, found, lossy.name)
-                if shorter is not best:
-                    return shorter
-        return best
+            shorter = best if found is None else self._fewer(best, segment, found, lossy.name)
+            if shorter is not best:
+                return shorter
+            in_vain.append(lossy.name)
+        if in_vain:
+            whys.append(f"{' and '.join(in_vain)} left nothing out")
+        return replace(best, why="; ".join(whys)) if whys else best
 
     def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:
         """Return what takes fewer tokens: what was decided, or what a lossy filter has left."""
-        sent = best.sent_tokens or self._about(segment.text)
+        sent = best.sent_tokens or estimate_tokens(segment.text, self._count)
         tokens = self._count(found.text)
         if tokens >= (best.delivered_tokens or sent):
             return best
         return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)
-
-    def _about(self, text: str) -> int:
-        """Count the tokens of a text; of a very large one, about."""
-        if len(text) <= _COUNTED:
-            return self._count(text)
-        return self._count(text[:_COUNTED]) * len(text) // _COUNTED
 
     def _without_loss(
         self, segment: Segment, use: Use, ref: str, earlier: Earlier, salt: str
@@ -143,7 +143,7 @@ class Decider:
         ways = self._ways(_Key(segment.digest, use.use, ref, salt), found.text)
         best = ways.shortest_after(references, earlier)
         if best is None and not stripped:
-            return Decision(None, "", "no filter is for such a text")
+            return Decision(None, "", _FOR_OTHERS)
         best = best or ways.shortest()
         form = JOINT.join(filter(None, (strip, best.form)))
         sent = self._count(segment.text) if stripped else best.sent_tokens
@@ -163,6 +163,13 @@ class Decider:
             if len(self._memo) > _MEMO:
                 self._memo.popitem(last=False)
         return found
+
+
+def estimate_tokens(text: str, count: Count) -> int:
+    """Return the tokens of a text; of a very large one (`ESTIMATED`), about how many it has."""
+    if len(text) <= ESTIMATED:
+        return count(text)
+    return count(text[:ESTIMATED]) * len(text) // ESTIMATED
 
 
 def _why(sent: int, delivered: int) -> str:

@@ -14,7 +14,7 @@ from agentbus.cli import counting
 from agentbus.cli.app import app
 from agentbus.engine import ModelText
 from agentbus.errors import ModelNotFound, UnreadableFile
-from agentbus.filters import PlainJSON
+from agentbus.filters import ESTIMATED, PlainJSON
 
 ROWS = [{"id": n, "name": f"number {n}", "none": None} for n in range(40)]
 
@@ -118,4 +118,45 @@ def test_a_query_leaves_something_out_and_says_so(tmp_path: Path) -> None:
     assert "ValueError: no paint" in found["text"]
     assert "ctx:" in found["text"]
     gone = sum(last - first + 1 for first, last in found["left_out"])
-    assert found["kept"] == f"but {gone:,} lines"
+    assert found["kept"] == f"all but {gone:,} lines"
+
+
+def test_why_a_text_stays_as_it_is_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "prose.txt"
+    path.write_text("Nothing to gain here.")
+    assert "prose.txt: no filter is for such a text." in invoke(path).output
+    asked = " ".join(invoke(path, "--query", "What?").output.split())
+    assert "prose.txt: extract/1 and offload/1 left nothing out." in asked
+
+
+def test_a_query_that_leaves_nothing_out_is_said_beside_what_was_saved(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text('{"a" : 1 , "b" : 2 , "c" : 3 }')
+    asked = " ".join(invoke(path, "--query", "What?").output.split())
+    assert "tokens fewer; extract/1 and offload/1 left nothing out." in asked
+    assert "one.json:" not in invoke(path).output
+
+
+def test_standard_input_is_a_file(rows: Path) -> None:
+    arguments = ["filters", "try", "-", "--json"]
+    result = CliRunner().invoke(app, arguments, input=rows.read_bytes())
+    (found,) = json.loads(result.output)["files"]
+    assert (found["file"], found["form"]) == ("-", "json-plain/2")
+    assert "it is empty" in CliRunner().invoke(app, arguments, input=b"").output
+
+
+def test_a_huge_text_is_not_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def count(text: str) -> int:
+        counted.append(len(text))
+        return len(text) // 4
+
+    monkeypatch.setattr(counting, "open_model_text", lambda _: ModelText(count, None))
+    path = tmp_path / "huge.txt"
+    path.write_text("a word and another\n" * 300_000)
+    shown = invoke(path, "--lines", "0").output
+    assert max(counted) <= ESTIMATED
+    assert f"{path.stat().st_size // 4:,}"[:4] in shown
+    assert "huge.txt: it is too large for other forms." in shown
+    assert "estimates" in shown

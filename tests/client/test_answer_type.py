@@ -183,6 +183,21 @@ def test_a_type_that_json_cannot_stand_for(kind: Any) -> None:
         AnswerType(kind)
 
 
+@pytest.mark.parametrize("kind", [lambda a=1: a, len, test_a_type_that_json_cannot_stand_for])
+def test_a_function_is_no_type_and_is_not_called(kind: Any) -> None:
+    with pytest.raises(InvalidSchema, match="it is a function"):
+        answer_type(kind)
+
+
+def test_a_schema_is_no_type() -> None:
+    with pytest.raises(InvalidSchema, match="a type is asked for, not a schema"):
+        answer_type({"type": "object"})
+
+
+def test_annotations_without_a_hash_are_no_matter() -> None:
+    assert answer_type(Annotated[int, {"unit": "m"}]).read("3") == 3
+
+
 def test_what_is_read_is_bounded() -> None:
     begin, end = '{"verdict": "yes", "x": "', '"}'
     longest = begin + "x" * (MAX_ANSWER - len(begin) - len(end)) + end

@@ -215,7 +215,7 @@ async def test_receipts_say_what_went_and_why(pair: Pair) -> None:
         saved = result.sent_tokens - result.delivered_tokens
         assert result.why == f"{saved} of {result.sent_tokens} tokens fewer"
         assert call.context.fetch(result.ref).text == RECORDS
-        assert role.why == asked_of_tool.why == "no filter is for it"
+        assert role.why == asked_of_tool.why == "no rule has a filter for it"
         assert asked.sender == "user" and answer.why == "the model has written it"
         return "seen"
 

@@ -168,6 +168,18 @@ async def test_a_wrong_answer_is_repaired_behind_what_was_said(
         assert asked.startswith("Is it?")
 
 
+async def test_a_repair_is_asked_in_words_where_the_engine_cannot_keep_it_to_the_schema(
+    socket_dir: Any,
+) -> None:
+    engine = ScriptedEngine([BAD, "It is so.", GOOD])
+    async with stage(Pair("inproc", socket_dir), engine, asking(repairs=2)) as run:
+        assert await run.run() == YES
+        assert run.counted() == (3, 2, 2)
+        again, last = run.said()[2::2]
+        assert "valid by this JSON schema" in again
+        assert "schema" not in last, "the form is told once"
+
+
 async def test_what_was_read_is_reused_by_the_repair(pair: Pair) -> None:
     async def script(call: Call) -> Any:
         call.context = call.empty_context().document("word " * 200)
