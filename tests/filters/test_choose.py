@@ -6,8 +6,10 @@ from typing import Literal
 
 import pytest
 
+from agentbus.context.earlier import Earlier
 from agentbus.errors import FormBroken
 from agentbus.filters import LOSSLESS, Delivered, shortest
+from agentbus.filters.choose import Ways
 
 from .recorded import tool_outputs
 
@@ -63,3 +65,63 @@ def test_all_forms_on_all_that_was_recorded() -> None:
             assert form.is_same(text, form.read(found.text)), name
         else:
             assert found.text == text, name
+
+
+class Refers:
+    """Writes what it is told to, and reads what it is told to."""
+
+    exact: Literal["bytes"] = "bytes"
+
+    def __init__(self, name: str, written: dict[str, str], read: str | None = None) -> None:
+        self.name = name
+        self._written = written
+        self._read = read
+        self.reads = 0
+
+    def write(self, text: str, earlier: Earlier) -> str | None:
+        return self._written.get(text)
+
+    def read(self, written: str, earlier: Earlier) -> str:
+        self.reads += 1
+        if self._read is None:
+            return next(text for text, found in self._written.items() if found == written)
+        return self._read
+
+
+TEXT = "a text of a good many words, ten in all"
+FORM = "in the form six words are left"
+
+
+def test_references_are_written_into_forms_too() -> None:
+    ways = Ways(TEXT, [Form("form/1", FORM, TEXT)], words)
+    refers = Refers("ref/1", {TEXT: "four of these words again", FORM: "three words again"})
+    found = ways.shortest_after([refers], Earlier())
+    assert found == Delivered("three words again", "form/1 + ref/1", 10, 3)
+    assert refers.reads == 1, "only what is delivered has to be read"
+
+
+def test_no_form_is_tried_of_what_was_given_before() -> None:
+    form = Form("form/1", FORM, TEXT)
+    short = Refers("ref/1", {TEXT: "[again]", FORM: "."})
+    long = Refers("ref/1", {TEXT: "[so many again]", FORM: "."})
+    ways = Ways(TEXT, [form], words)
+    assert ways.shortest_after([short], Earlier()) == Delivered("[again]", "ref/1", 10, 1)
+    found = ways.shortest_after([long], Earlier())
+    assert found == Delivered(".", "form/1 + ref/1", 10, 1)
+
+
+def test_of_references_that_do_not_read_back_the_next_best_is_delivered() -> None:
+    good = Refers("good/1", {TEXT: "four of these words again"})
+    bad = Refers("bad/1", {TEXT: "two words"}, "another text")
+    ways = Ways(TEXT, [Form("form/1", FORM, TEXT), Form("bad/1", "no", "another text")], words)
+    assert ways.shortest_after([good, bad], Earlier()) == Delivered(
+        "four of these words again", "good/1", 10, 5
+    )
+    assert ways.shortest_after([bad], Earlier()) == Delivered(FORM, "form/1", 10, 7)
+    of_a_bad_form = Refers("ref/1", {"no": "."})
+    assert ways.shortest_after([of_a_bad_form], Earlier()) == Delivered(FORM, "form/1", 10, 7)
+
+
+def test_a_text_that_nothing_is_for_is_not_counted() -> None:
+    ways = Ways(TEXT, [Form("none/1", None)], lambda _: pytest.fail("it was counted"))
+    assert ways.shortest_after([Refers("ref/1", {})], Earlier()) is None
