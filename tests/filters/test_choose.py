@@ -102,10 +102,10 @@ def test_references_are_written_into_forms_too() -> None:
 
 def test_no_form_is_tried_of_what_was_given_before() -> None:
     form = Form("form/1", FORM, TEXT)
-    short = Refers("ref/1", {TEXT: "[again]", FORM: "."})
+    short = Refers("ref/1", {TEXT: "[1 2]", FORM: "."})
     long = Refers("ref/1", {TEXT: "[so many again]", FORM: "."})
     ways = Ways(TEXT, [form], words)
-    assert ways.shortest_after([short], Earlier()) == Delivered("[again]", "ref/1", 10, 1)
+    assert ways.shortest_after([short], Earlier()) == Delivered("[1 2]", "ref/1", 10, 2)
     found = ways.shortest_after([long], Earlier())
     assert found == Delivered(".", "form/1 + ref/1", 10, 1)
 
