@@ -25,6 +25,8 @@ _MEMO = 1024
 """Texts whose forms are remembered."""
 _MEMO_TEXT = 16_384
 """Characters of the longest of them."""
+_WORTH_A_LOSS = 0.8
+"""Share of the tokens that a text takes without loss. A lossy filter has to leave no more."""
 _QUESTIONS = (SegmentKind.ASK, SegmentKind.USER)
 _WRITTEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
 """What models write, once they were given what stands before."""
@@ -87,26 +89,31 @@ class Decider:
         ref = reference(segment, node) if loses or STRIP in use.use else ""
         best = self._without_loss(segment, use, ref, earlier, salt)
         whys = [] if best.why == _FOR_OTHERS else [best.why]
-        in_vain = []
+        in_vain: list[str] = []
+        too_little: list[str] = []
         for lossy in filter(None, (self._lossy(name, use) for name in use.use if name in LOSSY)):
             if self._is_off(segment.author, lossy.name):
                 whys.append(f"{lossy.name} is off here, since it did harm")
                 continue
             found = lossy.shorten(segment.text, ref=ref, query=query, count=self._count)
-            shorter = best if found is None else self._fewer(best, segment, found, lossy.name)
-            if shorter is not best:
+            shorter = found and self._lossy_decision(best, segment, found, lossy.name)
+            if shorter:
                 return shorter
-            in_vain.append(lossy.name)
+            (too_little if found else in_vain).append(lossy.name)
         if in_vain:
             whys.append(f"{' and '.join(in_vain)} left nothing out")
+        if too_little:
+            whys.append(f"{' and '.join(too_little)} would spare too little to lose something")
         return replace(best, why="; ".join(whys)) if whys else best
 
-    def _fewer(self, best: Decision, segment: Segment, found: Shortened, name: str) -> Decision:
-        """Return what takes fewer tokens: what was decided, or what a lossy filter has left."""
+    def _lossy_decision(
+        self, best: Decision, segment: Segment, found: Shortened, name: str
+    ) -> Decision | None:
+        """Return the decision for what a lossy filter has left, if it is worth the loss."""
         sent = best.sent_tokens or estimate_tokens(segment.text, self._count)
         tokens = self._count(found.text)
-        if tokens >= (best.delivered_tokens or sent):
-            return best
+        if tokens > _WORTH_A_LOSS * (best.delivered_tokens or sent):
+            return None
         return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)
 
     def _without_loss(

@@ -24,6 +24,7 @@ from agentbus.context import (
 )
 from agentbus.errors import InvalidMessage
 from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
+from agentbus.filters.lossy import Shortened
 from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Rules, Use, view_of
 
@@ -392,3 +393,35 @@ def test_hostile_texts_read_back(text: str) -> None:
         )
         assert read == text or exact == "value"
         assert decision.delivered_tokens < decision.sent_tokens
+
+
+class Leaves:
+    """A lossy filter that leaves so many characters."""
+
+    name = "leaves/1"
+
+    def __init__(self, characters: int) -> None:
+        self._characters = characters
+
+    def shorten(self, text: str, **_: object) -> Shortened:
+        return Shortened(text[: self._characters], ((2, 9),))
+
+
+@pytest.mark.parametrize(("left", "is_taken"), [(80, True), (81, False)])
+def test_what_loses_has_to_spare_a_fifth_of_what_is_left_without_loss(
+    left: int, *, is_taken: bool
+) -> None:
+    text = "x" * 100
+    rules = (FilterRule(use=("extract",)),)
+    pipeline = Pipeline(len, Ledger(), lambda name, _use: Leaves(left))
+    given = pipeline.deliver(
+        TENANT.empty().tool_result("db", text), plan_of(rules, "reader"), "reader"
+    )
+    assert given.receipt
+    decision = given.receipt.decision
+    assert (decision.filters == "leaves/1") is is_taken
+    assert decision.why == (
+        "20 of 100 tokens fewer"
+        if is_taken
+        else "leaves/1 would spare too little to lose something"
+    )
