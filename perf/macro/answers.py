@@ -51,6 +51,9 @@ _CASES: Mapping[str, str] = MappingProxyType(
     {XQUAD: "answers_xquad", NQ: "answers_nq", HOTPOT: "answers_hotpotqa"}
 )
 _ALL = "answers_all"
+_SLOW_EVERY = 5
+"""LLMLingua takes up to a minute a question on a CPU: it is asked each fifth."""
+_SOME = "answers_some"
 _OTHERS = 5
 """Documents beside the right one, of Natural Questions: the context is as long as HotpotQA's."""
 _QUICK = 4
@@ -64,6 +67,8 @@ _REF = "ctx:5a1e7c02"
 
 Texts = Mapping[str, Sequence[str]]
 """By way, what it left of each question's context."""
+Asked = Mapping[str, Sequence[Question]]
+"""By case, its questions."""
 Figures = Mapping[str, Sequence[float]]
 """By way, a figure for each question."""
 _Ours = Callable[[Question, Count], str]
@@ -83,12 +88,18 @@ async def answer_rows(
     if not asked:
         return []
     ours = await asyncio.to_thread(_ours)
-    theirs = await _ways(peers, quick=quick)
-    left: dict[str, Texts] = {}
-    for case, questions in asked.items():
-        left[case] = await asyncio.to_thread(_leave, case, questions, ours, theirs, count, progress)
-    theirs.clear()  # with a model of their own
-    return await _scored_rows(asked, left, count, progress)
+    ways = {
+        name: partial(best_text, ranking) for name, ranking in RANKINGS.items() if name in peers
+    }
+    left = await _leave(asked, ours, ways, count, progress)
+    rows = await _scored_rows(asked, left, count, progress)
+    slow = await _slow_ways(peers, quick=quick)
+    if not slow:
+        return rows
+    some = {case: questions[::_SLOW_EVERY] for case, questions in asked.items()}
+    left = await _leave(some, ours, slow, count, progress)
+    slow.clear()  # with a model of their own
+    return rows + await _scored_rows(some, left, count, progress, only=_SOME)
 
 
 def _questions(data: Path, *, quick: bool) -> Iterator[tuple[str, list[Question]]]:
@@ -120,22 +131,33 @@ def _extract(ranker: Ranker | None = None) -> _Ours:
     return shorten
 
 
-async def _ways(peers: Sequence[str], *, quick: bool) -> dict[str, _Way]:
-    ways: dict[str, _Way] = {
-        name: partial(best_text, ranking) for name, ranking in RANKINGS.items() if name in peers
-    }
+async def _slow_ways(peers: Sequence[str], *, quick: bool) -> dict[str, _Way]:
     slow = [peer.name for peer in (LLMLINGUA, LONG_LLMLINGUA) if peer.name in peers]
     if slow and quick:
         say(f"skipped {' and '.join(slow)} for --quick: they take minutes")
-    elif slow:
-        from ..peers.llmlingua import Compressor  # `make peers` installs what it needs
+    if not slow or quick:
+        return {}
+    from ..peers.llmlingua import Compressor  # `make peers` installs what it needs
 
-        compressor = await asyncio.to_thread(Compressor, await small_model())
-        ways |= {name: partial(compressor.shorten, name) for name in slow}
-    return ways
+    compressor = await asyncio.to_thread(Compressor, await small_model())
+    return {name: partial(compressor.shorten, name) for name in slow}
 
 
-def _leave(
+async def _leave(
+    asked: Asked,
+    ours: Mapping[str, _Ours],
+    theirs: Mapping[str, _Way],
+    count: Count,
+    progress: Progress,
+) -> dict[str, Texts]:
+    """Shorten all contexts by each way."""
+    return {
+        case: await asyncio.to_thread(_left, case, questions, ours, theirs, count, progress)
+        for case, questions in asked.items()
+    }
+
+
+def _left(
     case: str,
     questions: Sequence[Question],
     ours: Mapping[str, _Ours],
@@ -159,11 +181,14 @@ def _leave(
 
 
 async def _scored_rows(
-    asked: Mapping[str, Sequence[Question]],
+    asked: Asked,
     left: Mapping[str, Texts],
     count: Count,
     progress: Progress,
+    *,
+    only: str = "",
 ) -> list[Row]:
+    """Score what each way left, file by file and in all; or in all only, as a case of that name."""
     rows: list[Row] = []
     scores: dict[str, list[float]] = {}
     tokens: dict[str, list[float]] = {}
@@ -178,7 +203,7 @@ async def _scored_rows(
             rows += rows_of(case, *(_last(f, len(questions)) for f in (scores, tokens)))
     finally:
         await engine.aclose()
-    return rows + rows_of(_ALL, scores, tokens)
+    return rows_of(only, scores, tokens) if only else rows + rows_of(_ALL, scores, tokens)
 
 
 def _last(figures: Figures, number: int) -> Figures:

@@ -165,6 +165,35 @@ async def test_a_run(
     assert delta.peer_value == pytest.approx(8 - whole / 10)
 
 
+@pytest.mark.anyio
+async def test_a_slow_way_is_asked_each_fifth_question(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = _Reader()
+    asked: list[str] = []
+
+    def shorten(question: Question, room: int, _: object) -> str:
+        asked.append(question.name)
+        return cut(question.text, room, words)
+
+    async def slow_ways(_: object, *, quick: bool) -> dict[str, object]:
+        return {} if quick else {"llmlingua": shorten}
+
+    async def open_reader() -> _Reader:
+        return reader
+
+    monkeypatch.setattr(answers, "open_engine", open_reader)
+    monkeypatch.setattr(answers, "_slow_ways", slow_ways)
+    rows = await answers.answer_rows(data, ["head"], words, quick=False, progress=lambda _: None)
+    assert asked == ["wall-0", "wall-5", "wall-10"]
+    cases = {row.case.partition(",")[0] for row in rows}
+    assert cases == {"answers_nq", "answers_all", "answers_some"}
+    some = {row.peer for row in rows if row.case == "answers_some"}
+    assert some == {None, "full", "none", "oracle", "llmlingua"}
+    others = (row for row in rows if not row.case.startswith("answers_some"))
+    assert "llmlingua" not in {row.peer for row in others}
+
+
 def test_rows() -> None:
     scores = {"agentbus": [1.0, 2.0], "full": [0.5, 0.5], "head": [2.0, 4.0]}
     tokens = {"agentbus": [3.0, 4.0], "full": [10.0, 20.0], "head": [3.0, 3.0]}
