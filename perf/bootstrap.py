@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Interval", "paired"]
+from .report import Row, unit_of
+
+__all__ = ["Interval", "against", "paired"]
 
 _RESAMPLES = 10_000
 _CONFIDENCE_PERCENT = 95
@@ -22,6 +24,26 @@ class Interval:
     mean: float
     low: float
     high: float
+
+
+def against(
+    suite: str, case: str, name: str, unit: str, ours: Sequence[float], theirs: Sequence[float]
+) -> list[Row]:
+    """Return rows of the mean of ours less the figures of a peer of that name, and its bounds.
+
+    Raises:
+        ValueError: as `paired`.
+    """
+    interval = paired(ours, theirs)
+    found = {
+        f"against_{name}_{unit}": interval.mean,
+        f"against_{name}_low_{unit}": interval.low,
+        f"against_{name}_high_{unit}": interval.high,
+    }
+    return [
+        Row(suite, case, metric, value, unit_of(metric), None, None, None)
+        for metric, value in found.items()
+    ]
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Interval:

@@ -23,9 +23,9 @@ from agentbus.engine import Scorer
 from agentbus.errors import AgentbusError
 from agentbus.filters import Ranker, open_lossy, plan_of
 
-from ..bootstrap import paired
+from ..bootstrap import against
 from ..peers import BM25S, HEAD, LLMLINGUA, LONG_LLMLINGUA, RANDOM, TAIL
-from ..report import Row, compare, unit_of
+from ..report import Row, compare
 from ..small_model import small_model
 from ..suite import Progress
 from .questions import HOTPOT, NQ, XQUAD, Question, read_questions
@@ -245,11 +245,5 @@ def _compared(
         for row in compare("filters", case, metrics.pop(ours), metrics)
     ]
     for name in metrics:
-        interval = paired(scores[ours], scores[name])
-        for metric, value in (
-            (f"against_{name}_nats", interval.mean),
-            (f"against_{name}_low_nats", interval.low),
-            (f"against_{name}_high_nats", interval.high),
-        ):
-            rows.append(Row("filters", case, metric, value, unit_of(metric), None, None, None))
+        rows += against("filters", case, name, "nats", scores[ours], scores[name])
     return rows

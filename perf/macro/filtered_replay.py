@@ -21,6 +21,7 @@ from agentbus.context import LAYOUTS, Context, Layout, Ledger, Turn
 from agentbus.engine import Finished, GenerateRequest, Usage
 from agentbus.filters import Guard, Pipeline, open_lossy, plan_of, report_rows
 
+from ..bootstrap import against
 from ..peers import Peer
 from ..report import Row, compare
 from .recorded import found, say
@@ -76,6 +77,8 @@ class Replay:
         self.moved = 0
         """Filtered prompts that the next one of the same kind did not begin with."""
         self.guard = Guard()
+        self.filter_s: list[float] = []
+        """By hop, what filters took of the time to the first token."""
         self._calls = 0
 
     async def hold(self, calls: Sequence[TeamCall], name: str) -> None:
@@ -98,6 +101,7 @@ class Replay:
         begun = perf_counter()
         given = pipeline.deliver(call.before, plan, call.speaker)
         taken = perf_counter() - begun
+        self.filter_s.append(taken)
         self.filtered.add(await self._generate(call, given.context, f"filtered/{name}"), taken)
         pipeline.written_here(call.before, plan, call.speaker, call.after)
         turns = self._layout.render(given.context, call.speaker).turns
@@ -145,7 +149,10 @@ def _rows(case: str, replay: Replay) -> list[Row]:
     on = [row for row in report_rows([replay.guard]) if not row.why_off]
     ours = {
         **replay.filtered.figures(),
+        "filter_p50_ms": 1e3 * median(replay.filter_s),
         "moved_violations": float(replay.moved),
         "losing_edge_violations": float(sum(row.balance.net <= 0 for row in on)),
     }
-    return compare("filters", case, ours, {PLAIN.name: replay.plain.figures()})
+    rows = compare("filters", case, ours, {PLAIN.name: replay.plain.figures()})
+    both = ([1e3 * ttft_s for ttft_s in held.ttft_s] for held in (replay.filtered, replay.plain))
+    return rows + against("filters", case, PLAIN.name, "ms", *both)

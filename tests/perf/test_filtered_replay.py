@@ -48,6 +48,11 @@ async def test_filtered_hops_prefill_less_and_prompts_only_grow(tmp_path: Path) 
     rows = {row.metric: row for row in filtered_replay._rows("case", replay)}
     assert rows["prefilled_tokens"].peer == PLAIN.name
     assert rows["losing_edge_violations"].value == 0
+    both = rows["ttft_mean_ms"]
+    assert both.peer_value is not None
+    assert rows["against_plain_ms"].value == pytest.approx(both.value - both.peer_value)
+    assert rows["against_plain_low_ms"].value <= rows["against_plain_ms"].value
+    assert 0 < rows["filter_p50_ms"].value < both.value
     replay.moved = 1
     assert {row.metric: row.value for row in filtered_replay._rows("case", replay)}[
         "moved_violations"
