@@ -29,6 +29,11 @@ _LITTLE: Final = 0.2
 """Share of a text's characters. Where references leave no more, forms would win next to nothing."""
 
 
+_FEWER: Final = 0.97
+"""Share of the tokens that a form takes of what a form before it takes, or the text as it is: models
+know the first ones best."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """What a receiver is given in the place of a text."""
@@ -84,7 +89,7 @@ class Ways:
     Forms are written and read back, and tokens counted, when that is first asked for.
 
     Args:
-        forms: in order of preference, where two take as many tokens.
+        forms: in order of preference, where two take about as many tokens.
         count: tokens of a text, by the receiver's tokenizer.
     """
 
@@ -100,10 +105,15 @@ class Ways:
         """By form, whether it read back the same."""
 
     def shortest(self) -> Delivered:
-        """Return the way that takes fewest tokens, of those that read back the same."""
-        ways = (self._as_it_is, *self._in_forms())
-        ordered = sorted(ways, key=lambda way: self._size(way.text))  # of equals, the first
-        return self._delivered(next(way for way in ordered if self._can_be_had_back(way)))
+        """Return the way that takes fewest tokens, of those that read back the same.
+
+        One that is less preferred has to take clearly fewer.
+        """
+        better = [self._as_it_is]
+        for way in self._in_forms():
+            if self._size(way.text) <= _FEWER * self._size(better[-1].text):
+                better.append(way)
+        return self._delivered(next(way for way in reversed(better) if self._can_be_had_back(way)))
 
     def shortest_after(self, references: Sequence[Reference], earlier: Earlier) -> Delivered | None:
         """Return the shortest way with references to what the receiver has, where these are shorter.
