@@ -1,7 +1,11 @@
 """What of a text a query asks for: its best sentences or lines, verbatim and in their order.
 
-Where units are left out stands a sign that the text has not; a line at the end says what the sign
-means, and the name of the original.
+    [left out at …; the source is intact: get ctx:ab12cd34]
+    … It was called the garden. … The garden has a keeper. …
+
+Where units are left out stands a sign that the text has not; the first line says what the sign means,
+and the name of the original. It is short and stands first because a small model answers worse the
+more of it stands right before its question.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from itertools import count as count_up
 
 from ..errors import ConfigError
 from .bm25 import BM25
+from .left_out import signs_mark
 from .lossy import Shortened
 from .rank import Ranker, best_first, in_context
 from .units import units_of
@@ -24,7 +29,7 @@ _SHORT = 200
 _TRIES = 2
 """How often units are chosen anew because tokens of the whole are not those of its parts."""
 _BM25 = BM25()
-_SIGN = "[…]"
+_SIGNS = ("…", "[…]")
 _NUMBERED_SIGN = re.compile(r"\[…(\d+)\]")
 
 
@@ -36,7 +41,7 @@ def _nothing(_unit: str) -> bool:
 class Extract:
     """Keeps the units of a text that fit the query best, to a share of its tokens.
 
-    Units that `must_keep` and the best one are kept whatever they take; with the closing line they
+    Units that `must_keep` and the best one are kept whatever they take; with the first line they
     alone can exceed the share. A text is left as it is if it has less than 200 tokens, is one JSON
     value, or has nothing that fits the query.
     """
@@ -46,7 +51,7 @@ class Extract:
     ranker: Ranker = _BM25
     must_keep: Callable[[str], bool] = _nothing
     """Says of a unit whether it must stay."""
-    name: str = "extract/1"
+    name: str = "extract/2"
     """Another ranker, another rule or another share leaves out other units: give it another name."""
 
     def __post_init__(self) -> None:
@@ -66,7 +71,8 @@ class Extract:
         scores = in_context(units, self.ranker.score(query, units))
         if not any(scores):
             return None
-        delivery = _Delivery(units, ref, _sign(text))
+        sign = _sign(text)
+        delivery = _Delivery(units, sign, signs_mark(sign, ref))
         kept, taken = self._choose(delivery, scores, int(self.keep * whole), count)
         if taken >= whole:
             return None
@@ -85,7 +91,7 @@ class Extract:
         must = [self.must_keep(unit) for unit in units]
         must[ranked[0]] = True
         choice = _Choice(ranked, must, [count(unit) for unit in units], count(delivery.sign + " "))
-        room = budget - count(delivery.closing(must))
+        room = budget - count(delivery.mark)
         fitting: list[tuple[int, list[bool]]] = []
         for _ in range(_TRIES):
             kept = choice.within(room)
@@ -135,26 +141,18 @@ class _Delivery:
     """How a text is written of which some units are left out."""
 
     units: Sequence[str]
-    ref: str
     sign: str
+    mark: str
+    """The first line."""
 
     def text(self, kept: Sequence[bool]) -> str:
-        parts: list[str] = []
+        parts = [self.mark, "\n"]
         for place, (unit, stays) in enumerate(zip(self.units, kept, strict=True)):
             if stays:
                 parts.append(unit)
             elif place + 1 == len(kept) or kept[place + 1]:
                 parts.append(self.sign + _space_after(unit))
-        written = "".join(parts)
-        return written + ("" if written.endswith("\n") else "\n") + self.closing(kept)
-
-    def closing(self, kept: Sequence[bool]) -> str:
-        """Return the last line, which says what the signs mean."""
-        lines = all(unit.endswith("\n") for unit in self.units[:-1])
-        return (
-            f"[{kept.count(False)} of {len(kept)} {'lines' if lines else 'sentences'} left out at "
-            f"{self.sign}; the source is intact: get {self.ref}]"
-        )
+        return "".join(parts)
 
     def left_out(self, kept: Sequence[bool]) -> Iterator[tuple[int, int]]:
         """Yield the lines of the text that are not wholly there."""
@@ -180,8 +178,9 @@ def _space_after(unit: str) -> str:
 
 def _sign(text: str) -> str:
     """Return a sign that is not in the text."""
-    if _SIGN not in text:
-        return _SIGN
+    for sign in _SIGNS:
+        if sign not in text:
+            return sign
     taken = set(_NUMBERED_SIGN.findall(text))
     return next(sign for n in count_up(2) if (sign := f"[…{n}]")[2:-1] not in taken)
 

@@ -3,6 +3,8 @@
     [lines 41-180 left out here; the source is intact: get ctx:ab12cd34 lines=41-180]
     [characters 2001-98000 of line 1 left out here; the source is intact:
      get ctx:ab12cd34 lines=1-1 characters=2001-98000]
+    [colour codes left out; the source is intact: get ctx:ab12cd34]
+    [left out at …; the source is intact: get ctx:ab12cd34]
 
 A mark is a line of its own; that for characters, too long for this page, begins and ends within a
 line of the original. Lines are those of the original, split at line feeds and counted from 1;
@@ -17,7 +19,7 @@ from typing import Final
 
 from ..context.earlier import is_mark
 
-__all__ = ["MAX_LINES", "characters_mark", "lines_mark", "merged", "note", "quoted"]
+__all__ = ["MAX_LINES", "characters_mark", "lines_mark", "merged", "note", "quoted", "signs_mark"]
 
 MAX_LINES: Final = 2_000_000
 """A text of more lines, most of which are very short, is delivered whole."""
@@ -30,6 +32,11 @@ _SAID: Final = "left out"
 def note(what: str, ref: str) -> str:
     """Return the mark of a text from which something was left out in many places."""
     return f"[{what} {_SAID}; the source is intact: get {ref}]"
+
+
+def signs_mark(sign: str, ref: str) -> str:
+    """Return the mark of a text in which a sign stands wherever something was left out."""
+    return f"[{_SAID} at {sign}; the source is intact: get {ref}]"
 
 
 def lines_mark(first: int, last: int, ref: str, there: str = "") -> str:

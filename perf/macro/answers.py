@@ -2,6 +2,9 @@
 
 Each question is asked with its whole context and with what each way leaves of it, in as many tokens
 as extraction may take. The model is not let to answer: the given answer is scored.
+
+How extraction words its mark, and what feedback counts in its ranking, were chosen by these figures on
+every second question of each file, the first among them.
 """
 
 from __future__ import annotations

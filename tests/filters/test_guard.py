@@ -67,7 +67,7 @@ def test_a_filter_that_costs_more_than_it_saves_is_turned_off_on_that_edge_alone
     assert guard.why_off(EDGE) == "after 8 deliveries it has saved -80 tokens in the end"
     assert not guard.why_off(OTHER)
     assert not guard.why_off(EDGE._replace(filter="offload/2"))
-    assert not guard.why_off(EDGE._replace(filter="extract/1"))
+    assert not guard.why_off(EDGE._replace(filter="extract/2"))
 
 
 def test_harm_that_comes_late_is_seen_when_it_comes() -> None:

@@ -21,7 +21,7 @@ DOCUMENT = "\n".join(f"Sentence {number} says something of {number}." for number
 class Third:
     """Leaves the query and a third of the text."""
 
-    name = "extract/1"
+    name = "extract/2"
 
     def shorten(
         self, text: str, *, ref: str, query: str, count: Callable[[str], int]

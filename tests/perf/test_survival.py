@@ -62,7 +62,7 @@ def test_what_was_kept_is_found_again() -> None:
     assert shortened is not None
     kept = _kept(units, shortened.text)
     assert kept is not None and 7 in kept
-    assert f"{len(units) - len(kept)} of {len(units)} sentences" in shortened.text
+    assert kept == {n for n, unit in enumerate(units) if unit.strip() in shortened.text}
     assert _kept(units, shortened.text.replace("day 7", "day 77")) is None
     assert _kept(units, shortened.text.replace("The river was seen on day 7 by many. ", "")) != kept
 
