@@ -93,9 +93,7 @@ def _edge(row: FilterRow) -> str:
 
 
 def _cells(balance: Balance) -> list[str]:
-    saved = balance.saved + balance.spared
-    cost = saved - balance.net
-    numbers = (balance.deliveries, balance.sent, saved, -cost)
+    numbers = (balance.deliveries, balance.sent, balance.saved, balance.net - balance.saved)
     return [*(f"{number:,}" for number in numbers), _coloured(balance.net)]
 
 

@@ -20,7 +20,7 @@ def rows() -> tuple[FilterRow, ...]:
     guard = Guard()
     good, bad = Edge("a[b]", "writer", "offload/1"), Edge("user", "critic", "mask/1")
     for _ in range(8):
-        guard.delivered(good, sent=2_000, delivered=500, marks=30)
+        guard.delivered(good, sent=2_000, delivered=500)
         guard.delivered(bad, sent=100, delivered=90)
     guard.retrieved(good, 700, turn=44)
     guard.lost(bad, 1_080)
@@ -47,7 +47,7 @@ def test_json_says_all(rows: tuple[FilterRow, ...], capsys: pytest.CaptureFixtur
     found = json.loads(capsys.readouterr().out)
     good, bad = found["edges"]
     assert (good["sender"], good["on"], good["why_off"]) == ("a[b]", True, None)
-    assert good["retrievals"] == 1 and good["marks"] == 240
+    assert good["retrievals"] == 1
     assert (bad["filter"], bad["on"], bad["net"]) == ("mask/1", False, -1_000)
     assert bad["why_off"].startswith("after 8 deliveries")
     assert found["total"]["net"] == good["net"] + bad["net"]
