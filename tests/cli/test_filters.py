@@ -129,6 +129,13 @@ def test_why_a_text_stays_as_it_is_is_said(tmp_path: Path) -> None:
     assert "prose.txt: extract/1 and offload/1 left nothing out." in asked
 
 
+def test_why_a_text_is_no_json_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    path.write_text('{"a": 1, "b": [1, 2')
+    shown = " ".join(invoke(path).output.split())
+    assert "such a text: it is no JSON (line 1, column 20: expecting ',' delimiter)." in shown
+
+
 def test_a_query_that_leaves_nothing_out_is_said_beside_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     path.write_text('{"a" : 1 , "b" : 2 , "c" : 3 }')
