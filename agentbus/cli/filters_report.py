@@ -8,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from ..filters import Balance, FilterReport, FilterRow, add_up
 from ..ops import find_filters, survey
 from .keys import Join
 from .runtime import print_json
+from .tables import fitting_table
 from .watching import require_answers
 
 __all__ = ["print_report", "run_report"]
@@ -67,16 +68,16 @@ def _terms(balance: Balance) -> dict[str, int]:
 
 
 def _print(report: FilterReport) -> None:
-    table = Table()
-    table.add_column("edge, filter", overflow="fold", min_width=20)
-    for name in ("texts", "sent", "saved", "cost", "net"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in report.rows:
-        table.add_row(escape(_edge(row)), *_cells(row.balance))
-    if len(report.rows) > 1:
-        table.add_section()
-        table.add_row(f"{len(report.rows)} rows", *_cells(report.total))
     console = Console(highlight=False)
+    count = len(report.rows)
+    table = fitting_table(
+        console.width,
+        ("edge, filter", "texts", "sent", "saved", "cost", "net"),
+        [(_edge(row), *_cells(row.balance)) for row in report.rows],
+        names={"edge, filter": 20},
+        first_to_go=("texts", "sent", "cost", "saved"),
+        total=(f"{count} rows", *_cells(report.total)) if count > 1 else (),
+    )
     console.print(table)
     for row in report.rows:
         if row.why_off:
@@ -92,12 +93,7 @@ def _edge(row: FilterRow) -> str:
     return f"{row.sender} → {row.receiver}\n  {row.filter}{off}"
 
 
-def _cells(balance: Balance) -> list[str]:
-    saved = balance.saved + balance.spared
-    cost = saved - balance.net
-    numbers = (balance.deliveries, balance.sent, saved, -cost)
-    return [*(f"{number:,}" for number in numbers), _coloured(balance.net)]
-
-
-def _coloured(net: int) -> str:
-    return f"[{'red' if net < 0 else 'green'}]{net:,}[/]" if net else "0"
+def _cells(balance: Balance) -> tuple[str | Text, ...]:
+    numbers = (balance.deliveries, balance.sent, balance.saved, balance.net - balance.saved)
+    style = "red" if balance.net < 0 else "green" if balance.net else ""
+    return *(f"{number:,}" for number in numbers), Text(f"{balance.net:,}", style)

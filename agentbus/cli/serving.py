@@ -17,6 +17,7 @@ from anyio.abc import TaskStatus
 from ..client import Bus
 from ..config import DaemonSettings, Keys, Prices
 from ..daemon import start_broker
+from ..engine import check_ranker
 from ..errors import AgentbusError, ConfigError
 from ..guard import Guard
 from ..ops import OFF, operate, parse_address
@@ -67,6 +68,7 @@ def check_up(settings: DaemonSettings, *, json: bool) -> None:
     _listen_at(settings.listen)
     if settings.metrics != OFF:
         parse_address(settings.metrics)
+    check_ranker(settings.engine.ranker)
     effective = dataclasses.asdict(settings)
     if json:
         print_json(effective)

@@ -90,7 +90,8 @@ def _label(span: Span) -> str:
         if model.lost_tokens:
             words.append(f"about {model.lost_tokens} read before, in another place")
         if model.saved_tokens:
-            words.append(f"{model.saved_tokens} saved by filters")
+            lossy = f" ({model.left_out_tokens} of them left out)" if model.left_out_tokens else ""
+            words.append(f"{model.saved_tokens} saved by filters{lossy}")
         if model.unparsable_answers:
             words.append(f"{model.unparsable_answers} of {model.structured_answers} unparsable")
     return ", ".join([*words, f"at {span.process}", *([span.error] if span.error else [])])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import MisuseError
 
@@ -129,7 +129,10 @@ def search_lines(text: str, query: str, limit: int = SEARCH_LIMIT) -> Searched:
     return Searched(FetchStatus.FOUND, tuple(found[:limit]), more=len(found) > limit)
 
 
-def _check_range(asked: tuple[int, int]) -> None:
+def _check_range(asked: Any) -> None:
+    is_pair = isinstance(asked, tuple | list) and len(asked) == 2
+    if not (is_pair and all(isinstance(number, int) for number in asked)):
+        raise MisuseError(f"a range is its first and its last, as in (3, 12), not {asked!r:.80}")
     if not 1 <= asked[0] <= asked[1]:
         raise MisuseError(f"a range has a first from 1 on and a last not before it, not {asked}")
 

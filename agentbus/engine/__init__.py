@@ -15,7 +15,7 @@ from .base import (
     Usage,
     within_budget,
 )
-from .rankers import RANKERS, open_ranker
+from .rankers import RANKERS, check_ranker, open_ranker
 from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
 from .sampling import Sampling
 from .scoring import (
@@ -65,6 +65,7 @@ __all__ = [
     "Vectors",
     "check_budget",
     "check_continuations",
+    "check_ranker",
     "check_texts",
     "embed",
     "installed_engines",

@@ -11,6 +11,7 @@ from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, referen
 from ..context.earlier import Earlier
 from ..context.ledger import Decision
 from .choose import JOINT, Count, Ways
+from .json_value import flaw
 from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
@@ -150,7 +151,8 @@ class Decider:
         ways = self._ways(_Key(segment.digest, use.use, ref, salt), found.text)
         best = ways.shortest_after(references, earlier)
         if best is None and not stripped:
-            return Decision(None, "", _FOR_OTHERS)
+            bad = flaw(segment.text) if "json" in use.use else ""
+            return Decision(None, "", f"{_FOR_OTHERS}: {bad}" if bad else _FOR_OTHERS)
         best = best or ways.shortest()
         form = JOINT.join(filter(None, (strip, best.form)))
         sent = self._count(segment.text) if stripped else best.sent_tokens

@@ -52,10 +52,6 @@ class Balance:
     """Of these texts, as they were said."""
     delivered: int = 0
     """Of what was delivered in their place, marks included."""
-    marks: int = 0
-    """Of the marks in that."""
-    spared: int = 0
-    """What later calls saved, too, since their prompts were shorter, as prefilled tokens."""
     retrievals: int = 0
     """How often the receiver fetched back what was left out."""
     retrieved: int = 0
@@ -78,7 +74,7 @@ class Balance:
     def net(self) -> int:
         """Tokens saved in the end; negative if the filter did harm."""
         provoked = self.retrieved + self.repeated + self.turns
-        return self.saved + self.spared - provoked - self.lost
+        return self.saved - provoked - self.lost
 
     def __add__(self, other: Balance) -> Balance:
         names = (field.name for field in fields(self))
@@ -147,17 +143,9 @@ class Guard:
             self._demoted.move_to_end(edge)
         return self._whys.get(edge, "")
 
-    def delivered(self, edge: Edge, *, sent: int, delivered: int, marks: int = 0) -> None:
-        """Note a text that was shortened, and how many of its tokens are marks."""
-        self._note(edge, Balance(deliveries=1, sent=sent, delivered=delivered, marks=marks))
-
-    def spared(self, edge: Edge, tokens: int) -> None:
-        """Note what a later call saved, since its prompt was shorter, as prefilled tokens.
-
-        That is what a cold cache had computed anew, and what answers attended to less:
-        `Worth.per_call` over `Costs.prefill`.
-        """
-        self._note(edge, Balance(spared=tokens))
+    def delivered(self, edge: Edge, *, sent: int, delivered: int) -> None:
+        """Note a text that was shortened: its tokens, and those of what was delivered instead."""
+        self._note(edge, Balance(deliveries=1, sent=sent, delivered=delivered))
 
     def lost(self, edge: Edge, tokens: int) -> None:
         """Note what a cache held for nothing, since this filter changed a prefix: `Change.lost`."""

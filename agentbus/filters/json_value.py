@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from json.encoder import encode_basestring
 from typing import Final, Literal, TypeAlias
 
@@ -21,6 +22,7 @@ __all__ = [
     "Value",
     "compact",
     "equal",
+    "flaw",
     "parse",
     "quoted",
     "scalar",
@@ -29,6 +31,8 @@ __all__ = [
 MAX_DEPTH: Final = 64
 """Arrays and objects within each other; what is deeper is left as it is."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_BEGUN: Final = re.compile(r'\s*+(?:\{\s*+["}]|\[\s*+[\[{"\]])')
+"""What JSON begins like, and a line of a log does not."""
 _CONSTANTS: Final = {True: "true", False: "false", None: "null"}
 
 
@@ -66,6 +70,30 @@ def equal(one: str, other: str) -> bool:
         return parse(one) == parse(other)
     except ValueError:
         return False
+
+
+def flaw(text: str) -> str:
+    """Say why a text that begins as JSON is none, and where; nothing of other texts.
+
+    Of JSON Lines, the first line that is none counts.
+    """
+    if not _BEGUN.match(text):
+        return ""
+    first, *others = text.removesuffix("\n").split("\n")
+    if others and not _flaw(first):
+        return next(filter(None, map(_flaw, others, count(2))), "")
+    return _flaw(text)
+
+
+def _flaw(text: str, line: int = 0) -> str:
+    try:
+        parse(text)
+    except json.JSONDecodeError as error:
+        what = error.msg.lower().removesuffix(" at")
+        return f"it is no JSON (line {line or error.lineno}, column {error.colno}: {what})"
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_depth(value: Value) -> None:

@@ -39,14 +39,14 @@ REFERENCES: Final[Mapping[str, Reference]] = MappingProxyType({"dedupe": Dedupe(
 """Forms that refer to what was delivered before."""
 
 
-def is_kept(text: str, written: str, form: str) -> str:
-    """Say what of a text was kept in a form of a text alone: `bytes`, or its `value`; else nothing.
+def is_kept(text: str, written: str, form: str, earlier: Earlier) -> str:
+    """Say what of a text was kept in a form: `bytes`, or its `value`; else nothing.
 
     Raises:
         FormBroken: it is not what the form writes.
     """
     every = [one for forms in FORMS.values() for one in forms]
-    read, exact = read_back(written, form, every, tuple(REFERENCES.values()), Earlier())
+    read, exact = read_back(written, form, every, tuple(REFERENCES.values()), earlier)
     if exact == "bytes":
         return exact if read == text else ""
     same = next(one for one in every if one.name == form.split(JOINT)[0])

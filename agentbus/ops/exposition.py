@@ -78,6 +78,11 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
         "Tokens that prompts would have had more without filters.",
         labels=["agent"],
     )
+    left_out = CounterMetricFamily(
+        "agentbus_left_out_tokens",
+        "Those of the saved tokens that lossy filters have left out.",
+        labels=["agent"],
+    )
     answers = CounterMetricFamily(
         "agentbus_structured_answers",
         "Answers of a model that were to hold a value of a type: ok, or unparsable.",
@@ -106,12 +111,25 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
             tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
             lost.add_metric([agent.name], agent.lost_tokens)
             saved.add_metric([agent.name], agent.saved_tokens)
+            left_out.add_metric([agent.name], agent.left_out_tokens)
         if agent.structured_answers:
             edge, failed = [agent.name, agent.model], agent.unparsable_answers
             answers.add_metric([*edge, _OK], agent.structured_answers - failed)
             answers.add_metric([*edge, "unparsable"], failed)
             repairs.add_metric(edge, agent.repairs)
-    yield from (requests, waiting, queue, handle, tokens, lost, saved, answers, repairs, ttft)
+    yield from (
+        requests,
+        waiting,
+        queue,
+        handle,
+        tokens,
+        lost,
+        saved,
+        left_out,
+        answers,
+        repairs,
+        ttft,
+    )
 
 
 def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:

@@ -34,6 +34,8 @@ class AgentRates:
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
     saved_tokens: int
     """That prompts would have had more without filters."""
+    left_out_tokens: int
+    """Of those, what lossy filters have left out."""
     structured_answers: int
     """Its model's answers that were to hold a value of a type."""
     unparsable_answers: int
@@ -79,6 +81,7 @@ def _of_process(before: ProcessReport, after: ProcessReport) -> Iterator[AgentRa
             prefilled_tokens=agent.prefilled_tokens,
             lost_tokens=agent.lost_tokens,
             saved_tokens=agent.saved_tokens,
+            left_out_tokens=agent.left_out_tokens,
             structured_answers=agent.structured_answers,
             unparsable_answers=agent.unparsable_answers,
         )

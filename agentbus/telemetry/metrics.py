@@ -128,6 +128,7 @@ class AgentMetrics:
         "_decoded",
         "_failures",
         "_handle_s",
+        "_left_out",
         "_lost",
         "_prefilled",
         "_queue_s",
@@ -146,7 +147,7 @@ class AgentMetrics:
         self._queue_s = self._handle_s = 0.0
         self._failures: dict[str, int] | None = None
         self._reused = self._prefilled = self._decoded = self._lost = self._saved = 0
-        self._structured = self._unparsable = self._repairs = 0
+        self._left_out = self._structured = self._unparsable = self._repairs = 0
         self._ttft: Histogram | None = None
         """There once a model was called."""
 
@@ -177,6 +178,7 @@ class AgentMetrics:
         self._decoded += cost.decoded_tokens
         self._lost += cost.lost_tokens
         self._saved += cost.saved_tokens
+        self._left_out += cost.left_out_tokens
         self._structured += cost.structured_answers
         self._unparsable += cost.unparsable_answers
         self._repairs += cost.repairs
@@ -199,6 +201,7 @@ class AgentMetrics:
             decoded_tokens=self._decoded,
             lost_tokens=self._lost,
             saved_tokens=self._saved,
+            left_out_tokens=self._left_out,
             structured_answers=self._structured,
             unparsable_answers=self._unparsable,
             repairs=self._repairs,
@@ -271,6 +274,8 @@ class AgentReport:
     """Of those prefilled, about how many the caller's last prompt had too, in another place."""
     saved_tokens: int
     """That prompts would have had more without filters, reused or prefilled."""
+    left_out_tokens: int
+    """Of those, what lossy filters have left out."""
     structured_answers: int
     """Its model's answers that were to hold a value of a type."""
     unparsable_answers: int

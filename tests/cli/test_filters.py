@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from agentbus.cli import counting
 from agentbus.cli.app import app
+from agentbus.cli.filters_try import first_change
 from agentbus.engine import ModelText
 from agentbus.errors import ModelNotFound, UnreadableFile
 from agentbus.filters import ESTIMATED, PlainJSON
@@ -129,6 +130,13 @@ def test_why_a_text_stays_as_it_is_is_said(tmp_path: Path) -> None:
     assert "prose.txt: extract/1 and offload/1 left nothing out." in asked
 
 
+def test_why_a_text_is_no_json_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    path.write_text('{"a": 1, "b": [1, 2')
+    shown = " ".join(invoke(path).output.split())
+    assert "such a text: it is no JSON (line 1, column 20: expecting ',' delimiter)." in shown
+
+
 def test_a_query_that_leaves_nothing_out_is_said_beside_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     path.write_text('{"a" : 1 , "b" : 2 , "c" : 3 }')
@@ -160,3 +168,135 @@ def test_a_huge_text_is_not_counted_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{path.stat().st_size // 4:,}"[:4] in shown
     assert "huge.txt: it is too large for other forms." in shown
     assert "estimates" in shown
+
+
+def words(count: int) -> list[str]:
+    """Return lines that nothing can be made of but references to them."""
+    return [" ".join(f"{n * m * 7919 % 9973:x}" for m in range(1, 9)) for n in range(1, count + 1)]
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> list[Path]:
+    """Two texts, the second of which begins otherwise and then has what the first has."""
+    old = words(60)
+    new = [*[line[::-1] for line in old[:20]], *old[20:]]
+    paths = [tmp_path / "old.txt", tmp_path / "new.txt"]
+    for path, lines in zip(paths, (old, new), strict=True):
+        path.write_text("\n".join(lines) + "\n")
+    return paths
+
+
+def test_files_that_are_given_together_refer_to_each_other(versions: list[Path]) -> None:
+    old, new = json.loads(invoke(*versions, "--json").output)["files"]
+    assert old["form"] is None
+    assert new["form"] in ("dedupe/1", "diff/1")
+    assert "again" in new["text"] and new["kept"] == "bytes"
+    assert new["delivered"] < new["sent"] / 2
+    for path in versions:
+        (alone,) = json.loads(invoke(path, "--json").output)["files"]
+        assert alone["form"] is None
+
+
+def test_a_query_is_asked_about_all_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "sea.txt", tmp_path / "land.txt"]
+    for path in paths:
+        about = [f"Of {path.stem} number {n} little is known, and nobody asks." for n in range(200)]
+        path.write_text(" ".join([*about, f"The whales of {path.stem} sing."]))
+    found = json.loads(invoke(*paths, "--query", "Do whales sing?", "--json").output)["files"]
+    for path, one in zip(paths, found, strict=True):
+        assert one["form"] == "extract/1"
+        assert f"The whales of {path.stem} sing." in one["text"]
+        assert one["delivered"] < one["sent"] / 3
+
+
+def test_a_rule_is_tried(rows: Path) -> None:
+    for use, form in {"yaml": "yaml/1", "json": "json-plain/2", "fold": "fold/1"}.items():
+        (found,) = json.loads(invoke(rows, "--use", use, "--json").output)["files"]
+        assert found["form"] == form, use
+    (found,) = json.loads(invoke(rows, "--use", "fold,json", "--json").output)["files"]
+    assert found["form"] == "json-plain/2"
+
+
+def test_extract_keeps_the_share_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "whales.txt"
+    path.write_text(" ".join(f"Whale {n} sings song {n * 7919 % 997} at sea." for n in range(300)))
+    for keep in (0.5, 0.1):
+        arguments = ("--use", "extract", "--query", "Which whale sings?", "--keep", keep, "--json")
+        (found,) = json.loads(invoke(path, *map(str, arguments)).output)["files"]
+        assert keep * 0.8 < found["delivered"] / found["sent"] <= keep
+    shown = " ".join(invoke(path, "--use", "extract").output.split())
+    assert "whales.txt: extract/1 left nothing out." in shown
+    assert "least to do with a --query, and there is none." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--use", "zip"), "use: must be of lossless, json, "),
+        (("--use", "json,"), "use: must be of lossless, json, "),
+        (("--use", "json,json"), "use: names one twice"),
+        (("--use", "mask"), "use: mask is for old results of tools"),
+        (("--use", "extract", "--keep", "3"), "keep: must be between 0 and 1, not 3.0"),
+    ],
+)
+def test_what_is_no_rule_is_refused(rows: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = invoke(rows, *arguments)
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+def excerpts(output: str) -> list[str]:
+    """Return what is shown of texts before and after, without headings."""
+    lines = output.partition("┏")[0].splitlines()
+    headings = [n for n, line in enumerate(lines) if line.endswith("──")]
+    ends = [*headings[1:], len(lines)]
+    return ["\n".join(lines[n + 1 : end]).strip() for n, end in zip(headings, ends, strict=True)]
+
+
+def test_the_first_mark_is_shown_with_lines_around_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    path.write_text("\n".join(f"step {n}: {n * 7919 % 1000} widgets" for n in range(2000)))
+    (whole,) = json.loads(invoke(path, "--use", "offload", "--json").output)["files"]
+    lines = whole["text"].split("\n")
+    mark = next(n for n, line in enumerate(lines) if "left out here" in line)
+    before, after = excerpts(invoke(path, "--use", "offload", "--lines", "4").output)
+    assert after.startswith(f"… {mark - 2} lines before\nstep {mark - 2}: ")
+    assert f"\n[lines {mark + 1}-" in after
+    assert before.startswith(f"… {mark - 2} lines before\nstep {mark - 2}: ")
+    assert f"\nstep {mark}: " in before and f"\nstep {mark + 2}: " not in before
+
+
+def test_what_a_file_refers_to_is_shown_where_it_does(versions: list[Path]) -> None:
+    new = excerpts(invoke(*versions, "--lines", "6", "--use", "dedupe").output)[-1]
+    assert new.startswith("… 15 lines before\n")
+    assert "again]" in new
+
+
+def test_in_a_form_of_its_own_the_first_reference_is_shown() -> None:
+    form = ["[", "a,b:", "1,2", '[lines 3-9 of "x" again]', "3,4]"]
+    assert first_change('[{"a":1,"b":2}]', "\n".join(form)) == 3
+    assert first_change('[{"a":1,"b":2}]', "\n".join(form[:3])) == 0
+
+
+def test_short_texts_are_shown_whole(tmp_path: Path) -> None:
+    path = tmp_path / "two"
+    for text in ("a\nb", "a\nb\n"):
+        path.write_text(text)
+        assert excerpts(invoke(path, "--lines", "2").output) == ["a\nb"]
+        assert excerpts(invoke(path).output) == ["a\nb"]
+        assert excerpts(invoke(path, "--lines", "1").output) == ["a\n… 1 more line"]
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [(80, "tokens after saved kept"), (40, "saved"), (36, "saved")],
+)
+def test_a_narrow_terminal_keeps_names_and_what_is_saved(
+    width: int, columns: str, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = invoke(rows, rows, "--lines", "0").output
+    table = [line for line in shown.splitlines() if line[:1] in "┏┃│└"]
+    assert all(line[-1] in "┓┃│┘" for line in table), "cut off"
+    assert table[1].replace("┃", " ").split() == ["file", "form", *columns.split()]
+    assert "rows.json" in shown and "json-plain/2" in shown

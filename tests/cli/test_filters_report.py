@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,7 @@ def rows() -> tuple[FilterRow, ...]:
     guard = Guard()
     good, bad = Edge("a[b]", "writer", "offload/1"), Edge("user", "critic", "mask/1")
     for _ in range(8):
-        guard.delivered(good, sent=2_000, delivered=500, marks=30)
+        guard.delivered(good, sent=2_000, delivered=500)
         guard.delivered(bad, sent=100, delivered=90)
     guard.retrieved(good, 700, turn=44)
     guard.lost(bad, 1_080)
@@ -47,7 +48,7 @@ def test_json_says_all(rows: tuple[FilterRow, ...], capsys: pytest.CaptureFixtur
     found = json.loads(capsys.readouterr().out)
     good, bad = found["edges"]
     assert (good["sender"], good["on"], good["why_off"]) == ("a[b]", True, None)
-    assert good["retrievals"] == 1 and good["marks"] == 240
+    assert good["retrievals"] == 1
     assert (bad["filter"], bad["on"], bad["net"]) == ("mask/1", False, -1_000)
     assert bad["why_off"].startswith("after 8 deliveries")
     assert found["total"]["net"] == good["net"] + bad["net"]
@@ -66,3 +67,29 @@ def test_what_was_forgotten_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         guard.delivered(Edge(str(number), "writer", "offload/1"), sent=2, delivered=1)
     print_report(report_rows([guard]), json=False)
     assert "edges forgotten for room" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (80, "texts sent saved cost net"),
+        (60, "sent saved cost net"),
+        (40, "net"),
+        (33, "net"),
+    ],
+)
+def test_a_narrow_terminal_shows_what_matters_most(
+    width: int,
+    columns: str,
+    rows: tuple[FilterRow, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_report([replace(row, sender="a.rather.long.name") for row in rows], json=False)
+    table = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┏┃│└"]
+    assert all(line[-1] in "┓┃│┘" for line in table), "cut off"
+    assert table[1].replace("┃", " ").split() == ["edge,", "filter", *columns.split()]
+    assert sum("11,256" in line for line in table) == 1
+    edges = "".join(line.split("│")[1].strip() for line in table if line[0] == "│")
+    assert "a.rather.long.name" in edges

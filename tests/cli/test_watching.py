@@ -1,4 +1,4 @@
-"""What `agentbus top` and `agentbus trace` show of answers that were to hold a value."""
+"""What `agentbus top` and `agentbus trace` show of values that were asked for, and of filters."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def row(agent: str, structured: int, unparsable: int) -> AgentRates:
         reused_tokens=0,
         prefilled_tokens=0,
         saved_tokens=0,
+        left_out_tokens=0,
         lost_tokens=0,
         structured_answers=structured,
         unparsable_answers=unparsable,
@@ -46,18 +47,30 @@ def test_top_shows_the_rate_where_values_were_asked_for() -> None:
     assert "unparsable" not in shown(row("writer", 0, 0))
 
 
-def test_trace_says_how_many() -> None:
-    model = ModelCost(calls=3, structured_answers=3, unparsable_answers=2)
+def label(model: ModelCost) -> str:
     account = HopAccount("a", "b", model=model)
-    span = Span(
-        trace="t",
-        span="s",
-        parent="",
-        kind="server",
-        process="p",
-        start_ns=0,
-        duration_s=1.0,
-        error="",
-        account=account,
+    return _label(
+        Span(
+            trace="t",
+            span="s",
+            parent="",
+            kind="server",
+            process="p",
+            start_ns=0,
+            duration_s=1.0,
+            error="",
+            account=account,
+        )
     )
-    assert "2 of 3 unparsable" in _label(span)
+
+
+def test_trace_says_how_many() -> None:
+    assert "2 of 3 unparsable" in label(
+        ModelCost(calls=3, structured_answers=3, unparsable_answers=2)
+    )
+
+
+def test_trace_says_what_filters_left_out() -> None:
+    assert "70 saved by filters, at p" in label(ModelCost(calls=1, saved_tokens=70))
+    lossy = label(ModelCost(calls=1, saved_tokens=70, left_out_tokens=30))
+    assert "70 saved by filters (30 of them left out), at p" in lossy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -49,6 +50,20 @@ def test_what_is_beyond_the_end_is_not_given() -> None:
 def test_a_line_end_belongs_to_the_line_that_it_ends() -> None:
     assert parts_of(excerpt("a\nb", None, (1, 2))) == ("a\n", (1, 1), (1, 2))
     assert parts_of(excerpt("a\nb", None, (2, 3))) == ("\nb", (1, 2), (2, 3))
+
+
+@pytest.mark.parametrize(
+    "asked", [2, "1-2", b"12", (1,), (1, 2, 3), ("1", "2"), (1.0, 2.0), {1, 2}, ()]
+)
+def test_what_is_no_pair_of_numbers_is_refused(asked: Any) -> None:
+    for ranges in ((asked, None), (None, asked), ((1, 1), asked)):
+        with pytest.raises(MisuseError, match=r"its first and its last, as in \(3, 12\), not "):
+            excerpt("text", *ranges)
+
+
+def test_a_range_may_be_a_list() -> None:
+    asked: Any = [2, 2]
+    assert excerpt("a\nb", asked).text == "b"
 
 
 @pytest.mark.parametrize("asked", [(0, 1), (-3, -1), (3, 2), (1, 0)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from agentbus import Bus, EngineSettings
-from agentbus.engine import open_ranker, rankers
+from agentbus.cli.app import app
+from agentbus.engine import check_ranker, open_ranker, rankers
 from agentbus.errors import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -45,3 +48,26 @@ async def test_an_unknown_name_says_which_there_are() -> None:
         with pytest.raises(ConfigError, match="shortest"):
             await bus.serve("fake:", EngineSettings(ranker="shortest"))
         assert await bus.agents() == ()
+
+
+def test_a_name_is_checked_without_importing_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = importlib.metadata.EntryPoint("broken", "no_such_module:open", rankers.RANKERS)
+    monkeypatch.setattr(rankers, "entry_points", lambda group: [broken])
+    check_ranker("broken")
+    check_ranker("")
+    with pytest.raises(ConfigError, match="there is no 'longest'; there are: broken"):
+        check_ranker("longest")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("longest", 'engine.ranker = "longest"'),
+        ("shortest", "ranker: there is no 'shortest'; there are: longest"),
+    ],
+)
+def test_settings_are_checked_for_it(name: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "agentbus.toml"
+    path.write_text(f'[engine]\nranker = "{name}"\n')
+    result = CliRunner().invoke(app, ["up", "--check", "--config", str(path)])
+    assert said in result.output

@@ -20,7 +20,7 @@ OTHER = Edge("searcher", "critic", "offload/1")
 
 def shorten(guard: Guard, times: int, edge: Edge = EDGE, saved: int = 100) -> None:
     for _ in range(times):
-        guard.delivered(edge, sent=saved + 20, delivered=20, marks=15)
+        guard.delivered(edge, sent=saved + 20, delivered=20)
 
 
 def test_all_terms_are_netted() -> None:
@@ -29,14 +29,11 @@ def test_all_terms_are_netted() -> None:
     guard.retrieved(EDGE, 40, turn=5)
     guard.repeated(EDGE, 90, turn=7)
     guard.lost(EDGE, 11)
-    guard.spared(EDGE, 30)
     balance, why = guard.balances()[EDGE]
     assert balance == Balance(
         deliveries=3,
         sent=360,
         delivered=60,
-        marks=45,
-        spared=30,
         retrievals=1,
         retrieved=40,
         repeats=1,
@@ -45,7 +42,7 @@ def test_all_terms_are_netted() -> None:
         lost=11,
     )
     assert balance.saved == 300
-    assert balance.net == 300 + 30 - 40 - 90 - 12 - 11
+    assert balance.net == 300 - 40 - 90 - 12 - 11
     assert not why
 
 
@@ -84,9 +81,9 @@ def test_what_is_off_stays_off_and_is_still_counted() -> None:
     shorten(guard, FEW)
     guard.lost(EDGE, 10_000)
     why = guard.why_off(EDGE)
-    guard.spared(EDGE, 1_000_000)
+    guard.delivered(EDGE, sent=1_000_000, delivered=0)
     assert guard.why_off(EDGE) == why != ""
-    assert guard.balances()[EDGE][0].spared == 1_000_000
+    assert guard.balances()[EDGE][0].net > 900_000
 
 
 @given(some.integers(FEW, 10**5), some.integers(0, 10**5))
@@ -114,7 +111,6 @@ def test_few_deliveries_prove_nothing() -> None:
     "note",
     [
         lambda guard: guard.delivered(EDGE, sent=-1, delivered=0),
-        lambda guard: guard.spared(EDGE, -1),
         lambda guard: guard.lost(EDGE, -1),
         lambda guard: guard.retrieved(EDGE, 1, turn=-1),
         lambda guard: guard.repeated(EDGE, -1, turn=0),

@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 
 from agentbus.errors import FormBroken
 from agentbus.filters import LOSSLESS, CompactJSON, PlainJSON, PlainJSONLines
-from agentbus.filters.json_value import MAX_DEPTH, compact, parse
+from agentbus.filters.json_value import MAX_DEPTH, compact, flaw, parse
 
 from .recorded import conversations, tool_outputs
 
@@ -302,3 +302,35 @@ def test_compact_json_is_json() -> None:
         == '{"a":[1.0,"é","\\ud800"]}'
     )
     assert compact(parse("[ ]")) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": nan}', "line 1, column 7: expecting value"),
+        ('{"a": 1, "b" : [1, 2', "line 1, column 21: expecting ',' delimiter"),
+        ('{\n "a": "x', "line 2, column 7: unterminated string starting"),
+        ('{"a": 1} and more', "line 1, column 10: extra data"),
+        ('{"a":1}\n{"a":2}\n{"a":', "line 3, column 6: expecting value"),
+        ('{"a":1}\n\n{"a":2}\n', "line 2, column 1: expecting value"),
+    ],
+)
+def test_it_is_said_why_a_text_is_no_json(text: str, said: str) -> None:
+    assert all(form.write(text) is None for form in FORMS)
+    assert flaw(text) == f"it is no JSON ({said})"
+
+
+@pytest.mark.parametrize("text", ["[INFO] up", "[2024-01-01] up", "{{ name }}", "[x](y)", "", "{"])
+def test_of_what_does_not_begin_as_json_nothing_is_said(text: str) -> None:
+    assert flaw(text) == ""
+
+
+@settings(deadline=None)
+@given(some.one_of(texts, some.lists(texts, min_size=2).map("\n".join)))
+def test_json_has_no_flaw(text: str) -> None:
+    assert flaw(text) == ""
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 65 + "1" + "}" * 65])
+def test_what_is_too_deep_is_called_so(text: str) -> None:
+    assert flaw(text) == "it is too deep"

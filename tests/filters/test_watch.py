@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 
@@ -167,3 +168,13 @@ def test_what_extra_turns_cost_is_measured() -> None:
     talk.pipeline.watch.costs = type(talk.pipeline.watch.costs)(prefill=1.0, decode=10.0)
     talk.runs("ls", 1)
     assert talk.balance.turns == 10 * len("ls")
+
+
+def test_every_term_of_the_balance_is_counted() -> None:
+    talk = Talk()
+    talk.pipeline.watch.costs = type(talk.pipeline.watch.costs)(prefill=1.0, decode=10.0)
+    talk.runs("ls", 1)
+    talk.gets()
+    talk.runs("ls", 1)
+    never = [field.name for field in fields(Balance) if not getattr(talk.balance, field.name)]
+    assert never == ["lost"]  # which epochs count: see test_epoch

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,7 +30,8 @@ def test_prometheus_reads_what_was_counted() -> None:
     metrics.replied(1e-6, 3e-6)
     metrics.replied(1e-6, 90e-6)
     metrics.failed("mailbox_full")
-    metrics.charged(ModelCost(1, 0, 0, 30, 20, 10, 5, 0, 0, 0, 0.25, lost_tokens=6, saved_tokens=7))
+    cost = ModelCost(1, 0, 0, 30, 20, 10, 5, 0, 0, 0, 0.25, lost_tokens=6)
+    metrics.charged(replace(cost, saved_tokens=7, left_out_tokens=3))
     report = BusReport(
         agents=(metrics.report('odd"name\\', waiting=4),),
         links=(LinkReport("other", 10, 20),),
@@ -60,6 +62,7 @@ def test_prometheus_reads_what_was_counted() -> None:
         key("model_tokens_total", agent | {"type": "decoded"}): 5,
         key("lost_tokens_total", agent): 6,
         key("saved_tokens_total", agent): 7,
+        key("left_out_tokens_total", agent): 3,
         key("link_bytes_total", {"peer": "other", "direction": "sent"}): 10,
         key("link_bytes_total", {"peer": "other", "direction": "received"}): 20,
         key("links", {}): 1,

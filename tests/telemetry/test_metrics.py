@@ -62,7 +62,8 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     metrics.failed("no_handler")
     metrics.failed("no_handler")
     metrics.charged(ModelCost(1, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.5))
-    metrics.charged(ModelCost(2, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.9, lost_tokens=1, saved_tokens=4))
+    metrics.charged(ModelCost(2, 0, 0, 5, 3, 2, 7, 0, 0, 0, 0.9, lost_tokens=1))
+    metrics.charged(ModelCost(saved_tokens=4, left_out_tokens=3))
     for failed in (1, 0, 0):
         metrics.charged(
             ModelCost(structured_answers=1, unparsable_answers=failed, repairs=1 - failed)
@@ -74,7 +75,7 @@ def test_an_agent_counts_replies_failures_and_tokens() -> None:
     assert (report.handle.counts[3], report.handle.counts[4]) == (1, 1)
     assert (report.reused_tokens, report.prefilled_tokens, report.decoded_tokens) == (6, 4, 14)
     assert report.lost_tokens == 1
-    assert report.saved_tokens == 4
+    assert (report.saved_tokens, report.left_out_tokens) == (4, 3)
     assert report.model == "m"
     assert (report.structured_answers, report.unparsable_answers, report.repairs) == (3, 1, 2)
     assert (report.ttft.count, report.ttft.total_s) == (1, 0.5)
