@@ -66,7 +66,7 @@ def open_lossy(name: str, use: Use, ranker: Ranker | None = None) -> Lossy | Non
     if name == "extract":
         if ranker is None:
             return Extract(use.keep, must_keep=tells_of_failure)
-        named = f"extract-{type(ranker).__name__.lower()}/1"
+        named = f"extract-{type(ranker).__name__.lower()}/2"
         return Extract(use.keep, ranker, tells_of_failure, named)
     return _LOSSY.get(name)
 

@@ -127,7 +127,7 @@ def test_why_a_text_stays_as_it_is_is_said(tmp_path: Path) -> None:
     path.write_text("Nothing to gain here.")
     assert "prose.txt: no filter is for such a text." in invoke(path).output
     asked = " ".join(invoke(path, "--query", "What?").output.split())
-    assert "prose.txt: extract/1 and offload/1 left nothing out." in asked
+    assert "prose.txt: extract/2 and offload/1 left nothing out." in asked
 
 
 def test_why_a_text_is_no_json_is_said(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_query_that_leaves_nothing_out_is_said_beside_what_was_saved(tmp_path:
     path = tmp_path / "one.json"
     path.write_text('{"a" : 1 , "b" : 2 , "c" : 3 }')
     asked = " ".join(invoke(path, "--query", "What?").output.split())
-    assert "tokens fewer; extract/1 and offload/1 left nothing out." in asked
+    assert "tokens fewer; extract/2 and offload/1 left nothing out." in asked
     assert "one.json:" not in invoke(path).output
 
 
@@ -204,7 +204,7 @@ def test_a_query_is_asked_about_all_files(tmp_path: Path) -> None:
         path.write_text(" ".join([*about, f"The whales of {path.stem} sing."]))
     found = json.loads(invoke(*paths, "--query", "Do whales sing?", "--json").output)["files"]
     for path, one in zip(paths, found, strict=True):
-        assert one["form"] == "extract/1"
+        assert one["form"] == "extract/2"
         assert f"The whales of {path.stem} sing." in one["text"]
         assert one["delivered"] < one["sent"] / 3
 
@@ -225,7 +225,7 @@ def test_extract_keeps_the_share_that_is_named(tmp_path: Path) -> None:
         (found,) = json.loads(invoke(path, *map(str, arguments)).output)["files"]
         assert keep * 0.8 < found["delivered"] / found["sent"] <= keep
     shown = " ".join(invoke(path, "--use", "extract").output.split())
-    assert "whales.txt: extract/1 left nothing out." in shown
+    assert "whales.txt: extract/2 left nothing out." in shown
     assert "least to do with a --query, and there is none." in shown
 
 

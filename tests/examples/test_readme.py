@@ -105,7 +105,7 @@ def test_the_commands_and_their_options_exist() -> None:
     found = commands()
     assert {words[0] for words in found} == names()
     for name, *words in found:
-        path = [name, words[0]] if name == "keys" else [name]
+        path = [name, words[0]] if name in ("context", "filters", "keys") else [name]
         shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0
         for option in (word for word in words if word.startswith("--")):
