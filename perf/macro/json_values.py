@@ -7,6 +7,9 @@ import json
 __all__ = ["is_structure", "same_values"]
 
 
+_NONE = object()
+
+
 class _Pairs(tuple[tuple[str, object], ...]):
     """A JSON object, unlike an array of arrays."""
 
@@ -23,11 +26,17 @@ def same_values(one: str, other: str) -> bool:
 
 
 def _value(text: str) -> object:
-    """Return a JSON text's value, numbers as they are written; None for other texts."""
+    """Return a JSON text's value, numbers as they are written; `_NONE` for other texts."""
     try:
-        return json.loads(text, object_pairs_hook=_Pairs, parse_int=_number, parse_float=_number)
+        return json.loads(
+            text,
+            object_pairs_hook=_Pairs,
+            parse_int=_number,
+            parse_float=_number,
+            parse_constant=_number,
+        )
     except (ValueError, RecursionError):
-        return None
+        return _NONE
 
 
 def _number(text: str) -> tuple[str]:
@@ -38,4 +47,4 @@ def _number(text: str) -> tuple[str]:
 def _values(text: str) -> object:
     """Return the value of a JSON text, or those of its lines."""
     whole = _value(text)
-    return whole if whole is not None else [_value(line) for line in text.split("\n")]
+    return whole if whole is not _NONE else [_value(line) for line in text.split("\n")]

@@ -161,4 +161,4 @@ def test_generated_conversations_read_back() -> None:
             assert given.context.parent == before.context
             before = given
     least = {"json-compact", "json-plain", "json-lines", "fold", "dedupe", "diff"}
-    assert all(used[name] > CASES / 300 for name in least), used
+    assert all(used[name] > CASES / 1000 for name in least), used
