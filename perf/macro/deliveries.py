@@ -19,7 +19,15 @@ from agentbus.filters import LOSSLESS, REFERENCES, Pipeline, open_lossy, plan_of
 
 from .json_values import same_values
 
-__all__ = ["LATENCY_CHARACTERS", "Delivery", "Sums", "by_receiver", "deliver", "seen_by_one"]
+__all__ = [
+    "LATENCY_CHARACTERS",
+    "Delivery",
+    "Sums",
+    "by_receiver",
+    "deliver",
+    "seen_by_one",
+    "to_receiver",
+]
 
 LATENCY_CHARACTERS = 10_240
 """What a latency is given for; shorter texts count as themselves."""
@@ -78,6 +86,12 @@ def by_receiver(conversation: Mapping[str, Any]) -> Iterator[Sequence[Delivery]]
             for message in messages
             if reader in (message["to"], message["from"])
         ]
+
+
+def to_receiver(conversation: Mapping[str, Any]) -> Iterator[Sequence[Delivery]]:
+    """Yield what each reader is given that the log names, as if it had not what it said itself."""
+    for deliveries in by_receiver(conversation):
+        yield [one for one in deliveries if one.counts]
 
 
 def _delivery(message: Mapping[str, Any], *, counts: bool) -> Delivery:

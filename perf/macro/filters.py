@@ -25,7 +25,15 @@ from ..report import Row, compare
 from ..suite import Progress, RunSuite, Suite
 from . import answers, survival
 from .arguments import argument_rows
-from .deliveries import LATENCY_CHARACTERS, Delivery, Sums, by_receiver, deliver, seen_by_one
+from .deliveries import (
+    LATENCY_CHARACTERS,
+    Delivery,
+    Sums,
+    by_receiver,
+    deliver,
+    seen_by_one,
+    to_receiver,
+)
 from .filtered_replay import held_rows
 from .json_values import is_structure, same_values
 from .logs import read_lines
@@ -109,6 +117,7 @@ def _conversations(data: Path) -> Iterator[tuple[str, Path, Readers, Callable[[s
         yield f"{name}, delivered to one", path, seen_by_one, _all
         if name in NAMED:
             yield f"{name}, delivered to each named", path, by_receiver, _all
+            yield f"{name}, delivered to each named alone", path, to_receiver, _all
         if name.startswith("tau_bench"):
             yield f"{name}_json_results, delivered to one", path, seen_by_one, is_structure
 

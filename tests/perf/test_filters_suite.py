@@ -10,7 +10,8 @@ import pytest
 
 from agentbus.filters import Delivered, PlainJSON
 from perf.macro import filters
-from perf.macro.filters import SUITE
+from perf.macro.deliveries import by_receiver, seen_by_one, to_receiver
+from perf.macro.filters import SUITE, Readers
 from perf.report import VIOLATIONS, Row
 
 ROWS = [{"id": n, "name": f"number {n}"} for n in range(30)]
@@ -80,3 +81,24 @@ async def test_cases_and_sums(data: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_loss_is_seen(sent: str, delivered: str, kept: bool) -> None:
     assert filters._is_kept(sent, Delivered(delivered, "json-plain/2", 9, 8)) is kept
     assert not filters._is_kept(sent, Delivered(delivered, "", 9, 8))
+
+
+def test_who_is_given_what() -> None:
+    said = [("a", "b", "one"), ("b", "a", "two"), ("a", "b", "three"), ("a", "", "to nobody")]
+    talk = {
+        "messages": [
+            {"kind": "message", "from": one, "to": other, "content": text}
+            for one, other, text in said
+        ]
+    }
+
+    def given(readers: Readers) -> list[list[str]]:
+        return [[one.text for one in deliveries] for deliveries in readers(talk)]
+
+    assert given(seen_by_one) == [["one", "two", "three", "to nobody"]]
+    assert given(to_receiver) == [["one", "three"], ["two"]]
+    both = list(by_receiver(talk))
+    assert [[one.text for one in deliveries if one.counts] for deliveries in both] == given(
+        to_receiver
+    )
+    assert [one.text for one in both[1]] == ["one", "two", "three", "to nobody"]
