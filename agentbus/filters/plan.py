@@ -12,13 +12,8 @@ from typing import Final, NamedTuple, get_args
 import msgpack
 from blake3 import blake3
 
-from ..config import (
-    MAX_FILTER_NAME,
-    MAX_FILTER_NAMES,
-    MAX_FILTER_RULES,
-    FilterName,
-    FilterRule,
-)
+from ..config import FilterName, FilterRule
+from ..config.filter_rule import MAX_FILTER_NAME, MAX_FILTER_NAMES, MAX_FILTER_RULES
 from ..context import Segment, SegmentKind
 from ..errors import InvalidMessage
 from ..routing import covers, covers_tokens
