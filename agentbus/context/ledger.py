@@ -24,11 +24,11 @@ GIVEN = 1 << 28
 """Bytes of memory that a ledger takes, about."""
 _NAMED = 8
 """Bytes of a root that name what was given before."""
-_SEGMENT = 2048
+_SEGMENT = 8192
 _LINE = 320
 _CHARACTER = 5
 """Bytes that a segment takes, and each line and character of it, in the index of what references
-can lead to, too: measured."""
+can lead to, too: measured. A segment that forks a conversation begins an index of its own."""
 
 
 @dataclass(frozen=True, slots=True)
