@@ -41,6 +41,8 @@ _IN_PROMPT = frozenset(
 """What all layouts show in the order in which it was said, so that later texts may refer to it."""
 _CHARACTERS = 4
 """About so many make a token."""
+_EACH = 64
+"""Characters that take about as long as a segment that has none."""
 _PLANS = 64
 """Plans that are remembered, the latest used."""
 _REMEMBERED = 1 << 16
@@ -202,12 +204,15 @@ class Pipeline:
         return settled
 
     def pending(self, context: Context, plan: Plan, salt: str = "") -> int:
-        """Return how many characters of a context it may take to deliver it, at most."""
+        """Return how many characters of a context it may take to deliver it, at most.
+
+        However short a segment is, it counts as so many as take that time.
+        """
         rules = self._rules_of(plan, salt)
         _, new = self._known(context, rules.view)
         if new and rules.masks:
             new = list(context.ancestors())
-        return sum(len(node.last.text) for node in new if node.last is not None)
+        return sum(_EACH + len(node.last.text) for node in new if node.last is not None)
 
     def written_here(
         self, asked: Context, plan: Plan, reader: str, answered: Context, salt: str = ""
