@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Final
 
 __all__ = ["TokenCounts"]
@@ -22,6 +22,9 @@ _WORDS: Final = (
     re.compile(rf"[{_SPACE}]*+[^{_SPACE}]+[\r\n]*|[{_SPACE}]+"),  # as cl100k, Llama 3 and Qwen
 )
 """Words with the white space before them; together they are the text."""
+_PARTED: Final = re.compile(f"[{_SPACE}]")
+_LINE: Final = " .\n"
+"""A word with a line end."""
 _REMEMBERED: Final = 1 << 20
 """Characters of words whose counts are remembered; then it begins anew."""
 _LONGEST: Final = 200
@@ -70,13 +73,21 @@ class TokenCounts:
         ends = sum(len(self._starts(word)) for word in (first, *words[-1:]))
         if len(kept) == len(counts):
             return ends + sum(map(known.__getitem__, words[:-1]))
-        return ends + sum(counts.get(word) or known[word] for word in words[:-1])
+        return ends + sum(known[word] if word in known else counts[word] for word in words[:-1])
 
     def _counted(self, words: Sequence[str]) -> list[int]:
-        """Count the tokens of words, each with white space before it, in one go."""
-        starts = self._starts("".join(words)) if words else ()
-        ends = accumulate(map(len, words), initial=0)
-        return [last - first for first, last in pairwise(bisect_left(starts, end) for end in ends)]
+        """Count the tokens of words in one go; none of them is the first of its text.
+
+        What stands before a word here need not be what stood before it in its text. It is parted
+        from that by the white space that it begins with, or else stands behind the end of a line.
+        """
+        parts = [word if _PARTED.match(word) else _LINE + word for word in words]
+        starts = self._starts("".join(parts)) if words else ()
+        ends = accumulate(map(len, parts))
+        return [
+            bisect_left(starts, end) - bisect_left(starts, end - len(word))
+            for word, end in zip(words, ends, strict=True)
+        ]
 
     def _adds_up(self, words: re.Pattern[str], texts: Sequence[str]) -> bool:
         return all(

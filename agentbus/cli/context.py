@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
@@ -18,6 +17,7 @@ from .context_files import ModelCall, Session, read_sessions
 from .counting import Counting, open_counting
 from .options import Json
 from .runtime import print_json, run
+from .terminal import literal
 
 __all__ = ["context"]
 
@@ -168,7 +168,7 @@ def _show(call: ModelCall, counting: Counting, *, json: bool) -> None:
     if counted:
         table.add_column("tokens", justify="right")
     for row in rows:
-        cells = [escape(row["name"]), escape(row.get("author", ""))]
+        cells = [literal(row["name"]), literal(row.get("author", ""))]
         cells += [row.get("digest", "")[:_DIGEST_SHOWN], str(row["characters"])]
         table.add_row(*cells, *([str(row["size"])] if counted else []))
     console = Console(highlight=False)
@@ -176,7 +176,7 @@ def _show(call: ModelCall, counting: Counting, *, json: bool) -> None:
     console.print(f"{len(rows)} segments, {total} {counting.unit}.")
     if root:
         console.print(f"Root {root}.")
-    console.print(escape(" ".join(_notes(counting))), style="dim")
+    console.print(literal(" ".join(_notes(counting))), style="dim")
 
 
 def _diff(one: ModelCall, other: ModelCall, counting: Counting, *, json: bool) -> None:
@@ -200,11 +200,11 @@ def _diff(one: ModelCall, other: ModelCall, counting: Counting, *, json: bool) -
     table.add_column(counting.unit, justify="right")
     for sign, part in rows:
         text = part.turn.text.strip().partition("\n")[0][:60]
-        table.add_row(sign, escape(part.name), escape(text), str(counting.count(part.turn.text)))
+        table.add_row(sign, literal(part.name), literal(text), str(counting.count(part.turn.text)))
     if rows:
         console.print(table)
-    console.print(escape(_sentence(finding, counting.unit)))
-    console.print(escape(" ".join(_notes(counting))), style="dim")
+    console.print(literal(_sentence(finding, counting.unit)))
+    console.print(literal(" ".join(_notes(counting))), style="dim")
 
 
 def _sentence(finding: Finding, unit: str) -> str:
@@ -264,11 +264,11 @@ def _report(graded: list[tuple[Session, list[Finding]]], counting: Counting, *, 
         f"{totals['shared']} shared with an earlier call ({totals['shared'] / whole:.0%}), "
         f"{totals['lost']} lost behind a difference ({totals['lost'] / whole:.0%})."
     )
-    console.print(escape(" ".join(_notes(counting))), style="dim")
+    console.print(literal(" ".join(_notes(counting))), style="dim")
 
 
 def _table(session: Session, found: list[Finding], unit: str) -> Table:
-    table = Table(title=escape(session.name), title_justify="left")
+    table = Table(title=literal(session.name), title_justify="left")
     for name in ("call", unit, "shared", "lost", "against"):
         table.add_column(name, justify="right")
     table.add_column("first difference")
@@ -277,5 +277,5 @@ def _table(session: Session, found: list[Finding], unit: str) -> Table:
         numbers = (finding.tokens, finding.shared, finding.lost)
         why = f"{finding.segment}: {finding.cause}" if finding.segment else str(finding.cause)
         words = f"{why}; {finding.detail}" if finding.detail else why
-        table.add_row(str(number), *map(str, numbers), against, escape(words))
+        table.add_row(str(number), *map(str, numbers), against, literal(words))
     return table

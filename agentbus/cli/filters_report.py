@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from ..filters import Balance, FilterReport, FilterRow, add_up
@@ -15,6 +14,7 @@ from ..ops import find_filters, survey
 from .keys import Join
 from .runtime import print_json
 from .tables import fitting_table
+from .terminal import literal
 from .watching import require_answers
 
 __all__ = ["print_report", "run_report"]
@@ -82,7 +82,7 @@ def _print(report: FilterReport) -> None:
     for row in report.rows:
         if row.why_off:
             off = f"{row.filter} is off from {row.sender} to {row.receiver}: {row.why_off}."
-            console.print(escape(off))
+            console.print(literal(off))
     console.print(_MEANING, style="dim")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +21,7 @@ from .context_files import read_bytes
 from .counting import Counting, open_counting
 from .runtime import print_json
 from .tables import fitting_table
+from .terminal import literal, visible
 
 __all__ = ["first_change", "run_try", "tried_rule"]
 
@@ -135,16 +135,16 @@ def _print(tried: Sequence[_Tried], counting: Counting, lines: int) -> None:
     for one in tried if lines else ():
         written = one.decision.text
         start = 0 if written is None else max(0, first_change(one.text, written) - lines // 2)
-        console.print(Rule(escape(one.path.name), align="left"))
+        console.print(Rule(literal(one.path.name), align="left"))
         console.print(_excerpt(one.text, start, lines, "red"))
         if written is not None:
-            console.print(Rule(escape(one.decision.filters), align="left", style="dim"))
+            console.print(Rule(literal(one.decision.filters), align="left", style="dim"))
             console.print(_excerpt(written, start, lines, "green"))
     console.print(_table(tried, counting, console.width))
     for one in tried:
         if one.decision.text is None or ";" in one.decision.why:
-            console.print(escape(f"{one.path.name}: {one.decision.why}."))
-    console.print(escape(counting.note), style="dim")
+            console.print(literal(f"{one.path.name}: {one.decision.why}."))
+    console.print(literal(counting.note), style="dim")
     if any(len(one.text) > ESTIMATED for one in tried):
         console.print(f"Of texts over {ESTIMATED:,} characters they may be estimates.", style="dim")
 
@@ -166,7 +166,7 @@ def _excerpt(text: str, start: int, count: int, style: str) -> Text:
     if start:
         excerpt.append(f"… {_counted(start, 'line')} before\n", style="dim")
     for line in text.split("\n", start + count)[start : start + min(count, total)]:
-        excerpt.append(line[:_SHOWN_CHARACTERS], style=style)
+        excerpt.append(visible(line[:_SHOWN_CHARACTERS]), style=style)
         if len(line) > _SHOWN_CHARACTERS:
             more = _counted(len(line) - _SHOWN_CHARACTERS, "more character")
             excerpt.append(f" … {more}", style="dim")

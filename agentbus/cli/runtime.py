@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ import anyio
 import orjson
 
 from ..errors import AgentbusError, describe
+from .terminal import visible
 
 __all__ = ["default_url", "fail", "print_json", "run", "serve", "until_end_of_input"]
 
@@ -35,13 +37,17 @@ def default_url() -> str:
 
 def fail(message: str) -> NoReturn:
     """Print one sentence and end with status 1."""
-    print(f"agentbus: {message}", file=sys.stderr)
+    print(f"agentbus: {visible(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on one line."""
-    print(orjson.dumps(value, default=str).decode(), flush=True)
+    try:
+        text = orjson.dumps(value, default=str).decode()
+    except TypeError:  # it has half a character, as names of files may, or a huge number
+        text = json.dumps(value, default=str)
+    print(text, flush=True)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

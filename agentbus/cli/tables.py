@@ -8,6 +8,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import visible
+
 __all__ = ["fitting_table"]
 
 _PADDING = 3
@@ -56,7 +58,7 @@ def fitting_table(
 
 
 def _text(cell: str | Text) -> Text:
-    return Text(cell) if isinstance(cell, str) else cell
+    return Text(visible(cell)) if isinstance(cell, str) else cell
 
 
 def _width(cell: str | Text) -> int:

@@ -6,7 +6,6 @@ import dataclasses
 from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -15,6 +14,7 @@ from ..ops import Branch, TraceSummary, find_spans, summaries, survey, tree
 from ..telemetry import Span
 from .keys import Join
 from .runtime import print_json
+from .terminal import literal
 from .watching import require_answers
 
 __all__ = ["run_trace"]
@@ -66,8 +66,8 @@ def _list(traces: list[TraceSummary], *, json: bool) -> None:
         table.add_row(
             summary.trace,
             f"{began:%H:%M:%S}",
-            escape(summary.target),
-            escape(summary.error or "ok"),
+            literal(summary.target),
+            literal(summary.error or "ok"),
             f"{summary.duration_s * 1e3:,.1f}",
             str(summary.spans),
         )
@@ -76,7 +76,7 @@ def _list(traces: list[TraceSummary], *, json: bool) -> None:
 
 def _grow(above: Tree, branches: tuple[Branch, ...]) -> None:
     for branch in branches:
-        _grow(above.add(escape(_label(branch.span))), branch.below)
+        _grow(above.add(literal(_label(branch.span))), branch.below)
 
 
 def _label(span: Span) -> str:

@@ -24,7 +24,7 @@ from .excerpt import (
     FoundLine,
     Searched,
 )
-from .fetch import reference
+from .fetch import References, reference
 from .fetch_tool import (
     ANSWER_BYTES,
     CONTEXT_TOOL_NAMES,
@@ -94,6 +94,7 @@ __all__ = [
     "Prompt",
     "Reading",
     "Receipt",
+    "References",
     "Render",
     "Searched",
     "Segment",

@@ -18,12 +18,50 @@ from .kind import SegmentKind
 if TYPE_CHECKING:
     from .segment import Context, Segment
 
-__all__ = ["Lookup", "fetched", "is_reference", "look_up", "reference", "searched"]
+__all__ = ["Lookup", "References", "fetched", "is_reference", "look_up", "reference", "searched"]
 
 _START = "ctx:"
 _DIGITS = 8
 """Hex digits of a reference, at least: more only where another segment begins alike."""
 _REFERENCE = re.compile(r"ctx:([0-9a-f]{8,64})")
+
+
+class References:
+    """Names the last segments of contexts as `reference` does.
+
+    Of contexts that are each made from the one before, each takes constant time.
+    """
+
+    __slots__ = ("_alike", "_root")
+
+    def __init__(self) -> None:
+        self._root = b""
+        """The context that was asked about last."""
+        self._alike: dict[bytes, list[bytes]] = {}
+        """By the first bytes of digests: those of its segments, in order, each once."""
+
+    def of(self, context: Context) -> str:
+        """Return what names the last segment of a context, in which something was said."""
+        new: list[bytes] = []
+        for node in context.ancestors():
+            if node.root == self._root:
+                break
+            if node.last is not None:
+                new.append(node.last.digest)
+        else:
+            self._alike = {}
+        self._root = context.root
+        for digest in reversed(new):
+            alike = self._alike.setdefault(digest[: _DIGITS // 2], [])
+            if digest not in alike:
+                alike.append(digest)
+        return self._named(context.last.digest if context.last else b"")
+
+    def _named(self, digest: bytes) -> str:
+        alike = self._alike[digest[: _DIGITS // 2]]
+        name = digest.hex()
+        before = alike[: alike.index(digest)]
+        return _START + name[: max([_DIGITS, *(_common(name, one.hex()) + 1 for one in before)])]
 
 
 def reference(segment: Segment, context: Context) -> str:
@@ -32,15 +70,7 @@ def reference(segment: Segment, context: Context) -> str:
     It is as short as the segments before it allow, so it is the same in all contexts that extend
     this one. A segment that does not stand there is named as if it were appended.
     """
-    name, digits = segment.digest.hex(), _DIGITS
-    for node in context.ancestors():
-        if node.last is None:
-            continue
-        if node.last.digest == segment.digest:
-            digits = _DIGITS  # what was seen so far stands behind it
-        elif node.last.digest[: _DIGITS // 2] == segment.digest[: _DIGITS // 2]:
-            digits = max(digits, _common(name, node.last.digest.hex()) + 1)
-    return _START + name[:digits]
+    return References().of(context.append(segment))
 
 
 def is_reference(ref: str) -> bool:

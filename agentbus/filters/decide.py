@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..context import CONTEXT_TOOL_NAMES, Context, Segment, SegmentKind, reference
+from ..context import CONTEXT_TOOL_NAMES, Context, References, Segment
 from ..context.earlier import Earlier
 from ..context.ledger import Decision
 from .choose import JOINT, Count, Ways
@@ -16,7 +16,7 @@ from .lossy import Lossy, Shortened
 from .named import FORMS, REFERENCES
 from .plan import LOSSY, STRIP, Use
 
-__all__ = ["ESTIMATED", "Decider", "estimate_tokens", "is_settled", "question"]
+__all__ = ["ESTIMATED", "Decider", "estimate_tokens"]
 
 LARGEST = 1 << 22
 """Characters of the largest text that is delivered in another form: no model reads more."""
@@ -28,9 +28,6 @@ _MEMO_TEXT = 16_384
 """Characters of the longest of them."""
 _WORTH_A_LOSS = 0.8
 """Share of the tokens that a text takes without loss. A lossy filter has to leave no more."""
-_QUESTIONS = (SegmentKind.ASK, SegmentKind.USER)
-_WRITTEN = (SegmentKind.MESSAGE, SegmentKind.TOOL_CALL)
-"""What models write, once they were given what stands before."""
 _AS_IT_IS = Decision(None, "", "no rule has a filter for it")
 _FOR_OTHERS = "no filter is for such a text"
 
@@ -71,6 +68,7 @@ class Decider:
         self._count = count
         self._lossy = lossy
         self._is_off = is_off
+        self._references = References()
         self._memo: OrderedDict[_Key, Ways] = OrderedDict()
 
     def decide(
@@ -79,7 +77,7 @@ class Decider:
         """Decide on the last segment of a context.
 
         Args:
-            query: what is asked about it; see `question`.
+            query: what is asked about it; see `Asked`.
             earlier: what the model was given before.
             salt: what is remembered of a text is so for calls of this salt alone.
         """
@@ -87,7 +85,7 @@ class Decider:
         if segment is None or not use.use or segment.author in CONTEXT_TOOL_NAMES:
             return _AS_IT_IS
         loses = LOSSY.intersection(use.use)
-        ref = reference(segment, node) if loses or STRIP in use.use else ""
+        ref = self._references.of(node) if loses or STRIP in use.use else ""
         best = self._without_loss(segment, use, ref, earlier, salt)
         whys = [] if best.why == _FOR_OTHERS else [best.why]
         in_vain: list[str] = []
@@ -183,21 +181,3 @@ def estimate_tokens(text: str, count: Count) -> int:
 
 def _why(sent: int, delivered: int) -> str:
     return f"{sent - delivered} of {sent} tokens fewer"
-
-
-def is_settled(later: Sequence[Context]) -> bool:
-    """Say whether it is settled what is asked about a segment, by what follows it."""
-    settling = (*_QUESTIONS, *_WRITTEN)
-    return any(after.last is not None and after.last.kind in settling for after in later)
-
-
-def question(node: Context, later: Sequence[Context]) -> str:
-    """Return what is asked about a context's last segment: by what follows it directly, else by what came before."""
-    for after in later:
-        if after.last is None or after.last.kind in _WRITTEN:
-            break
-        if after.last.kind in _QUESTIONS:
-            return after.last.text
-    asked = (one.last for one in node.ancestors() if one.last and one.last.kind in _QUESTIONS)
-    first = next(asked, None)
-    return first.text if first else ""

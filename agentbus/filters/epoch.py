@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
-from ..context import Context, Segment, SegmentKind, reference
+from ..context import Context, References, Segment, SegmentKind
 from ..context.ledger import Decision, Given
 from .choose import Count
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_results
@@ -64,6 +64,7 @@ class Epochs:
         self._is_off = is_off
         self._tokens = _Memo[int](_REMEMBERED)
         self._stays = _Memo[bool](_REMEMBERED)
+        self._references = References()
         self._refs = _Memo[str](_REMEMBERED)
         self._missed = _Memo[float](_CONVERSATIONS)
         self._in_vain = _Memo[int](_CONVERSATIONS)
@@ -90,7 +91,7 @@ class Epochs:
         pieces = self._pieces(nodes, before, rules, outlook.room)
         if sum(piece.segment is not None and not piece.masked for piece in pieces) <= KEPT_RESULTS:
             return None
-        known = {node.last: node for node in nodes}
+        known = {node.last: node for node in reversed(nodes)}  # where each was said first
         talk = _begun(nodes).root + rules.view
         missed = self._missed.get(talk, lambda: 0.0)
 
@@ -101,7 +102,7 @@ class Epochs:
             pieces,
             sum(piece.tokens + piece.markup for piece in pieces[:held]),
             refer=lambda result: self._refs.get(
-                known[result].root, lambda: reference(result, known[result])
+                known[result].root, lambda: self._references.of(known[result])
             ),
             must_stay=lambda result: self._stays.get(
                 result.digest, lambda: self._must_stay(result.text)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from ..context import Context, Segment, SegmentKind
 from ..context.earlier import ANY_MARK, Earlier
 from ..context.ledger import Decision, Given, Ledger, Receipt
+from .asked import NOT_ASKED, asked_about, is_settling
 from .choose import Count
-from .decide import Decider, is_settled, question
+from .decide import Decider
 from .epoch import Epochs
 from .guard import Guard
 from .lossy import Lossy
@@ -40,6 +41,8 @@ _IN_PROMPT = frozenset(
 """What all layouts show in the order in which it was said, so that later texts may refer to it."""
 _CHARACTERS = 4
 """About so many make a token."""
+_EACH = 64
+"""Characters that take about as long as a segment that has none."""
 _PLANS = 64
 """Plans that are remembered, the latest used."""
 _REMEMBERED = 1 << 16
@@ -93,16 +96,17 @@ class Pipeline:
         self._reader, self._salt = reader, salt
         given, new = self._known(context, view)
         held = given.context.length
+        asked = asked_about(new) if rules.asks else []
         for place, node in enumerate(new):
-            if node.root + view not in self._told:
+            is_new = node.root + view not in self._told
+            if is_new:
                 self.watch.said(node, given)
             use = rules.use_for(node.last) if node.last else NOTHING
-            later = new[place + 1 :] if FOR_A_QUERY in use.use else ()
-            if is_settled(later) and node.root + view not in self._told:
-                given = self._for_a_query(node, use, later, view, given)
+            about = asked[place] if FOR_A_QUERY in use.use else NOT_ASKED
+            if about.is_settled and is_new:
+                given = self._for_a_query(node, use, about.query, view, given)
             else:
-                query = question(node, ()) if FOR_A_QUERY in use.use else ""
-                given = self._once(node, use, query, view, given)
+                given = self._once(node, use, about.before, view, given)
         if new and rules.masks:
             given = self._masked(context, given, rules, held)
         return given
@@ -119,14 +123,11 @@ class Pipeline:
             decision = self._decider.decide(node, use, query, given.earlier, self._salt)
         return self._append(given, node, view, decision)
 
-    def _for_a_query(
-        self, node: Context, use: Use, later: Sequence[Context], view: bytes, given: Given
-    ) -> Given:
+    def _for_a_query(self, node: Context, use: Use, query: str, view: bytes, given: Given) -> Given:
         """As `_once`, of a text that may be shortened for a query, or else is the same for all.
 
         So is one that was delivered before it was known what would be asked.
         """
-        query = question(node, later)
         own = view_for(view, query)
         if self._ledger.given(node.root, own) or self._ledger.decided(node.root, own, given):
             return self._once(node, use, query, own, given)
@@ -177,14 +178,15 @@ class Pipeline:
         first = min(decisions)
         before = list(given.chain())[-2::-1]
         given = before[first].parent or given
+        asked = asked_about(nodes[first:]) if rules.asks else []
         for place, node in enumerate(nodes[first:], first):
             if node.last is None:
                 continue
             decision = decisions.get(place) or _stays(before[place])
             if decision is None:
                 use = rules.use_for(node.last)
-                query = question(node, nodes[place + 1 :]) if FOR_A_QUERY in use.use else ""
-                decision = self._decider.decide(node, use, query, given.earlier, self._salt)
+                about = asked[place - first] if FOR_A_QUERY in use.use else NOT_ASKED
+                decision = self._decider.decide(node, use, about.query, given.earlier, self._salt)
             given = _after(given, node.last, decision, self._reader)
         return given
 
@@ -195,19 +197,22 @@ class Pipeline:
             return context
         settled = context
         for node in context.ancestors():
-            if node.last is None or is_settled([node]) or self._ledger.given(node.root, rules.view):
+            if node.last is None or is_settling(node) or self._ledger.given(node.root, rules.view):
                 break
             if FOR_A_QUERY in rules.use_for(node.last).use and node.parent is not None:
                 settled = node.parent
         return settled
 
     def pending(self, context: Context, plan: Plan, salt: str = "") -> int:
-        """Return how many characters of a context it may take to deliver it, at most."""
+        """Return how many characters of a context it may take to deliver it, at most.
+
+        However short a segment is, it counts as so many as take that time.
+        """
         rules = self._rules_of(plan, salt)
         _, new = self._known(context, rules.view)
         if new and rules.masks:
             new = list(context.ancestors())
-        return sum(len(node.last.text) for node in new if node.last is not None)
+        return sum(_EACH + len(node.last.text) for node in new if node.last is not None)
 
     def written_here(
         self, asked: Context, plan: Plan, reader: str, answered: Context, salt: str = ""

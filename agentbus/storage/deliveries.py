@@ -1,7 +1,8 @@
 """What filters delivered, in one SQLite file: so that prompts are the same after a restart.
 
 The file is a cache, of its user's alone: without it contexts are filtered anew, and what a model's
-KV tiers hold of the old prompts is not met. The oldest decisions make room for new ones.
+KV tiers hold of the old prompts is not met. A damaged decision is none. The oldest decisions make
+room for new ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import apsw
 import msgpack
+from blake3 import blake3
 
 from ..context import Decision
 from ..errors import ConfigError
@@ -22,7 +24,9 @@ __all__ = ["MAX_DECISIONS", "DeliveryFile"]
 
 MAX_DECISIONS = 1_000_000
 """Decisions that a file keeps; each takes about 100 bytes, and the text where that was changed."""
-_VERSION = 1
+_VERSION = 2
+_CHECK = 8
+"""Bytes before each decision by which damage is found."""
 _SLACK = 1000
 """Decisions over `MAX_DECISIONS` before the oldest are deleted, many at once."""
 _SCHEMA = """
@@ -64,17 +68,20 @@ class DeliveryFile:
 
     def get(self, root: bytes, view: bytes) -> Decision | None:
         """Return what was decided on the last segment of a context; None if that is not known."""
+        key = root + view
         try:
-            row = self._one("SELECT decision FROM decisions WHERE key = ?", root + view)
+            # damage may make a text of it, even one that cannot be decoded
+            row = self._one("SELECT CAST(decision AS BLOB) FROM decisions WHERE key = ?", key)
         except apsw.Error:
             return None
-        return None if row is None else _unpacked(row)
+        return None if row is None else _unpacked(key, row)
 
     def put(self, root: bytes, view: bytes, decision: Decision) -> None:
         """Keep a decision, unless the disk cannot. What is kept already stays as it is."""
+        key = root + view
         with suppress(apsw.Error):
             added = "INSERT OR IGNORE INTO decisions (key, decision) VALUES (?, ?)"
-            self._connection.execute(added, (root + view, _packed(decision)))
+            self._connection.execute(added, (key, _packed(key, decision)))
             self._count += self._connection.changes()
             if self._count > self._max + _SLACK:
                 self._shrink()
@@ -106,20 +113,21 @@ def _prepare(connection: apsw.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
-def _packed(decision: Decision) -> bytes:
+def _packed(key: bytes, decision: Decision) -> bytes:
     row: bytes = msgpack.packb([getattr(decision, name) for name in Decision.__slots__])
-    return row
+    return _check(key, row) + row
 
 
-def _unpacked(row: bytes) -> Decision | None:
+def _check(key: bytes, row: bytes) -> bytes:
+    """Return what tells whether a row is still as it was written: SQLite itself does not."""
+    return blake3(key + row).digest(_CHECK)
+
+
+def _unpacked(key: bytes, checked: bytes) -> Decision | None:
     """Read a decision; None if the file holds something else in its place."""
-    try:
-        text, filters, why, sent, delivered, left_out = msgpack.unpackb(row)
-        ranges = tuple((first, last) for first, last in left_out)
-    except (ValueError, TypeError, msgpack.UnpackException):
+    check, row = checked[:_CHECK], checked[_CHECK:]
+    if check != _check(key, row):
         return None
-    numbers = (sent, delivered, *(number for some in ranges for number in some))
-    words = (filters, why, "" if text is None else text)
-    if not (all(type(n) is int for n in numbers) and all(type(w) is str for w in words)):
-        return None
+    text, filters, why, sent, delivered, left_out = msgpack.unpackb(row)
+    ranges = tuple((first, last) for first, last in left_out)
     return Decision(text, filters, why, sent, delivered, ranges)

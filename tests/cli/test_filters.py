@@ -300,3 +300,22 @@ def test_a_narrow_terminal_keeps_names_and_what_is_saved(
     assert all(line[-1] in "┓┃│┘" for line in table), "cut off"
     assert table[1].replace("┃", " ").split() == ["file", "form", *columns.split()]
     assert "rows.json" in shown and "json-plain/2" in shown
+
+
+def test_no_file_commands_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b]0;title\x07.txt"
+    path.write_text("\x1b]52;c;aGk=\x07 \x1b[2J \x9b2J \x7f \u202egnp.exe [bold]one[/bold]\n" * 3)
+    shown = invoke(path, "--use", "strip").output
+    assert not set(shown) & set("\x07\x1b\x7f\x9b\u202e")
+    assert "␛[2J" in shown
+    assert "[bold]one[/bold]" in shown
+    missing = invoke(tmp_path / "\x1b[2J")
+    assert "\x1b" not in missing.output
+    assert "cannot read" in missing.output
+
+
+def test_a_file_name_that_is_no_utf8_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.txt"
+    path.write_text("Nothing to gain here.")
+    assert "�.txt" in invoke(path).output
+    assert json.loads(invoke(path, "--json").output)["files"][0]["file"] == str(path)

@@ -164,6 +164,17 @@ async def test_large_contexts_are_filtered_in_a_thread(pair: Pair) -> None:
     assert engine.threads and threading.get_ident() not in engine.threads
 
 
+async def test_contexts_of_many_short_texts_are_filtered_in_a_thread(pair: Pair) -> None:
+    async def script(call: Call) -> str:
+        for number in range(400):
+            call.context = with_result(call, f"[{number},  {number}]")
+        return await call.generate("Which?")
+
+    async with reading(pair, script, " One.") as (engine, run):
+        await run()
+    assert engine.threads and threading.get_ident() not in engine.threads
+
+
 async def test_a_plan_that_names_no_filter_is_refused(pair: Pair) -> None:
     class Forger(Agent):
         """Forge."""

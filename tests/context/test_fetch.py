@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from agentbus.context import (
     ContextStore,
     Fetched,
     FetchStatus,
+    References,
     Searched,
     Segment,
     SegmentKind,
@@ -86,6 +88,29 @@ def test_a_reference_names_its_segment_whatever_is_appended_later(ends: list[str
         refs.setdefault(segment.text, reference(segment, context))
         for text, ref in refs.items():
             assert context.fetch(ref).text == text
+
+
+def test_contexts_one_after_the_other_are_named_as_each_alone() -> None:
+    draw = random.Random(5)
+    references = References()
+    tips = [EMPTY]
+    for _ in range(600):
+        context = draw.choice(tips[-4:])
+        for _ in range(draw.randrange(1, 3)):
+            context = context.append(
+                named("ab12cd34" + draw.choice(["", "ab", "cd"]) + draw.choice("0123"))
+            )
+        tips.append(context)
+        nodes = list(context.ancestors())[-2::-1]
+        for node in nodes[draw.randrange(len(nodes)) :]:
+            first = next(one for one in nodes if last_of(one).digest == last_of(node).digest)
+            before = {last_of(one).digest.hex() for one in nodes[: first.length - 1]}
+            ref = references.of(node)
+            assert ref == reference(last_of(node), context)
+            digits = ref.removeprefix("ctx:")
+            assert last_of(node).digest.hex().startswith(digits)
+            assert not any(name.startswith(digits) for name in before)
+            assert len(digits) == 8 or any(name.startswith(digits[:-1]) for name in before)
 
 
 def test_segments_of_equal_text_have_one_name() -> None:

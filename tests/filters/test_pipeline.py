@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentbus.config import FilterRule
+from agentbus.config import FilterName, FilterRule
 from agentbus.context import (
     LAYOUTS,
     Book,
@@ -23,7 +23,7 @@ from agentbus.context import (
     find_layout,
 )
 from agentbus.errors import InvalidMessage
-from agentbus.filters import Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
+from agentbus.filters import Outlook, Pipeline, Plan, check_plan, open_lossy, plan_of, read_back
 from agentbus.filters.lossy import Shortened
 from agentbus.filters.named import LOSSLESS, REFERENCES
 from agentbus.filters.plan import Rules, Use, view_of
@@ -425,3 +425,20 @@ def test_what_loses_has_to_spare_a_fifth_of_what_is_left_without_loss(
         if is_taken
         else "leaves/1 would spare too little to lose something"
     )
+
+
+@pytest.mark.parametrize("use", ["strip", "offload", "extract", "mask"])
+def test_a_context_of_many_short_texts_takes_linear_time(use: FilterName) -> None:
+    plan = plan_of((FilterRule(use=(use,), kinds=("document", "tool_result")),), "reader")
+
+    def seconds(count: int) -> float:
+        context = TENANT.empty()
+        for number in range(count):
+            context = context.tool_result("db", f"row {number}\nof many")
+        delivering = pipeline()
+        delivering.outlook = Outlook(room=100)
+        began = time.process_time()
+        delivering.deliver(context, plan, "reader")
+        return time.process_time() - began
+
+    assert seconds(8000) < 8 * seconds(2000) + 0.3

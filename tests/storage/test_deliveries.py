@@ -83,26 +83,58 @@ def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
     book.close()
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        b"",
-        b"\xc1",
-        msgpack.packb([1, 2]),
-        msgpack.packb([5, "", "", 1, 1, []]),
-        msgpack.packb(["text", "", "", "many", 1, []]),
-        msgpack.packb(["text", "", "", 1, 1, [[1]]]),
-        msgpack.packb(["text", "", "", 1, 1, [[1, "2"]]]),
-    ],
-)
-def test_a_row_that_is_no_decision_is_a_miss(tmp_path: Path, row: bytes) -> None:
-    path = tmp_path / "deliveries"
-    DeliveryFile.open(path).close()
+def rows_of(path: Path) -> list[tuple[bytes, bytes]]:
     connection = apsw.Connection(str(path))
-    connection.execute("INSERT INTO decisions (key, decision) VALUES (?, ?)", (ROOT + VIEW, row))
+    rows = list(connection.execute("SELECT key, decision FROM decisions"))
+    connection.close()
+    return rows
+
+
+def write_row(path: Path, key: bytes, row: bytes) -> None:
+    connection = apsw.Connection(str(path))
+    connection.execute("DELETE FROM decisions")
+    connection.execute("INSERT INTO decisions (key, decision) VALUES (?, ?)", (key, row))
+    connection.close()
+
+
+def test_a_damaged_decision_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "deliveries"
+    book = DeliveryFile.open(path)
+    book.put(ROOT, VIEW, CHANGED)
+    book.close()
+    [(key, row)] = rows_of(path)
+    damaged = [row[:at] + bytes([row[at] ^ 1]) + row[at + 1 :] for at in range(len(row))]
+    for other in (*damaged, b"", row[:4], row[:-1], row + b"x", msgpack.packb([1, 2])):
+        write_row(path, key, other)
+        book = DeliveryFile.open(path)
+        assert book.get(ROOT, VIEW) is None
+        book.close()
+
+
+def test_a_decision_in_the_place_of_another_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "deliveries"
+    book = DeliveryFile.open(path)
+    book.put(ROOT, VIEW, CHANGED)
+    book.close()
+    [(_, row)] = rows_of(path)
+    write_row(path, ROOT + b"other", row)
+    book = DeliveryFile.open(path)
+    assert book.get(ROOT, b"other") is None
+    book.close()
+
+
+def test_a_table_of_something_else_holds_no_decision(tmp_path: Path) -> None:
+    path = tmp_path / "deliveries"
+    path.touch(mode=0o600)
+    connection = apsw.Connection(str(path))
+    connection.execute("CREATE TABLE decisions (place INTEGER PRIMARY KEY, key, decision)")
+    connection.execute("INSERT INTO decisions (key, decision) VALUES (?, 5)", (ROOT + VIEW,))
+    no_text = "INSERT INTO decisions (key, decision) VALUES (?, CAST(x'ff' AS TEXT))"
+    connection.execute(no_text, (ROOT + b"other",))
     connection.close()
     book = DeliveryFile.open(path)
     assert book.get(ROOT, VIEW) is None
+    assert book.get(ROOT, b"other") is None
     book.close()
 
 

@@ -10,7 +10,7 @@ from agentbus_torch.convert import converted
 from agentbus_torch.counts import TokenCounts
 from agentbus_torch.locate import SMALL_MODEL, locate
 from agentbus_torch.tokens import Vocabulary
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -67,6 +67,7 @@ class Counted:
         return [start for start, _ in self.tokenizer.encode(text).offsets]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_the_small_models_counts_are_exact(vocabulary: Vocabulary, lines: list[str]) -> None:
     text = "\n".join(lines) * 3
@@ -82,12 +83,20 @@ def test_known_ways_to_split_are_counted_by_words(pattern: str) -> None:
     assert counts.count(text) == len(counted.tokenizer.encode(text))
     assert sum(map(len, counted.asked)) < 2 * len("".join(set(text.split(" "))))
 
+    @settings(deadline=None)
     @given(TEXTS)
     def exact(lines: list[str]) -> None:
         text = "\n".join(lines)
         assert counts.count(text) == len(counted.tokenizer.encode(text))
 
     exact()
+
+
+def test_words_behind_line_ends_are_counted_apart_from_other_words() -> None:
+    tokenizer = trained(LLAMA3)
+    counts = TokenCounts(Counted(tokenizer).starts)
+    text = "x\n" * 20 + "ab x\n" + "1 xa x\n" + "bab\n" + "x a"
+    assert counts.count(text) == len(tokenizer.encode(text)), "bab stands behind no xa"
 
 
 class Words:
