@@ -30,8 +30,8 @@ _LITTLE: Final = 0.2
 
 
 _FEWER: Final = 0.97
-"""Share of the tokens that a form takes of what a form before it takes, or the text as it is: models
-know the first ones best."""
+"""Share of the tokens that a form takes of what a form before it takes, or the text as it is, and of
+the characters that references leave: models read best what is as they know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def _referring(
 ) -> Iterator[_Referring]:
     for reference in references:
         written = reference.write(way.text, earlier)
-        if written is not None:
+        if written is not None and len(written) <= _FEWER * len(way.text):
             yield _Referring(way, reference, written)
 
 

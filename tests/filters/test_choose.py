@@ -125,3 +125,11 @@ def test_of_references_that_do_not_read_back_the_next_best_is_delivered() -> Non
 def test_a_text_that_nothing_is_for_is_not_counted() -> None:
     ways = Ways(TEXT, [Form("none/1", None)], lambda _: pytest.fail("it was counted"))
     assert ways.shortest_after([Refers("ref/1", {})], Earlier()) is None
+
+
+@pytest.mark.parametrize(("left", "form"), [(97, "ref/1"), (98, "")])
+def test_references_have_to_leave_out_some(left: int, form: str) -> None:
+    text = "x" * 100
+    ways = Ways(text, [], len)
+    found = ways.shortest_after([Refers("ref/1", {text: "y" * left})], Earlier())
+    assert (found.form if found else "") == form
