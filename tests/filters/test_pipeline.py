@@ -327,6 +327,7 @@ def test_views_differ_where_plans_do() -> None:
         (Use((), ("a" * 129,), ("json",), 0.3),),
         (Use((), (), ("json",) * 65, 0.3),),
         (Use((), (), ("json",), math.nan),),
+        (Use((), (), ("extract",), 0.0),),
     ],
 )
 def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
