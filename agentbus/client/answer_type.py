@@ -2,7 +2,8 @@
 
 An answer is read strictly, and tolerantly to what stands around the value: fences, prose, thoughts.
 No value is guessed: text is no number here, JSON that does not end is none, a key that stands twice
-is refused, and what lies within broken JSON is not taken for the whole.
+is refused, so is a number that would be read as an infinite one, and what lies within broken JSON is
+not taken for the whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from inspect import isroutine
+from math import isinf
 from typing import Any, Final
 
 import pydantic
@@ -53,8 +55,17 @@ def _no_number(text: str) -> None:
     raise Unreadable(f"{text} is no JSON")
 
 
+def _no_infinity(text: str) -> str:
+    if isinf(float(text)):
+        raise Unreadable(f"the number {text[:_MAX_PROBLEM]} is too large")
+    return text
+
+
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_no_key_twice, parse_int=str, parse_float=str, parse_constant=_no_number
+    object_pairs_hook=_no_key_twice,
+    parse_int=str,
+    parse_float=_no_infinity,
+    parse_constant=_no_number,
 )
 """Finds where a value ends; it is pydantic that reads it."""
 

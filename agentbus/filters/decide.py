@@ -110,7 +110,7 @@ class Decider:
     ) -> Decision | None:
         """Return the decision for what a lossy filter has left, if it is worth the loss."""
         sent = best.sent_tokens or estimate_tokens(segment.text, self._count)
-        tokens = self._count(found.text)
+        tokens = estimate_tokens(found.text, self._count)
         if tokens > _WORTH_A_LOSS * (best.delivered_tokens or sent):
             return None
         return Decision(found.text, name, _why(sent, tokens), sent, tokens, found.left_out)

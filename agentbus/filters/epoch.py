@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from ..context import Context, References, Segment, SegmentKind
 from ..context.ledger import Decision, Given
 from .choose import Count
+from .decide import estimate_tokens
 from .mask import KEPT_RESULTS, MASK, Masking, Standing, mask_results
 from .plan import MASKING, Rules
 from .worth import Change, Costs, Outlook, Worth, weigh
@@ -163,7 +164,9 @@ class Epochs:
     def _tokens_of(self, delivered: Segment | None) -> int:
         if delivered is None:
             return 0
-        return self._tokens.get(delivered.digest, lambda: self._count(delivered.text))
+        return self._tokens.get(
+            delivered.digest, lambda: estimate_tokens(delivered.text, self._count)
+        )
 
     def _decisions(
         self, masking: Masking, pieces: Sequence[Standing], before: Sequence[Given]

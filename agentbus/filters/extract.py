@@ -26,6 +26,8 @@ __all__ = ["Extract"]
 
 _SHORT = 200
 """Tokens of a text that is left as it is: what marks take would be much of what is saved."""
+_LARGEST = 1 << 22
+"""Characters of the largest text: of more, even a share is more than a model reads."""
 _TRIES = 2
 """How often units are chosen anew because tokens of the whole are not those of its parts."""
 _BM25 = BM25()
@@ -42,8 +44,8 @@ class Extract:
     """Keeps the units of a text that fit the query best, to a share of its tokens.
 
     Units that `must_keep` and the best one are kept whatever they take; with the first line they
-    alone can exceed the share. A text is left as it is if it has less than 200 tokens, is one JSON
-    value, or has nothing that fits the query.
+    alone can exceed the share. A text is left as it is if it has less than 200 tokens, is too
+    large, is one JSON value, or has nothing that fits the query.
     """
 
     keep: float = 0.3
@@ -62,7 +64,7 @@ class Extract:
         self, text: str, *, ref: str, query: str, count: Callable[[str], int]
     ) -> Shortened | None:
         """Return what the query asks for; None where nothing does, or nothing is gained."""
-        if not query.strip() or _is_json(text):
+        if len(text) > _LARGEST or not query.strip() or _is_json(text):
             return None
         whole = count(text)
         units = units_of(text)

@@ -109,7 +109,7 @@ def check_plan(plan: Plan) -> None:
             raise InvalidMessage("filters", "name one twice")
         if unknown := [name for name in use.use if name not in _KNOWN]:
             raise InvalidMessage("filters", f"name {unknown[0]!r:.40}, which is none")
-        if not 0 <= use.keep < 1:
+        if not 0 < use.keep < 1:
             raise InvalidMessage("filters", f"are to keep {use.keep} of a text")
 
 

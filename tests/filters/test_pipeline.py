@@ -327,6 +327,7 @@ def test_views_differ_where_plans_do() -> None:
         (Use((), ("a" * 129,), ("json",), 0.3),),
         (Use((), (), ("json",) * 65, 0.3),),
         (Use((), (), ("json",), math.nan),),
+        (Use((), (), ("extract",), 0.0),),
     ],
 )
 def test_plans_from_elsewhere_are_checked(plan: Plan) -> None:
@@ -442,3 +443,19 @@ def test_a_context_of_many_short_texts_takes_linear_time(use: FilterName) -> Non
         return time.process_time() - began
 
     assert seconds(8000) < 8 * seconds(2000) + 0.3
+
+
+@pytest.mark.parametrize("use", ["lossless", "yaml", "strip", "offload", "extract", "mask"])
+@pytest.mark.parametrize("unit", ["x", "Error: x\n" * 3000 + "The dog ran home.\n" * 3000])
+def test_no_tokenizer_is_given_a_huge_text(unit: str, use: FilterName) -> None:
+    sizes = [0]
+
+    def count(text: str) -> int:
+        sizes.append(len(text))
+        return len(text) // 4
+
+    text = unit * (5_000_000 // len(unit))
+    context = TENANT.empty().tool_result("db", text).ask("Where is the dog of x?")
+    plan = plan_of((FilterRule(use=(use,)),), "reader")
+    Pipeline(count, Ledger(), open_lossy).deliver(context, plan, "reader")
+    assert max(sizes) <= 1 << 20
