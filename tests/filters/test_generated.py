@@ -1,15 +1,18 @@
-"""Generated conversations of all sorts of texts, through all that `lossless` does, and YAML."""
+"""Generated conversations of all sorts of texts, through all forms, and through lossy filters."""
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
-from agentbus.config import FilterRule
-from agentbus.context import Context, Given, Ledger, TenantKey
-from agentbus.filters import Pipeline, open_lossy, plan_of, read_back
+from agentbus.config import FilterName, FilterRule
+from agentbus.context import Context, Given, Ledger, TenantKey, reference
+from agentbus.filters import Outlook, Pipeline, is_lossless, open_lossy, plan_of, read_back
+from agentbus.filters.choose import JOINT
 from agentbus.filters.named import FORMS, REFERENCES
 from perf.macro.json_values import same_values
 
@@ -155,10 +158,50 @@ def test_generated_conversations_read_back() -> None:
             given = pipeline.deliver(context, PLAN, "reader")
             assert given.receipt
             decision = given.receipt.decision
-            used.update(name.split("/")[0] for name in decision.filters.split(" + "))
+            used.update(name.split("/")[0] for name in decision.filters.split(JOINT))
             assert is_the_same(text, given, before), (text, decision)
             assert decision.delivered_tokens <= decision.sent_tokens
             assert given.context.parent == before.context
             before = given
     least = {"json-compact", "json-plain", "json-lines", "fold", "dedupe", "diff"}
     assert all(used[name] > CASES / 1000 for name in least), used
+
+
+def is_intact(context: Context, given: Given, before: Given) -> bool:
+    """Say whether a text reads back, or what is left of it names it, once that was read back."""
+    assert given.receipt and context.last
+    decision = given.receipt.decision
+    if not decision.left_out:
+        return is_the_same(context.last.text, given, before)
+    assert decision.text and decision.delivered_tokens < decision.sent_tokens
+    last = context.last.text.count("\n") + 1
+    assert all(1 <= first <= end <= last for first, end in decision.left_out)
+    forms = JOINT.join(name for name in decision.filters.split(JOINT) if is_lossless(name))
+    read, _ = read_back(decision.text, forms, EVERY, tuple(REFERENCES.values()), before.earlier)
+    ref = reference(context.last, context)
+    return ref in read and context.fetch(ref).text == context.last.text
+
+
+def test_generated_conversations_have_what_is_left_out_by_reference() -> None:
+    draw = random.Random(12)
+    used: Counter[str] = Counter()
+    for _ in range(CASES // 30):
+        names: list[FilterName] = ["lossless", "yaml", "strip", "offload", "extract", "mask"]
+        rule = FilterRule(use=tuple(draw.sample(names, 4)), keep=draw.choice([0.1, 0.3, 0.8]))
+        plan = plan_of((rule,), "reader")
+        pipeline = Pipeline(len, Ledger(draw.choice([1, 1 << 26])), open_lossy)
+        pipeline.outlook = Outlook(room=draw.choice([5000, math.inf]))
+        context: Context = TenantKey(bytes(range(32))).empty().ask("What of Rome, worker a?")
+        for text, _ in zip(texts(draw), range(30), strict=False):
+            text = f"{text}\n\x1b[1mIt is in Rome.\x1b[0m  \n" * draw.choice([1, 1, 9])
+            is_result = draw.random() < 0.5
+            context = context.tool_result("db", text) if is_result else context.document(text)
+            given = pipeline.deliver(context, plan, "reader")
+            assert given.context.root == pipeline.deliver(context, plan, "reader").context.root
+        nodes = list(context.ancestors())[-2::-1]
+        chain = list(given.chain())[::-1]
+        for node, (before, after) in zip(nodes, pairwise(chain), strict=True):
+            assert is_intact(node, after, before), after.receipt
+            assert after.receipt
+            used.update(name.split("/")[0] for name in after.receipt.decision.filters.split(JOINT))
+    assert all(used[name] for name in ("strip", "offload", "extract", "mask", "dedupe")), used
