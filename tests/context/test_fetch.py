@@ -94,7 +94,7 @@ def test_contexts_one_after_the_other_are_named_as_each_alone() -> None:
     draw = random.Random(5)
     references = References()
     tips = [EMPTY]
-    for _ in range(600):
+    for _ in range(200):
         context = draw.choice(tips[-4:])
         for _ in range(draw.randrange(1, 3)):
             context = context.append(

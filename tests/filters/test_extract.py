@@ -245,7 +245,7 @@ def test_recorded_texts() -> None:
         words = text[:100_000].split() or [""]
         extract(text[:100_000], " ".join(source.choices(words, k=5)))
     for _, messages in conversations():
-        for message in messages[::7]:
+        for message in messages[::21]:
             extract(message["content"], messages[0]["content"][:200])
 
 
