@@ -6,7 +6,7 @@ or an error's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -57,32 +57,60 @@ def _counter(name: str, text: str, value: int) -> Metric:
 
 
 def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
+    reports = tuple(agents)
+    yield from _of_requests(reports)
+    yield from _of_tokens(reports)
+    yield from _of_answers(reports)
+
+
+def _of_requests(agents: Sequence[AgentReport]) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "agentbus_requests", "Requests to an agent of this process.", labels=["agent", "outcome"]
     )
     waiting = GaugeMetricFamily(
         "agentbus_mailbox_messages", "Messages that wait for an agent.", labels=["agent"]
     )
+    queue = _histogram("queue_duration", "Seconds that answered requests waited in the mailbox.")
+    handle = _histogram("handle_duration", "Seconds that handlers took for answered requests.")
+    for agent in agents:
+        requests.add_metric([agent.name, _OK], agent.replies)
+        for code, count in agent.failures.items():
+            requests.add_metric([agent.name, code], count)
+        waiting.add_metric([agent.name], agent.waiting)
+        _add(queue, agent.name, agent.queue)
+        _add(handle, agent.name, agent.handle)
+    yield from (requests, waiting, queue, handle)
+
+
+def _of_tokens(agents: Sequence[AgentReport]) -> Iterator[Metric]:
     tokens = CounterMetricFamily(
         "agentbus_model_tokens",
         "Tokens of model calls: of the agent that asked, and of the engine's, named $model.…",
         labels=["agent", "type"],
     )
-    lost = CounterMetricFamily(
-        "agentbus_lost_tokens",
+    lost = _of_each(
+        "lost_tokens",
         "Prefilled tokens that the caller's last prompt had too, in another place; about.",
-        labels=["agent"],
     )
-    saved = CounterMetricFamily(
-        "agentbus_saved_tokens",
-        "Tokens that prompts would have had more without filters.",
-        labels=["agent"],
+    saved = _of_each("saved_tokens", "Tokens that prompts would have had more without filters.")
+    left_out = _of_each(
+        "left_out_tokens", "Those of the saved tokens that lossy filters have left out."
     )
-    left_out = CounterMetricFamily(
-        "agentbus_left_out_tokens",
-        "Those of the saved tokens that lossy filters have left out.",
-        labels=["agent"],
-    )
+    ttft = _histogram("time_to_first_token", "Seconds to a model's first token.")
+    for agent in agents:
+        if agent.ttft.count:
+            _add(ttft, agent.name, agent.ttft)
+        if agent.prefilled_tokens or agent.reused_tokens:
+            tokens.add_metric([agent.name, "reused"], agent.reused_tokens)
+            tokens.add_metric([agent.name, "prefilled"], agent.prefilled_tokens)
+            tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
+            lost.add_metric([agent.name], agent.lost_tokens)
+            saved.add_metric([agent.name], agent.saved_tokens)
+            left_out.add_metric([agent.name], agent.left_out_tokens)
+    yield from (tokens, lost, saved, left_out, ttft)
+
+
+def _of_answers(agents: Sequence[AgentReport]) -> Iterator[Metric]:
     answers = CounterMetricFamily(
         "agentbus_structured_answers",
         "Answers of a model that were to hold a value of a type: ok, or unparsable.",
@@ -93,43 +121,17 @@ def _of_agents(agents: Iterable[AgentReport]) -> Iterator[Metric]:
         "Those of them that were asked for after an unparsable one.",
         labels=["agent", "model"],
     )
-    queue = _histogram("queue_duration", "Seconds that answered requests waited in the mailbox.")
-    handle = _histogram("handle_duration", "Seconds that handlers took for answered requests.")
-    ttft = _histogram("time_to_first_token", "Seconds to a model's first token.")
     for agent in agents:
-        requests.add_metric([agent.name, _OK], agent.replies)
-        for code, count in agent.failures.items():
-            requests.add_metric([agent.name, code], count)
-        waiting.add_metric([agent.name], agent.waiting)
-        _add(queue, agent.name, agent.queue)
-        _add(handle, agent.name, agent.handle)
-        if agent.ttft.count:
-            _add(ttft, agent.name, agent.ttft)
-        if agent.prefilled_tokens or agent.reused_tokens:
-            tokens.add_metric([agent.name, "reused"], agent.reused_tokens)
-            tokens.add_metric([agent.name, "prefilled"], agent.prefilled_tokens)
-            tokens.add_metric([agent.name, "decoded"], agent.decoded_tokens)
-            lost.add_metric([agent.name], agent.lost_tokens)
-            saved.add_metric([agent.name], agent.saved_tokens)
-            left_out.add_metric([agent.name], agent.left_out_tokens)
         if agent.structured_answers:
             edge, failed = [agent.name, agent.model], agent.unparsable_answers
             answers.add_metric([*edge, _OK], agent.structured_answers - failed)
             answers.add_metric([*edge, "unparsable"], failed)
             repairs.add_metric(edge, agent.repairs)
-    yield from (
-        requests,
-        waiting,
-        queue,
-        handle,
-        tokens,
-        lost,
-        saved,
-        left_out,
-        answers,
-        repairs,
-        ttft,
-    )
+    yield from (answers, repairs)
+
+
+def _of_each(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"agentbus_{name}", text, labels=["agent"])
 
 
 def _of_engines(engines: Iterable[EngineReport]) -> Iterator[Metric]:
