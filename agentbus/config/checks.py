@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = [
     "KIB",
@@ -24,9 +28,9 @@ STRICT = {"strict": True, "extra": "forbid"}
 """For settings that are read from files: no value is guessed, no key is passed over."""
 
 
-def require_positive(settings: object, or_zero: Collection[str] = ()) -> None:
+def require_positive(settings: DataclassInstance, or_zero: Collection[str] = ()) -> None:
     """Refuse settings of which a number is not greater than 0, or 0 where that may be."""
-    for f in fields(settings):  # type: ignore[arg-type]
+    for f in fields(settings):
         value = getattr(settings, f.name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value == 0 and f.name in or_zero:
