@@ -97,12 +97,18 @@ def write_row(path: Path, key: bytes, row: bytes) -> None:
     connection.close()
 
 
-def test_a_damaged_decision_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "deliveries"
+def kept_in(path: Path) -> tuple[bytes, bytes]:
+    """Keep one decision in a file, and return its row."""
     book = DeliveryFile.open(path)
     book.put(ROOT, VIEW, CHANGED)
     book.close()
     [(key, row)] = rows_of(path)
+    return key, row
+
+
+def test_a_damaged_decision_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "deliveries"
+    key, row = kept_in(path)
     damaged = [row[:at] + bytes([row[at] ^ 1]) + row[at + 1 :] for at in range(len(row))]
     for other in (*damaged, b"", row[:4], row[:-1], row + b"x", msgpack.packb([1, 2])):
         write_row(path, key, other)
@@ -113,10 +119,7 @@ def test_a_damaged_decision_is_none(tmp_path: Path) -> None:
 
 def test_a_decision_in_the_place_of_another_is_none(tmp_path: Path) -> None:
     path = tmp_path / "deliveries"
-    book = DeliveryFile.open(path)
-    book.put(ROOT, VIEW, CHANGED)
-    book.close()
-    [(_, row)] = rows_of(path)
+    _, row = kept_in(path)
     write_row(path, ROOT + b"other", row)
     book = DeliveryFile.open(path)
     assert book.get(ROOT, b"other") is None
