@@ -122,12 +122,8 @@ class Decider:
         if len(segment.text) > LARGEST:
             return Decision(None, "", "it is too large for other forms")
         strip = self._lossy(STRIP, use) if STRIP in use.use else None
-        found = (
-            None
-            if strip is None
-            else strip.shorten(segment.text, ref=ref, query="", count=self._count)
-        )
-        if strip is not None and found is not None:
+        found = strip and strip.shorten(segment.text, ref=ref, query="", count=self._count)
+        if strip and found:
             stripped = _Stripped(strip.name, found, ref)
             decision = self._in_forms(segment, use, earlier, salt, stripped)
             names = strip.name, decision.filters
