@@ -27,8 +27,8 @@ _LINE: Final = " .\n"
 """A word with a line end."""
 _REMEMBERED: Final = 1 << 20
 """Characters of words whose counts are remembered; then it begins anew."""
-_LONGEST: Final = 200
-"""Characters of a word that is remembered."""
+_LONGEST: Final = 1 << 12
+"""Characters of a word that is remembered: long hexadecimal numbers are counted once, too."""
 _SHORT: Final = 40
 """A text of no more characters is counted as a whole."""
 _SAMPLES: Final = (
@@ -52,6 +52,8 @@ class TokenCounts:
     def __init__(self, starts: Callable[[str], Sequence[int]]) -> None:
         self._starts = starts
         self._known: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
+        """Of words that a text began or ended with."""
         self._room = _REMEMBERED
         texts = _texts()
         self._words = next((words for words in _WORDS if self._adds_up(words, texts)), None)
@@ -61,7 +63,7 @@ class TokenCounts:
         if self._words is None or len(text) <= _SHORT:
             return len(self._starts(text)) if text else 0
         if self._room < 0:
-            self._known, self._room = {}, _REMEMBERED
+            self._known, self._ends, self._room = {}, {}, _REMEMBERED
         known = self._known  # which is only taken the place of, whatever other threads do
         first, *words = self._words.findall(text)
         fresh = [word for word in dict.fromkeys(words[:-1]) if word not in known]
@@ -70,10 +72,19 @@ class TokenCounts:
         known.update(kept)
         self._room -= sum(map(len, kept))
         # What a text begins and ends with may have no word, or no white space to part it.
-        ends = sum(len(self._starts(word)) for word in (first, *words[-1:]))
+        ends = sum(map(self._end, (first, *words[-1:])))
         if len(kept) == len(counts):
             return ends + sum(map(known.__getitem__, words[:-1]))
         return ends + sum(known[word] if word in known else counts[word] for word in words[:-1])
+
+    def _end(self, word: str) -> int:
+        found = self._ends.get(word)
+        if found is None:
+            found = len(self._starts(word))
+            if len(word) <= _LONGEST:
+                self._ends[word] = found
+                self._room -= len(word)
+        return found
 
     def _counted(self, words: Sequence[str]) -> list[int]:
         """Count the tokens of words in one go; none of them is the first of its text.

@@ -15,7 +15,8 @@ leads through another mark. Content that looks like a mark has `[quoted] ` befor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from typing import Literal
@@ -100,9 +101,16 @@ class _Writer:
         self._earlier = earlier
         self._numbers = _numbers(lines, earlier)
         """The numbers of what each line has after the key; `UNQUOTABLE` if it begins otherwise."""
-        self._keys = {before: run_keys(numbers) for before, numbers in self._numbers.items()}
-        self._known = earlier.known({*chain(*self._keys.values(), *self._numbers.values())})
         self._lengths = list(map(len, lines))
+        self._keys = {before: self._looked_up(numbers) for before, numbers in self._numbers.items()}
+        """What is looked up for a run that begins at each line, and for each line alone."""
+        keys = [*chain(*self._keys.values())]
+        self._known = earlier.known({*chain(*keys)})
+        self._again = _again(chain(*self._keys[""]), chain(*self._keys.get(_PLUS, ())))
+        either = self._known | self._again
+        at = (map(either.__contains__, each) for each in keys)
+        self._begins = list(map(any, zip(*at, strict=True)))
+        """Whether a run may begin at each line: at most lines of most texts, none does."""
         self._ends = [0, *accumulate(length + 1 for length in self._lengths)]
         self._own = earlier.count + 1
         self._written: list[str] = []
@@ -111,11 +119,18 @@ class _Writer:
         self._places: dict[int, list[int]] = {}
         """The places of keys among the lines written so far."""
 
+    def _looked_up(self, numbers: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the key of the run at each line, and of the line alone; 0 where there is none."""
+        long = [
+            number if length >= ALONE else 0
+            for number, length in zip(numbers, self._lengths, strict=True)
+        ]
+        return run_keys(numbers), long
+
     def write(self) -> str:
         start = 0
         while start < len(self._lines):
-            either = (list(self._runs(start, before)) for before in self._numbers)
-            runs = max(either, key=_length)
+            runs = self._most(start) if self._begins[start] else ()
             end = start + _length(runs)
             room = self._ends[end] - self._ends[start] - 1
             if room >= ALONE and len(mark := _mark(runs, self._earlier)) < room:
@@ -127,6 +142,10 @@ class _Writer:
             start = end
         return "\n".join(self._written)
 
+    def _most(self, start: int) -> Sequence[_Run]:
+        """Return the runs from `start` on that cover most lines."""
+        return max((list(self._runs(start, before)) for before in self._numbers), key=_length)
+
     def _runs(self, start: int, before: str) -> Iterator[_Run]:
         """Yield runs that follow one another from `start` on."""
         while start < len(self._lines) and (run := self._longest(start, before)):
@@ -137,9 +156,8 @@ class _Writer:
         best = None
         length = 0
         numbers = self._numbers[before]
-        long = numbers[start] if self._lengths[start] >= ALONE else 0
-        for key in (self._keys[before][start], long):
-            for piece, line in self._places_of(key):
+        for keys in self._keys[before]:
+            for piece, line in self._places_of(keys[start]):
                 common = self._common(piece, line, numbers, start)
                 if common > length:
                     best, length = _Run(piece, line, common, before), common
@@ -169,13 +187,14 @@ class _Writer:
     def _put(self, line: str, number: int) -> None:
         self._written.append(line)
         self._seen.append(number)
-        last = len(self._seen) - 1
-        self._index(run_key(self._seen, last - RUN_LINES + 1), last - RUN_LINES + 1)
-        if len(line) >= ALONE:
-            self._index(number, last)
+        if self._again:
+            last = len(self._seen) - 1
+            self._index(run_key(self._seen, last - RUN_LINES + 1), last - RUN_LINES + 1)
+            if len(line) >= ALONE:
+                self._index(number, last)
 
     def _index(self, key: int, start: int) -> None:
-        if key:
+        if key in self._again:
             places = self._places.setdefault(key, [])
             if len(places) < PLACES:
                 places.append(start)
@@ -219,6 +238,15 @@ class _Reader:
         if self._size > LONGEST:
             raise FormBroken(_NAME, f"it stands for more than {LONGEST} characters")
         self._lines.append(line)
+
+
+def _again(keys: Iterable[int], others: Iterable[int]) -> set[int]:
+    """Return the keys that come again in a text, or that others lead to."""
+    found = Counter(keys)
+    again = {key for key, times in found.items() if times > 1}
+    again.update(key for key in others if key in found)
+    again.discard(0)
+    return again
 
 
 def _numbers(lines: Sequence[str], earlier: Earlier) -> dict[str, list[int]]:

@@ -98,7 +98,8 @@ def _merged(masks: dict[tuple[str, ...], list[int]]) -> Iterator[_Group]:
 
 def _alike(one: list[str], other: list[str]) -> bool:
     differing = sum(map(ne, one, other))
-    if 3 * (differing - 1) > len(one):
+    equal = len(one) - differing
+    if equal < 2 or 3 * (differing - 1) > equal:
         return False
     constant = sum(a == b != _PARAMETER and b != "" for a, b in zip(one, other, strict=True))
     return constant >= 2 and differing <= 1 + constant // 3

@@ -139,7 +139,17 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(100):
         text = "\n".join(f"{number} {number * 100 + line} of many" for line in range(50))
         assert counts.count(text) == len(re.findall(r"\w+|\W", text))
-        assert sum(map(len, counts._known)) < 12_000
-    long = " ".join(["x" * 1000] * 10)
+        assert sum(map(len, (*counts._known, *counts._ends))) < 12_000
+    long = " ".join(["x" * 5000] * 10)
     assert counts.count(long) == 19
-    assert not any("x" in word for word in counts._known)
+    assert not any("x" in word for word in (*counts._known, *counts._ends))
+
+
+def test_what_a_text_begins_and_ends_with_is_counted_once() -> None:
+    words = Words(r"\w+|\W")
+    counts = TokenCounts(words.starts)
+    long = "0" * 1000
+    assert counts.count(f"{long} a {long}") == 5
+    words.asked.clear()
+    assert counts.count(f"{long} b {long}") == 5
+    assert words.asked == [" b"]
