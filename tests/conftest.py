@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -13,6 +14,12 @@ import pytest
 if os.environ.get("AGENTBUS_TEST_COMPILED"):
     # `make test-compiled`: the same tests, of the compiled modules.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "build" / "compiled"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector leave alone what stays to the end: thousands of tests and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=[("asyncio", {"use_uvloop": True})], ids=["uvloop"])

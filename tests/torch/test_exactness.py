@@ -2,11 +2,12 @@
 
 Both read the same converted weights; that the conversion itself is right is `test_gguf`'s claim.
 Teacher-forced: both score the same tokens, so that one near-tie does not make the rest differ.
+Prompts are answered without reuse, alone or together, and then all at once with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 import pytest
@@ -26,6 +27,8 @@ pytestmark = [
 
 TOKENS = 16
 """Of each answer; `make soak` compares thousands."""
+ALONE = 5
+"""Prompts that are answered one at a time."""
 MARGIN = 1e-3
 """Gap between the reference's two best scores above which both must choose the same token."""
 
@@ -88,19 +91,30 @@ def prompts(loaded: Loaded) -> list[tuple[int, ...]]:
 
 
 def decode(
-    runner: Runner, prompt: tuple[int, ...], forced: tuple[int, ...] = (), *, reuse: bool
-) -> tuple[tuple[int, ...], torch.Tensor, int]:
-    """Return the tokens, the scores [TOKENS, vocabulary] they were chosen from, and the reuse."""
-    sequence = runner.add(
-        Call(prompt=prompt, max_tokens=TOKENS, forced=forced, ignore_end=True, reuse=reuse)
-    )
-    rows = []
-    while not sequence.ended:
-        runner.step()
-        if sequence.logits is not None:
-            rows.append(sequence.logits)
-    runner.finish(sequence)
-    return tuple(sequence.generated), torch.stack(rows).cpu(), sequence.reused
+    runner: Runner,
+    prompts: Sequence[tuple[int, ...]],
+    forced: Sequence[tuple[int, ...]],
+    *,
+    reuse: bool,
+) -> list[tuple[tuple[int, ...], torch.Tensor, int]]:
+    """Return of each the tokens, their scores [TOKENS, vocabulary], and the reuse; all at once."""
+    sequences = [
+        runner.add(
+            Call(prompt=prompt, max_tokens=TOKENS, forced=tokens, ignore_end=True, reuse=reuse)
+        )
+        for prompt, tokens in zip(prompts, forced, strict=True)
+    ]
+    rows: dict[int, list[torch.Tensor]] = {id(sequence): [] for sequence in sequences}
+    while not all(sequence.ended for sequence in sequences):
+        for sequence, token in runner.step():
+            if token is not None and sequence.logits is not None:
+                rows[id(sequence)].append(sequence.logits)
+    for sequence in sequences:
+        runner.finish(sequence)
+    return [
+        (tuple(sequence.generated), torch.stack(rows[id(sequence)]).cpu(), sequence.reused)
+        for sequence in sequences
+    ]
 
 
 def disagreements(found: torch.Tensor, expected: torch.Tensor) -> tuple[int, int]:
@@ -115,19 +129,21 @@ def test_the_engine_agrees_with_transformers(
     loaded: Loaded, reference: torch.nn.Module, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = {"without reuse": 0, "with reuse": 0}
-    skipped, reused, worst = 0, 0, 0.0
-    for prompt in prompts(loaded):
-        tokens, cold, _ = decode(loaded.runner, prompt, reuse=False)
+    skipped, worst = 0, 0.0
+    asked = prompts(loaded)
+    first = [decode(loaded.runner, [prompt], [()], reuse=False)[0] for prompt in asked[:ALONE]]
+    first += decode(loaded.runner, asked[ALONE:], [()] * len(asked[ALONE:]), reuse=False)
+    again = decode(loaded.runner, asked, [tokens for tokens, _, _ in first], reuse=True)
+    for prompt, (tokens, cold, _), (_, warm, _) in zip(asked, first, again, strict=True):
         with torch.inference_mode():
             scores = reference(torch.tensor([prompt + tokens])).logits[0]
         expected = scores[len(prompt) - 1 : -1]
-        _, warm, matched = decode(loaded.runner, prompt, tokens, reuse=True)
         for name, found in (("without reuse", cold), ("with reuse", warm)):
             differing, unsure = disagreements(found, expected)
             wrong[name] += differing
             worst = max(worst, float((found - expected).abs().max()))
         skipped += unsure
-        reused += matched > 0
+    reused = sum(matched > 0 for _, _, matched in again)
     total = len(ASKS) * TOKENS
     with capsys.disabled():
         print(
