@@ -30,6 +30,9 @@ _UNSPACED = (
 )
 """Letters of scripts without spaces between words, and of Korean, whose words take many endings."""
 _WORD = re.compile(rf"([{_UNSPACED}]+)|[^\W{_UNSPACED}]+")
+_INNER = re.compile("_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")
+"""Stands only in words of several parts."""
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W_A-Z]+")
 _STOP = frozenset(
     re.findall(
         r"\w+",
@@ -86,13 +89,21 @@ def _okapi(asked: Mapping[str, int], texts: Sequence[Counter[str]]) -> list[floa
 
 
 def _terms(text: str) -> Iterator[str]:
-    """Yield the stems of a text's words; of words without spaces between them, pairs of letters."""
-    for found in _WORD.finditer(text.casefold()):
-        word = found[0]
+    """Yield the stems of a text's words; of words without spaces between them, pairs of letters.
+
+    Names of programs yield their parts, too: `tcp_keepalive_time` and `TcpKeepalive` are found by
+    what people call them.
+    """
+    has_parts = _INNER.search(text) is not None
+    for found in _WORD.finditer(text):
+        word = found[0].casefold()
         if found[1] and len(word) > 1:
             yield from map("".join, pairwise(word))
         elif word not in _STOP:
             yield _stem(word)
+            if has_parts and _INNER.search(found[0]):
+                parts = (part.casefold() for part in _PARTS.findall(found[0]))
+                yield from (_stem(part) for part in parts if part not in _STOP)
 
 
 def _stem(word: str) -> str:

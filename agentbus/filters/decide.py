@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,23 +87,20 @@ class Decider:
         loses = LOSSY.intersection(use.use)
         ref = self._references.of(node) if loses or STRIP in use.use else ""
         best = self._without_loss(segment, use, ref, earlier, salt)
-        whys = [] if best.why == _FOR_OTHERS else [best.why]
-        in_vain: list[str] = []
-        too_little: list[str] = []
+        told: dict[str, list[str]] = {}
         for lossy in filter(None, (self._lossy(name, use) for name in use.use if name in LOSSY)):
             if self._is_off(segment.author, lossy.name):
-                whys.append(f"{lossy.name} is off here, since it did harm")
+                told.setdefault("did harm here, hence off", []).append(lossy.name)
                 continue
             found = lossy.shorten(segment.text, ref=ref, query=query, count=self._count)
             shorter = found and self._lossy_decision(best, segment, found, lossy.name)
             if shorter:
-                return shorter
-            (too_little if found else in_vain).append(lossy.name)
-        if in_vain:
-            whys.append(f"{' and '.join(in_vain)} left nothing out")
-        if too_little:
-            whys.append(f"{' and '.join(too_little)} would spare too little to lose something")
-        return replace(best, why="; ".join(whys)) if whys else best
+                return _also(shorter, told)
+            what = "would spare too little to lose something" if found else "left nothing out"
+            told.setdefault(what, []).append(lossy.name)
+        if told and best.why == _FOR_OTHERS:
+            best = replace(best, why="")
+        return _also(best, told)
 
     def _lossy_decision(
         self, best: Decision, segment: Segment, found: Shortened, name: str
@@ -166,6 +163,12 @@ class Decider:
             if len(self._memo) > _MEMO:
                 self._memo.popitem(last=False)
         return found
+
+
+def _also(decision: Decision, told: Mapping[str, Sequence[str]]) -> Decision:
+    """Say of other filters, too, why they did nothing."""
+    whys = [f"{' and '.join(names)} {what}" for what, names in told.items()]
+    return replace(decision, why="; ".join(filter(None, [decision.why, *whys])))
 
 
 def estimate_tokens(text: str, count: Count) -> int:

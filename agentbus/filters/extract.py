@@ -53,7 +53,7 @@ class Extract:
     ranker: Ranker = _BM25
     must_keep: Callable[[str], bool] = _nothing
     """Says of a unit whether it must stay."""
-    name: str = "extract/2"
+    name: str = "extract/3"
     """Another ranker, another rule or another share leaves out other units: give it another name."""
 
     def __post_init__(self) -> None:

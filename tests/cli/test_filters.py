@@ -127,7 +127,7 @@ def test_why_a_text_stays_as_it_is_is_said(tmp_path: Path) -> None:
     path.write_text("Nothing to gain here.")
     assert "prose.txt: no filter is for such a text." in invoke(path).output
     asked = " ".join(invoke(path, "--query", "What?").output.split())
-    assert "prose.txt: extract/2 and offload/1 left nothing out." in asked
+    assert "prose.txt: extract/3 and offload/1 left nothing out." in asked
 
 
 def test_why_a_text_is_no_json_is_said(tmp_path: Path) -> None:
@@ -137,11 +137,18 @@ def test_why_a_text_is_no_json_is_said(tmp_path: Path) -> None:
     assert "such a text: it is no JSON (line 1, column 20: expecting ',' delimiter)." in shown
 
 
+def test_a_filter_that_took_over_says_from_which_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("".join(f"row {number} of quite ordinary content\n" for number in range(900)))
+    shown = " ".join(invoke(path, "--query", "whales").output.split())
+    assert "offload/1" in shown and "tokens fewer; extract/3 left nothing out." in shown
+
+
 def test_a_query_that_leaves_nothing_out_is_said_beside_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "one.json"
     path.write_text('{"a" : 1 , "b" : 2 , "c" : 3 }')
     asked = " ".join(invoke(path, "--query", "What?").output.split())
-    assert "tokens fewer; extract/2 and offload/1 left nothing out." in asked
+    assert "tokens fewer; extract/3 and offload/1 left nothing out." in asked
     assert "one.json:" not in invoke(path).output
 
 
@@ -204,7 +211,7 @@ def test_a_query_is_asked_about_all_files(tmp_path: Path) -> None:
         path.write_text(" ".join([*about, f"The whales of {path.stem} sing."]))
     found = json.loads(invoke(*paths, "--query", "Do whales sing?", "--json").output)["files"]
     for path, one in zip(paths, found, strict=True):
-        assert one["form"] == "extract/2"
+        assert one["form"] == "extract/3"
         assert f"The whales of {path.stem} sing." in one["text"]
         assert one["delivered"] < one["sent"] / 3
 
@@ -225,7 +232,7 @@ def test_extract_keeps_the_share_that_is_named(tmp_path: Path) -> None:
         (found,) = json.loads(invoke(path, *map(str, arguments)).output)["files"]
         assert keep * 0.8 < found["delivered"] / found["sent"] <= keep
     shown = " ".join(invoke(path, "--use", "extract").output.split())
-    assert "whales.txt: extract/2 left nothing out." in shown
+    assert "whales.txt: extract/3 left nothing out." in shown
     assert "least to do with a --query, and there is none." in shown
 
 

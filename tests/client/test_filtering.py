@@ -274,7 +274,7 @@ async def test_a_document_is_shortened_for_what_is_asked(pair: Pair) -> None:
         call.context = call.context.document(document)
         await call.generate("When did the harbour of town 42 open?")
         receipt = next(one for one in await call.receipts() if one.kind == "document")
-        assert receipt.filters == "extract/2" and receipt.left_out
+        assert receipt.filters == "extract/3" and receipt.left_out
         assert call.context.fetch(receipt.ref).text == document
         return ""
 

@@ -64,6 +64,16 @@ def test_what_a_unit_says_that_fits_is_looked_for_too() -> None:
     assert drawn > 1 > born == 0.5 > rained == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["net.ipv4.tcp_keepalive_time", "TcpKeepaliveTime", "tcpKeepaliveTime", "TCPKeepalive"]
+)
+def test_names_of_programs_are_found_by_their_parts(name: str) -> None:
+    named, other = score("tcp keepalive", f"{name} = 7200\n", "dev.cdrom.lock = 1\n")
+    assert named > 1 > other
+    whole, part = score(name, f"{name} = 7200\n", "keepalive\n")
+    assert whole > part > 0, "the whole name counts more"
+
+
 @pytest.mark.parametrize("query", ["", "?", "who was it", "snow"])
 def test_without_a_word_of_the_query_nothing_fits(query: str) -> None:
     assert score(query, *UNITS) == [0, 0, 0, 0]

@@ -107,7 +107,7 @@ def test_an_edge_that_loses_is_turned_off() -> None:
     assert "saved" in talk.guard.why_off(EDGE)
     assert talk.runs("ls again", 99) == output(99)
     receipt = talk.pipeline.deliver(talk.context, PLAN, "reader").receipts()[-1]
-    assert receipt.decision.why == "half/1 is off here, since it did harm"
+    assert receipt.decision.why == "half/1 did harm here, hence off"
 
 
 def test_what_strip_does_is_turned_off_too() -> None:
