@@ -17,7 +17,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from ..errors import MalformedFrame, PeerLost, restore
 
-__all__ = ["START_TIMEOUT_S", "STOP_TIMEOUT_S", "serving_child"]
+__all__ = ["START_TIMEOUT_S", "STOP_TIMEOUT_S", "ServingChild", "serving_child"]
 
 START_TIMEOUT_S = 180.0
 """A first start may have to convert the model's weights."""
@@ -26,13 +26,47 @@ STOP_TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
+class ServingChild:
+    """A process that is an HTTP server, or is on its way to be one."""
+
+    def __init__(self, process: Process, module: str) -> None:
+        self._process = process
+        self._module = module
+
+    async def url(self) -> str:
+        """Wait until it serves, and return where.
+
+        Raises:
+            PeerLost: the child ended, or said nothing for `START_TIMEOUT_S`.
+            AgentbusError: the child could not start; it is the same class as there.
+        """
+        match await self._answer():
+            case {"port": int(port)}:
+                return f"http://127.0.0.1:{port}"
+            case {"error": {"code": str(code), "fields": dict(fields)}}:
+                raise restore(code, fields)
+            case _:
+                raise MalformedFrame(f"{self._module} did not say that it is ready")
+
+    async def _answer(self) -> object:
+        if self._process.stdout is None:
+            raise PeerLost(self._module)
+        answers = BufferedByteReceiveStream(self._process.stdout)
+        try:
+            with anyio.fail_after(START_TIMEOUT_S):
+                return orjson.loads(await answers.receive_until(b"\n", _MAX_ANSWER_BYTES))
+        except (TimeoutError, anyio.IncompleteRead, anyio.DelimiterNotFound) as error:
+            raise PeerLost(self._module) from error
+
+
 @asynccontextmanager
-async def serving_child(module: str, settings: Mapping[str, object]) -> AsyncGenerator[str, None]:
-    """Run `python -m module` as an HTTP server and yield its URL.
+async def serving_child(
+    module: str, settings: Mapping[str, object]
+) -> AsyncGenerator[ServingChild, None]:
+    """Run `python -m module` as an HTTP server. It begins at once, and ends with the block.
 
     Raises:
-        PeerLost: the child ended, or said nothing for `START_TIMEOUT_S`.
-        AgentbusError: the child could not start; it is the same class as there.
+        PeerLost: the child ended before it was told its settings.
     """
     process = await anyio.open_process(
         [sys.executable, "-m", module],
@@ -42,33 +76,20 @@ async def serving_child(module: str, settings: Mapping[str, object]) -> AsyncGen
         start_new_session=True,  # an interrupt reaches the parent alone, which ends its children
     )
     try:
-        yield f"http://127.0.0.1:{await _start(process, module, settings)}"
+        await _tell(process, module, settings)
+        yield ServingChild(process, module)
     finally:
         await _stop(process)
 
 
-async def _start(process: Process, module: str, settings: Mapping[str, object]) -> int:
-    if process.stdin is None or process.stdout is None:
+async def _tell(process: Process, module: str, settings: Mapping[str, object]) -> None:
+    if process.stdin is None:
         raise PeerLost(module)
-    answers = BufferedByteReceiveStream(process.stdout)
     try:
         with anyio.fail_after(START_TIMEOUT_S):
             await process.stdin.send(orjson.dumps(settings) + b"\n")
-            line = await answers.receive_until(b"\n", _MAX_ANSWER_BYTES)
-    except (
-        TimeoutError,
-        anyio.BrokenResourceError,
-        anyio.IncompleteRead,
-        anyio.DelimiterNotFound,
-    ) as error:
+    except (TimeoutError, anyio.BrokenResourceError) as error:
         raise PeerLost(module) from error
-    match orjson.loads(line):
-        case {"port": int(port)}:
-            return port
-        case {"error": {"code": str(code), "fields": dict(fields)}}:
-            raise restore(code, fields)
-        case _:
-            raise MalformedFrame(f"{module} did not say that it is ready")
 
 
 async def _stop(process: Process) -> None:

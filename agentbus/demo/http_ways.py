@@ -22,7 +22,7 @@ import httpx
 
 from ..config import EngineSettings
 from ..errors import MalformedFrame
-from .children import serving_child
+from .children import ServingChild, serving_child
 from .events import HopResult, Leg
 from .http_client import EventClient, open_client
 from .script import Conversation, Said
@@ -188,12 +188,13 @@ async def ordinary_ways(
     """
     logs = {way: folder / f"{way}_tokens.jsonl" for way in HTTP_LAYOUTS}
     async with AsyncExitStack() as stack:
-        engines = {
+        starting = {
             way: await stack.enter_async_context(
                 _engine(way, conversation, model_spec, replace(settings, token_log=str(log)))
             )
             for way, log in logs.items()
         }
+        engines = {way: await engine.url() for way, engine in starting.items()}
         client = await stack.enter_async_context(open_client())
         agents = await _start_agents(stack, client, conversation, model_spec, engines)
         ways = tuple(HttpWay(way, conversation, agents, log) for way, log in logs.items())
@@ -204,7 +205,7 @@ async def ordinary_ways(
 
 def _engine(
     way: str, conversation: Conversation, model: str, settings: EngineSettings
-) -> AbstractAsyncContextManager[str]:
+) -> AbstractAsyncContextManager[ServingChild]:
     return serving_child(
         _ENGINE_MODULE,
         {
@@ -225,23 +226,31 @@ async def _start_agents(
 ) -> dict[str, EventClient]:
     """Start the agents' processes, neighbours in the conversation in different ones."""
     names = [role.name for role in conversation.roles]
+    groups = [names[number::_AGENT_PROCESSES] for number in range(_AGENT_PROCESSES)]
+    starting = [
+        await stack.enter_async_context(_agents(hosted, conversation, model, engines))
+        for hosted in groups
+    ]
     agents: dict[str, EventClient] = {}
-    for number in range(_AGENT_PROCESSES):
-        hosted = names[number::_AGENT_PROCESSES]
-        url = await stack.enter_async_context(
-            serving_child(
-                _AGENT_MODULE,
-                {
-                    "engines": {**engines, **{WARM_UP + way: engines[way] for way in engines}},
-                    "model": model,
-                    "roles": {role.name: role.text for role in conversation.roles},
-                    "agents": hosted,
-                    "layouts": {
-                        **HTTP_LAYOUTS,
-                        **{WARM_UP + w: lay for w, lay in HTTP_LAYOUTS.items()},
-                    },
-                },
-            )
-        )
+    for hosted, child in zip(groups, starting, strict=True):
+        url = await child.url()
         agents |= {name: EventClient(client, url, "orchestrator to agent") for name in hosted}
     return agents
+
+
+def _agents(
+    hosted: Sequence[str], conversation: Conversation, model: str, engines: Mapping[str, str]
+) -> AbstractAsyncContextManager[ServingChild]:
+    return serving_child(
+        _AGENT_MODULE,
+        {
+            "engines": {**engines, **{WARM_UP + way: engines[way] for way in engines}},
+            "model": model,
+            "roles": {role.name: role.text for role in conversation.roles},
+            "agents": hosted,
+            "layouts": {
+                **HTTP_LAYOUTS,
+                **{WARM_UP + way: layout for way, layout in HTTP_LAYOUTS.items()},
+            },
+        },
+    )

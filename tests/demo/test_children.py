@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import anyio
 import httpx
 import pytest
@@ -22,7 +24,8 @@ SETTINGS = {
 
 
 async def test_a_child_serves_until_the_block_ends() -> None:
-    async with serving_child(AGENT, SETTINGS) as url, httpx.AsyncClient() as client:
+    async with serving_child(AGENT, SETTINGS) as child, httpx.AsyncClient() as client:
+        url = await child.url()
         assert (await client.post(url + "/plain/agents/nobody")).status_code == 404
         assert (await client.post(url + "/other/agents/alpha")).status_code == 404
         broken = await client.post(url + "/plain/agents/alpha", content=b"{")
@@ -38,18 +41,28 @@ async def test_a_child_ends_by_itself_when_its_input_ends(
 ) -> None:
     monkeypatch.setattr(children, "STOP_TIMEOUT_S", 40.0)
     with anyio.fail_after(30):
-        async with serving_child(AGENT, SETTINGS):
-            pass
+        async with serving_child(AGENT, SETTINGS) as child:
+            await child.url()
 
 
 async def test_a_child_that_cannot_start_says_why() -> None:
     settings = {"model": "nosuchkind:x", "engine": {}, "forced": {}, "uncached": []}
     with pytest.raises(UnknownEngine):
-        async with serving_child(ENGINE, settings):
-            pass
+        async with serving_child(ENGINE, settings) as child:
+            await child.url()
 
 
 async def test_a_child_that_says_nothing_is_a_lost_peer() -> None:
     with pytest.raises(PeerLost):
-        async with serving_child("agentbus.names", {}):
-            pass
+        async with serving_child("agentbus.names", {}) as child:
+            await child.url()
+
+
+async def test_children_start_at_once() -> None:
+    with anyio.fail_after(30):
+        async with AsyncExitStack() as stack:
+            started = [
+                await stack.enter_async_context(serving_child(AGENT, SETTINGS)) for _ in range(3)
+            ]
+            urls = [await child.url() for child in reversed(started)]
+    assert len(set(urls)) == 3
