@@ -347,12 +347,20 @@ class PagedAttention:
         return self._together[1]
 
     def _extend_tables(self, parts: Sequence[Part]) -> None:
-        """Tell the device which blocks the sequences got since the last step."""
+        """Tell the device which blocks the sequences got since the last step, all at once."""
+        width = self._tables.shape[1]
+        places: list[int] = []
+        blocks: list[int] = []
         for part in parts:
             known, count = self._known[part.slot], len(part.blocks)
             if known < count:
-                overwrite(self._tables[part.slot, known:count], part.blocks[known:])
+                first = part.slot * width
+                places += range(first + known, first + count)
+                blocks += part.blocks[known:]
                 self._known[part.slot] = count
+        if places:
+            at, new = upload((places, blocks), torch.int32, self._device)
+            self._tables.view(-1).index_put_((at,), new)
 
 
 def _splits(programs: int) -> int:

@@ -30,10 +30,6 @@ __all__ = ["Computation"]
 
 logger = logging.getLogger(__name__)
 
-_YIELD_S = 2e-5
-"""A pause after the last tokens of answers: ending them is Python's work alone, and would keep
-their readers' threads waiting for the interpreter's lock."""
-
 
 class Computation:
     """The `Worker` of one engine's driver."""
@@ -82,12 +78,20 @@ class Computation:
         for sequence, chosen in outcomes:
             if chosen is not None:
                 self._hand_on(self._answers[sequence], chosen)
-        ended = [self._answers[sequence] for sequence, _ in outcomes if sequence.ended]
-        if ended:
-            time.sleep(_YIELD_S)
-        for answer in ended:
-            self._end(answer)
-        return [answer.job for answer in ended]
+        return [self._answers[sequence].job for sequence, _ in outcomes if sequence.ended]
+
+    def end(self, job: Job) -> None:
+        answer = self._by_job[job]
+        result: Finished | AgentbusError
+        try:
+            if answer.sequence.error is not None:
+                raise answer.sequence.error
+            result = self._finish(answer)
+        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
+            answer.sequence.error = error
+            result = self._as_typed(error)
+        self.cancel(job)
+        job.post(result)
 
     def _compute(self, now: float) -> Outcomes:
         """Run a step. The one place that catches what nobody expected."""
@@ -119,20 +123,6 @@ class Computation:
             answer.add(chosen)
         except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
             answer.sequence.error = error
-
-    def _end(self, answer: Answer) -> None:
-        """Free what a sequence holds, then tell its reader how it ended."""
-        sequence, job = answer.sequence, answer.job
-        result: Finished | AgentbusError
-        try:
-            if sequence.error is not None:
-                raise sequence.error
-            result = self._finish(answer)
-        except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
-            sequence.error = error
-            result = self._as_typed(error)
-        self.cancel(job)
-        job.post(result)
 
     def _finish(self, answer: Answer) -> Finished:
         """Keep what is known of an answer that has ended well."""

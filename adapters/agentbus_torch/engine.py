@@ -6,7 +6,7 @@ that takes time (tokenizing, the forward passes, writing KV back) happens there.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as Continuations
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,7 +35,7 @@ from agentbus.telemetry import Budget
 
 from .choose import Chooser
 from .computation import Computation
-from .driver import Driver, Job
+from .driver import Driver
 from .embed import MeanPool
 from .grammar import Matcher, is_available
 from .load import Loaded, load
@@ -90,8 +90,8 @@ class TorchEngine:
         if request.schema is not None or request.must_call:
             # compiling may take a while, in which others' tokens shall go on
             matcher = await anyio.to_thread.run_sync(self._matcher, request)
-        job = Job(request, partial(self._answer_call, request, matcher))
-        async with aclosing(self._stream(job)) as results:
+        make_call = partial(self._answer_call, request, matcher)
+        async with aclosing(self._stream(request, make_call)) as results:
             async for result in results:
                 yield result
 
@@ -109,7 +109,7 @@ class TorchEngine:
         Raises as `generate` does.
         """
         request = GenerateRequest(prompt=prompt, max_tokens=0, tenant=tenant, owner=owner)
-        return await self._run(Job(request, partial(self._prefill_call, request)))
+        return await self._run(request, partial(self._prefill_call, request))
 
     async def score(
         self,
@@ -131,7 +131,7 @@ class TorchEngine:
         for at in range(len(ids)):
             sinks: list[ContinuationScore] = []
             make_call = partial(self._score_call, request, ids[at:], sinks)
-            usage += await self._run(Job(request, make_call))
+            usage += await self._run(request, make_call)
             scores.append(sinks[0].score())
             request = replace(request, budget=None)  # it pays for all, or the first was refused
         return Scores(tuple(scores), usage)
@@ -147,7 +147,7 @@ class TorchEngine:
         for text in ids:
             pool = MeanPool(self._runner.model.normed)
             make_call = partial(Call, prompt=text, max_tokens=0, reuse=False, rows=pool)
-            usage += await self._run(Job(request, make_call))
+            usage += await self._run(request, make_call)
             vectors.append(pool.vector())
         return Vectors(tuple(vectors), usage)
 
@@ -179,17 +179,19 @@ class TorchEngine:
         if self._computation.feed is not None:
             self._computation.feed.close()
 
-    async def _run(self, job: Job) -> Usage:
-        """Do a job that answers nothing."""
+    async def _run(self, request: GenerateRequest, make_call: Callable[[], Call]) -> Usage:
+        """Compute what answers nothing."""
         usage = Usage()
-        async with aclosing(self._stream(job)) as results:
+        async with aclosing(self._stream(request, make_call)) as results:
             async for result in results:
                 if isinstance(result, Finished):
                     usage = result.usage
         return usage
 
-    async def _stream(self, job: Job) -> AsyncGenerator[Piece | Finished, None]:
-        self._driver.submit(job)
+    async def _stream(
+        self, request: GenerateRequest, make_call: Callable[[], Call]
+    ) -> AsyncGenerator[Piece | Finished, None]:
+        job = self._driver.submit(request, make_call)
         try:
             while True:
                 result = await job.next()

@@ -28,6 +28,10 @@ CHUNK_TOKENS = 256
 waiting. Prompts have to be read at some time: a smaller share of a step beside those that decode
 would not shorten their answers, but make more steps of the same work."""
 
+REST_SHARE = 1 / 8
+"""How much more goes along if it is the rest of a prompt: a step of few rows reads all weights once
+more."""
+
 AHEAD_TOKENS = 64
 """Most of them for prompts that nobody waits for yet, while others decode."""
 
@@ -219,16 +223,16 @@ class Scheduler:
         for sequence in self._line():
             if decodes and _is_ahead(sequence):
                 budget = min(budget, AHEAD_TOKENS)
-            if budget and sequence.lease is None and may_start:
+            if budget > 0 and sequence.lease is None and may_start:
                 started = self._start(sequence)
                 if started:
                     step.started.append(sequence)
                 elif sequence.passed >= PATIENCE and not self._computing(sequence):
                     may_start = False  # what comes free is for this one
-            if not budget or sequence.lease is None:
+            if budget <= 0 or sequence.lease is None:
                 sequence.passed += 1
                 continue
-            count = min(budget, sequence.left)
+            count = _next_rows(sequence, budget)
             budget -= count
             sequence.passed = 0
             step.rows.append((sequence, count))
@@ -335,7 +339,12 @@ class Scheduler:
         self.waiting.remove(sequence)
         self.running.append(sequence)
         step.started.append(sequence)
-        step.rows.append((sequence, min(self._chunk_tokens, sequence.left)))
+        step.rows.append((sequence, _next_rows(sequence, self._chunk_tokens)))
+
+
+def _next_rows(sequence: Sequence, budget: int) -> int:
+    """Return how many rows of a prompt come into a step with room for `budget` of them."""
+    return sequence.left if sequence.left <= (1 + REST_SHARE) * budget else budget
 
 
 def _is_ahead(sequence: Sequence) -> bool:

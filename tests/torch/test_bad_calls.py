@@ -120,6 +120,9 @@ class _Panics:
         self._do("step")
         return []
 
+    def end(self, job: Job) -> None:
+        self._do("end")
+
     def cancel(self, job: Job) -> None:
         self._do("cancel")
 
@@ -135,13 +138,12 @@ def _call() -> Call:
 @pytest.mark.parametrize("where", ["begin", "step"])
 async def test_who_waits_for_a_thread_that_is_gone_is_told(where: str) -> None:
     driver = Driver(_Panics(where), name="tiny", limit=4)
-    job = Job(GenerateRequest(prompt=(1,)), _call)
-    driver.submit(job)
+    job = driver.submit(GenerateRequest(prompt=(1,)), _call)
     with anyio.fail_after(10):
         assert isinstance(await job.next(), EngineFailed)
         await driver.withdraw(job)
         with pytest.raises(Closed):
-            driver.submit(Job(GenerateRequest(prompt=(1,)), _call))
+            driver.submit(GenerateRequest(prompt=(1,)), _call)
         await driver.aclose()
     assert driver.waiting == 0
 

@@ -99,6 +99,20 @@ def test_a_long_prompt_and_decoding_share_every_step() -> None:
     assert rows(engine.step()) == {0: 1, 1: 1}
 
 
+@pytest.mark.parametrize(("length", "steps"), [(288, [288]), (289, [256, 33]), (544, [256, 288])])
+def test_the_rest_of_a_prompt_goes_along(length: int, steps: list[int]) -> None:
+    engine = Engine()
+    engine.add(prompt(length, 1), 1)
+    assert [rows(engine.step())[0] for _ in steps] == steps
+
+
+def test_a_rest_that_goes_along_leaves_no_room_for_others() -> None:
+    engine = Engine()
+    engine.add(prompt(CHUNK_TOKENS + 32, 1), 1)
+    engine.add(prompt(CHUNK_TOKENS + 64, 2), 1)
+    assert rows(engine.step()) == {0: CHUNK_TOKENS + 32}
+
+
 def test_prompts_nobody_waits_for_hold_up_those_that_decode_by_less() -> None:
     engine = Engine()
     engine.add(prompt(10, 0), 200)
