@@ -26,9 +26,11 @@ async def open_engine(model: str, settings: EngineSettings) -> Engine:
     """
     import anyio
 
-    def load() -> TorchEngine:
-        from .engine import load_engine
+    from .openmp import short_spins
 
+    def load() -> TorchEngine:
+        with short_spins():
+            from .engine import load_engine
         return load_engine(model, settings)
 
     if not settings.kv_events:
