@@ -166,7 +166,8 @@ def check_folder(folder: Path) -> Check:
         return Check("socket folder", "fail", f"{folder} is another user's", "name another --bus")
     if status.st_mode & 0o077:
         found = f"{folder} is open to other users"
-        return Check("socket folder", "fail", found, f"chmod 700 {folder}")
+        advice = "name a --bus in a folder of your own (chmod 700)"  # this one may be /tmp
+        return Check("socket folder", "fail", found, advice)
     return Check("socket folder", "ok", f"{folder} is yours alone")
 
 
@@ -205,7 +206,7 @@ def check_place(url: str) -> Iterator[Check]:
 async def check_broker(url: str, join: Join) -> Check:
     """Look whether the broker answers, and how fast."""
     if url.startswith(_UNIX) and not await anyio.Path(url.removeprefix(_UNIX)).exists():
-        return Check("broker", "warn", f"none at {url}", "agentbus up")
+        return Check("broker", "warn", f"none at {url}", f"agentbus up --bus {url}")
     try:
         with anyio.fail_after(ROUND_TRIP_TIMEOUT):
             async with join("doctor") as bus:

@@ -55,7 +55,8 @@ def test_the_folder(socket_dir: Path) -> None:
     assert check_folder(folder).status == "ok"
     folder.chmod(0o755)
     open_to_others = check_folder(folder)
-    assert (open_to_others.status, open_to_others.advice) == ("fail", f"chmod 700 {folder}")
+    assert open_to_others.status == "fail"
+    assert str(folder) not in open_to_others.advice, "which may be everybody's"
 
 
 def test_sockets_that_nobody_listens_at(socket_dir: Path) -> None:
