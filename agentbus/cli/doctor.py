@@ -219,6 +219,8 @@ async def check_broker(url: str, join: Join) -> Check:
         problem = f"no answer at {url} within {ROUND_TRIP_TIMEOUT:g} s"
         return Check("broker", "fail", problem, "stop what listens there, then: agentbus up")
     except AgentbusError as error:
-        return Check("broker", "fail", str(error), "agentbus up")
+        # Others, such as of keys, say themselves what is to be done.
+        absent = isinstance(error, ConfigError) and error.setting in ("socket", "url")
+        return Check("broker", "fail", str(error), f"agentbus up --bus {url}" if absent else "")
     median = sorted(times)[ROUND_TRIPS // 2]
     return Check("broker", "ok", f"answers at {url} in {median * 1e6:.0f} µs")

@@ -81,3 +81,10 @@ async def test_the_broker(socket_dir: Path) -> None:
         await start_broker(home)
         answered = await check_broker(url, joining(url, None, None, None))
         assert (answered.status, answered.found[-2:]) == ("ok", "µs")
+
+
+async def test_a_broker_is_not_to_be_started_for_want_of_keys() -> None:
+    url = "ab://127.0.0.1:1"
+    found = await check_broker(url, joining(url, None, None, None))
+    assert (found.status, found.advice) == ("fail", "")
+    assert "agentbus keys new" in found.found
