@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..context import Cause, Finding, Linter, SegmentKind, TokenCounter
+from ..context import Cause, Finding, Linter, Part, SegmentKind, TokenCounter
 from ..errors import ConfigError, LayoutError
 from .context_files import ModelCall, Session, read_sessions
 from .counting import Counting, open_counting
@@ -26,6 +28,8 @@ context = typer.Typer(
 )
 
 _DIGEST_SHOWN = 12
+_BEGINNING = 48
+"""Characters shown of a part."""
 
 Files = Annotated[
     list[Path],
@@ -65,8 +69,8 @@ def show(
     async def job() -> None:
         counting = await open_counting(model)
         sessions = read_sessions(file, agent)
-        chosen = _chosen(file, sessions, session, call)
-        _show(chosen, counting, json=json)
+        title, chosen = _chosen(file, sessions, session, call)
+        _show(title, chosen, counting, json=json)
 
     run(job, json=json)
 
@@ -75,16 +79,18 @@ def show(
 def diff(
     files: Files, model: Model = "", agent: AgentName = "assistant", json: Json = False
 ) -> None:
-    """Say where the contexts of two calls part: the last two of a file, or the last of each."""
+    """Say where the contexts of two calls part: a file's last two, or the last of each of two.
+
+    Of a file with several sessions the last one counts. Behind that place, - is what only the
+    first call has, + what only the second has, and = what both have.
+    """
 
     async def job() -> None:
         if len(files) > 2:
             raise ConfigError("context diff", "takes one file or two")
-        calls = [s.calls for file in files for s in read_sessions(file, agent)[-1:]]
-        pair = calls[0][-2:] if len(files) == 1 else (calls[0][-1], calls[1][-1])
-        if len(pair) != 2:
-            raise ConfigError("context diff", f"{files[0]} has one call; name a second file")
-        _diff(*pair, await open_counting(model), json=json)
+        wanted = 2 if len(files) == 1 else 1
+        one, other = (call for file in files for call in _last(file, agent, wanted))
+        _diff(one, other, await open_counting(model), json=json)
 
     run(job, json=json)
 
@@ -115,15 +121,29 @@ def _notes(counting: Counting) -> list[str]:
     return [counting.note, f"Its chat template {template.problem}: prompts are rendered whole."]
 
 
-def _chosen(path: Path, sessions: list[Session], session: int, call: int | None) -> ModelCall:
+def _last(path: Path, agent: str, wanted: int) -> tuple[ModelCall, ...]:
+    calls = read_sessions(path, agent)[-1].calls
+    if len(calls) < wanted:
+        advice = "name a second file" if calls else "name another"
+        problem = f"the last session of {path} has {len(calls)} of {wanted} calls; {advice}"
+        raise ConfigError("context diff", problem)
+    return calls[-wanted:]
+
+
+def _chosen(
+    path: Path, sessions: list[Session], session: int, call: int | None
+) -> tuple[str, ModelCall]:
+    """Return a call, and a title that says which of how many it is."""
     if session > len(sessions):
         raise ConfigError("--session", f"{path} has {len(sessions)}")
-    calls = sessions[session - 1].calls
+    name, calls = sessions[session - 1].name, sessions[session - 1].calls
     if not calls:
         raise ConfigError("--session", f"session {session} of {path} has no calls")
     if call is not None and call > len(calls):
         raise ConfigError("--call", f"session {session} of {path} has {len(calls)}")
-    return calls[-1 if call is None else call - 1]
+    number = call or len(calls)
+    place = f"session {session} of {len(sessions)}, call {number} of {len(calls)}"
+    return f"{name}: {place}", calls[number - 1]
 
 
 def _grades(session: Session, counting: Counting) -> list[Finding]:
@@ -154,7 +174,7 @@ def _rows(call: ModelCall, count: TokenCounter) -> list[dict[str, Any]]:
     ]
 
 
-def _show(call: ModelCall, counting: Counting, *, json: bool) -> None:
+def _show(title: str, call: ModelCall, counting: Counting, *, json: bool) -> None:
     rows = _rows(call, counting.count)
     total = sum(row["size"] for row in rows)
     root = "" if call.context is None else call.context.root.hex()
@@ -172,6 +192,7 @@ def _show(call: ModelCall, counting: Counting, *, json: bool) -> None:
         cells += [row.get("digest", "")[:_DIGEST_SHOWN], str(row["characters"])]
         table.add_row(*cells, *([str(row["size"])] if counted else []))
     console = Console(highlight=False)
+    console.print(literal(title))
     console.print(table)
     console.print(f"{len(rows)} segments, {total} {counting.unit}.")
     if root:
@@ -186,7 +207,7 @@ def _diff(one: ModelCall, other: ModelCall, counting: Counting, *, json: bool) -
         (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
         min(len(before), len(after)),
     )
-    rows = [("-", part) for part in one.parts[same:]] + [("+", part) for part in other.parts[same:]]
+    rows = _changes(one.parts[same:], other.parts[same:])
     if json:
         shown = [
             {"sign": sign, "name": p.name, counting.unit: counting.count(p.turn.text)}
@@ -199,12 +220,32 @@ def _diff(one: ModelCall, other: ModelCall, counting: Counting, *, json: bool) -
     table = Table("", "part", "begins")
     table.add_column(counting.unit, justify="right")
     for sign, part in rows:
-        text = part.turn.text.strip().partition("\n")[0][:60]
-        table.add_row(sign, literal(part.name), literal(text), str(counting.count(part.turn.text)))
+        begins = literal(_beginning(part.turn.text))
+        table.add_row(sign, literal(part.name), begins, str(counting.count(part.turn.text)))
     if rows:
         console.print(table)
     console.print(literal(_sentence(finding, counting.unit)))
     console.print(literal(" ".join(_notes(counting))), style="dim")
+
+
+def _changes(one: Sequence[Part], other: Sequence[Part]) -> list[tuple[str, Part]]:
+    """Return what one alone has, then the other, with a sign: -, + or, of what both have, =."""
+    both = Counter(part.turn for part in one) & Counter(part.turn for part in other)
+    rows: list[tuple[str, Part]] = []
+    for sign, parts in (("-", one), ("+", other)):
+        left = both.copy()
+        for part in parts:
+            left[part.turn] -= 1
+            if left[part.turn] < 0:
+                rows.append((sign, part))
+            elif sign == "+":
+                rows.append(("=", part))
+    return rows
+
+
+def _beginning(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _BEGINNING else words[:_BEGINNING] + "…"
 
 
 def _sentence(finding: Finding, unit: str) -> str:

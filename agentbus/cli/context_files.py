@@ -67,14 +67,13 @@ def read_sessions(path: Path, agent: str) -> list[Session]:
             line and the field.
     """
     raw = read_bytes(path)
-    whole = _parsed(raw)
-    if whole is not None:
+    try:
+        whole = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        places, values = _lines(path, raw, error)
+    else:
         values = whole if isinstance(whole, list) and not _is_messages(whole) else [whole]
         places = [f"item {n}" if len(values) > 1 else "" for n in range(1, len(values) + 1)]
-    else:
-        lines = [(n, line) for n, line in enumerate(raw.splitlines(), start=1) if line.strip()]
-        places = [f"line {n}" for n, _ in lines]
-        values = [_line(path, place, line) for place, (_, line) in zip(places, lines, strict=True)]
     return _sessions(path, values, places, agent)
 
 
@@ -104,18 +103,19 @@ def _opened(path: Path) -> AbstractContextManager[Any]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _parsed(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _line(path: Path, place: str, line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise UnreadableFile(str(path), f"{place} is not JSON: {error}") from error
+def _lines(path: Path, raw: bytes, whole: ValueError) -> tuple[list[str], list[Any]]:
+    """Read JSON Lines; `whole` says why the file is not JSON, and where: not even its first line."""
+    places: list[str] = []
+    values: list[Any] = []
+    for number, line in enumerate(raw.splitlines(), start=1):
+        if line.strip():
+            places.append(f"line {number}")
+            try:
+                values.append(orjson.loads(line))
+            except orjson.JSONDecodeError as error:
+                problem = f"{places[-1]} is not JSON: {error}" if values else f"not JSON: {whole}"
+                raise UnreadableFile(str(path), problem) from error
+    return places, values
 
 
 def _is_messages(value: Any) -> bool:

@@ -166,7 +166,8 @@ def check_folder(folder: Path) -> Check:
         return Check("socket folder", "fail", f"{folder} is another user's", "name another --bus")
     if status.st_mode & 0o077:
         found = f"{folder} is open to other users"
-        return Check("socket folder", "fail", found, f"chmod 700 {folder}")
+        advice = "name a --bus in a folder of your own (chmod 700)"  # this one may be /tmp
+        return Check("socket folder", "fail", found, advice)
     return Check("socket folder", "ok", f"{folder} is yours alone")
 
 
@@ -205,7 +206,7 @@ def check_place(url: str) -> Iterator[Check]:
 async def check_broker(url: str, join: Join) -> Check:
     """Look whether the broker answers, and how fast."""
     if url.startswith(_UNIX) and not await anyio.Path(url.removeprefix(_UNIX)).exists():
-        return Check("broker", "warn", f"none at {url}", "agentbus up")
+        return Check("broker", "warn", f"none at {url}", f"agentbus up --bus {url}")
     try:
         with anyio.fail_after(ROUND_TRIP_TIMEOUT):
             async with join("doctor") as bus:
@@ -218,6 +219,8 @@ async def check_broker(url: str, join: Join) -> Check:
         problem = f"no answer at {url} within {ROUND_TRIP_TIMEOUT:g} s"
         return Check("broker", "fail", problem, "stop what listens there, then: agentbus up")
     except AgentbusError as error:
-        return Check("broker", "fail", str(error), "agentbus up")
+        # Others, such as of keys, say themselves what is to be done.
+        absent = isinstance(error, ConfigError) and error.setting in ("socket", "url")
+        return Check("broker", "fail", str(error), f"agentbus up --bus {url}" if absent else "")
     median = sorted(times)[ROUND_TRIPS // 2]
     return Check("broker", "ok", f"answers at {url} in {median * 1e6:.0f} µs")

@@ -42,12 +42,16 @@ def fail(message: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object on one line."""
+    """Print one JSON object on one line. Where nobody reads it, the command ends, as rich has it."""
     try:
         text = orjson.dumps(value, default=str).decode()
     except TypeError:  # it has half a character, as names of files may, or a huge number
         text = json.dumps(value, default=str)
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
+        raise SystemExit(1) from None
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

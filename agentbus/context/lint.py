@@ -283,8 +283,14 @@ def _edit(one: Part, other: Part, inner: int) -> tuple[Cause, str, str]:
 
 
 def _shown(lines: tuple[str, str], where: str) -> str:
-    now, was = (line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…" for line in lines)
+    start = max(0, common_length(*lines) - _EXCERPT // 2)
+    now, was = (_excerpt(line, start) for line in lines)
     return f"{was!r} became {now!r}{where}"
+
+
+def _excerpt(line: str, start: int) -> str:
+    end = start + _EXCERPT
+    return f"{'…' if start else ''}{line[start:end]}{'…' if end < len(line) else ''}"
 
 
 def _line_at(text: str, place: int) -> str:

@@ -21,7 +21,8 @@ _STYLE = """
 body { max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
 svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12px; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; white-space: pre; }
+tr { border-bottom: 1px solid #8884; }
 .legend span { margin-right: 1.2rem; } .legend i { display: inline-block; width: .8em;
 height: .8em; margin-right: .4em; } .pair { display: grid; gap: 0 1rem;
 grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }

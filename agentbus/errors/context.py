@@ -29,7 +29,7 @@ class UnknownContext(ContextError):
     root: str
 
     def __str__(self) -> str:
-        return f"nobody here holds the context {self.root[:16]}"
+        return f"nobody here holds the context {self.root[:16]}; retain what is to be fetched"
 
 
 @dataclass(eq=False)

@@ -207,7 +207,7 @@ def _check_directory(directory: str, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
         raise ConfigError("socket", f"the directory {directory} belongs to another user")
     if status.st_mode & 0o077:
-        problem = f"the directory {directory} is open to other users; run chmod 700 on it"
+        problem = f"the directory {directory} is open to others; name one of your own (chmod 700)"
         raise ConfigError("socket", problem)
 
 

@@ -83,6 +83,7 @@ def test_show_names_the_segments_of_the_last_call(calls: Path) -> None:
     assert len(shown["root"]) == 64
     text = invoke("show", calls, "--call", "1").stdout
     assert "6 segments, 17 tokens." in text
+    assert text.startswith("calls.jsonl: session 1 of 1, call 1 of 3")
     assert "Tokens of smollm2" in text
 
 
@@ -101,8 +102,14 @@ def test_diff_says_where_two_calls_part(calls: Path) -> None:
     assert found["segment"] == "role of assistant"
     assert "'10:00' became '10:07'" in found["detail"]
     assert (found["equal"], found["lost"]) == (0, 16)
-    assert [p["sign"] for p in found["parts"]].count("+") == 5
+    assert [(p["sign"], p["name"]) for p in found["parts"][:3]] == [
+        ("-", "role of assistant"),
+        ("+", "role of assistant"),
+        ("=", "user"),
+    ]
+    assert [p["sign"] for p in found["parts"][2:]] == ["="] * 4
     text = invoke("diff", calls).stdout.replace("\n", " ")
+    assert "<tool_call> {" in text
     assert text.startswith("Equal: 0 parts whole, the first ")
     assert "They part at role of assistant: time or identifier" in text
 
@@ -115,10 +122,25 @@ def test_diff_of_two_files_and_of_one_that_grew(calls: Path, tmp_path: Path) -> 
     assert "2 tokens are new" in invoke("diff", one, two).stdout
     two.write_text(json.dumps({"messages": [{"role": "user", "content": "Else."}]}))
     assert "They share nothing." in invoke("diff", one, two).stdout
-    for files in ([one], [one, two, calls]):
+    none = tmp_path / "none.json"
+    none.write_text('{"calls": []}')
+    for files, words in (
+        ([one], "has 1 of 2 calls; name a second file"),
+        ([none], "has 0 of 2 calls; name another"),
+        ([none, one], "has 0 of 1 calls; name another"),
+        ([one, two, calls], "takes one file or two"),
+    ):
         result = invoke("diff", *files)
         assert result.exit_code == 1
-        assert "context diff" in result.stderr
+        assert words in result.stderr
+
+
+def test_a_part_that_stands_twice_is_new_once(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": text} for text in ("One.", "Two.", "Two.")]
+    path = tmp_path / "calls.jsonl"
+    path.write_text("\n".join(json.dumps(call) for call in (said[:2], said[1:])))
+    parts = printed("diff", path)["parts"]
+    assert [part["sign"] for part in parts] == ["-", "=", "+"]
 
 
 def test_lint_grades_each_call_and_totals(calls: Path) -> None:
@@ -196,7 +218,8 @@ def test_a_model_that_was_named_must_be_there(calls: Path) -> None:
     ("content", "words"),
     [
         ("", "it is empty"),
-        ("nothing", "line 1 is not JSON"),
+        ("nothing", "not JSON: "),
+        ('{"messages": [\n]\n', "line 3"),
         ('{"messages": []}\n{', "line 2 is not JSON"),
         ("7", "not a transcript"),
         ('["x"]', "not a transcript"),

@@ -217,7 +217,7 @@ async def test_a_context_is_found_by_reference_for_as_long_as_it_is_retained(pai
         whole = talk(asker).message("a", "The moon.").user("And the sun?")
         short = whole.summarize("Tides come from the moon.", keep=1)
         (summary,) = [segment for segment in short.segments() if segment.refers]
-        with pytest.raises(UnknownContext, match="nobody here holds"):
+        with pytest.raises(UnknownContext, match="retain what is to be fetched"):
             asker.contexts.find(summary.refers)
         asker.contexts.retain(whole)
         asker.contexts.collect()

@@ -131,6 +131,9 @@ def test_an_edit_is_shown() -> None:
     found = laid_out(TALK, TEAM.user("Explain winds.").message("planner", " The moon first."))
     assert (found.cause, found.segment) == (Cause.EDITED, "user")
     assert found.detail == "'Explain tides.' became 'Explain winds.'"
+    ends = text_parts("so " * 40 + "low."), text_parts("so " * 40 + "high, and so on " * 9)
+    was, now = lint(*ends).detail.split(" became ")
+    assert was.endswith("so so low.'") and "so so high" in now and now.endswith("…'")
     assert found.lost == 3
     other = laid_out(TALK, TEAM.message("planner", "Explain tides."))
     assert (other.cause, other.detail) == (Cause.EDITED, "stands where user stood")
