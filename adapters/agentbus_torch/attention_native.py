@@ -125,10 +125,12 @@ class NativeAttention(Windowed):
             head_stride=window.stride(1),
             count=len(pieces),
             rows=len(slots),
+            results=len(members),
             heads=self._heads,
             kv_heads=self._shape.kv_heads,
             size=self._shape.head_size,
             threads=threads,
+            amx=self._kernels.amx,
             scale=math.log2(math.e) / math.sqrt(self._shape.head_size),
         )
         self._held = tuple(tables.values())

@@ -1,4 +1,4 @@
-/* Kernels of a forward pass in bfloat16 on x86-64 CPUs with AVX-512 BF16.
+/* Kernels of a forward pass in bfloat16 on x86-64 CPUs with AVX-512 BF16, and AMX where it is.
  *
  * Attention is computed in tiles with a running maximum and sum, as in FlashAttention
  * (https://arxiv.org/abs/2205.14135); what rows see is split into pieces that are computed apart and
@@ -22,7 +22,15 @@ enum {
     TILE = 6,       /* query rows that are multiplied at once: 24 accumulators */
     MAX_SIZE = 256, /* of a head */
     STATE = 16,     /* floats of a partial result before its sums: its maximum and its weight */
+    AMX_LEAST = 8,  /* query rows from which AMX is faster; it multiplies LANES at once */
 };
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_AMX 1
+#define FOR_AMX __attribute__((target("amx-tile,amx-bf16")))
+#else
+#define HAS_AMX 0
+#endif
 
 typedef union {
     __m512i bits;
@@ -79,17 +87,27 @@ typedef struct {
     const int32_t *partials;   /* of these */
     const bf16 *cosine;        /* [positions, size] */
     const bf16 *sine;
-    float *scratch;            /* [partials, heads, STATE + size] */
+    float *scratch;            /* [kv_heads, results, heads / kv_heads, STATE + size] */
     int64_t slot_stride;       /* of a window, in numbers */
     int64_t head_stride;
     int32_t count;             /* of pieces */
     int32_t rows;
+    int32_t results;           /* of all pieces */
     int32_t heads;
     int32_t kv_heads;
     int32_t size;
     int32_t threads;
+    int32_t amx;               /* whether the CPU has it, and this process may use it */
     float scale;               /* of scores, times log2(e) */
 } Plan;
+
+/* Where the result of that number is for one head. Heads that share keys are neighbours, and so are
+ * the numbers of a piece's rows. */
+static inline float *result_of(const Plan *plan, int64_t number, int head) {
+    int group = plan->heads / plan->kv_heads;
+    int64_t place = (head / group * (int64_t)plan->results + number) * group + head % group;
+    return plan->scratch + place * (STATE + plan->size);
+}
 
 /* Transpose 16 rows of 16 pairs. */
 static inline void transpose16(const __m512i in[16], int32_t *out, int stride) {
@@ -156,6 +174,53 @@ typedef struct {
     int32_t from, to;      /* keys of this block that it sees */
 } Row;
 
+/* Scale the scores of a row and a block, and hide what it does not see; return the highest. */
+static inline float score(__m512 acc[GROUPS], float scale, const Row *row, int masked) {
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUPS; j++) {
+        acc[j] = _mm512_mul_ps(acc[j], _mm512_set1_ps(scale));
+        if (masked) {
+            __m512i key = _mm512_add_epi32(
+                _mm512_set1_epi32(j * LANES),
+                _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+            __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(row->from)) &
+                             _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(row->to));
+            acc[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[j]);
+        }
+    }
+    return _mm512_reduce_max_ps(
+        _mm512_max_ps(_mm512_max_ps(acc[0], acc[1]), _mm512_max_ps(acc[2], acc[3])));
+}
+
+/* Up to LANES rows have new maxima. Of `now` and those before come the new ones, what is to be taken
+ * off their scores, and by how much their sums so far fade. */
+static inline void raise(const float *before, float *now, float *base, float *faded) {
+    __m512 old = _mm512_load_ps(before), all = _mm512_max_ps(old, _mm512_load_ps(now));
+    _mm512_store_ps(now, all);
+    /* a row that saw nothing so far has no maximum to subtract */
+    all = _mm512_mask_mov_ps(all, _mm512_cmp_ps_mask(all, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ),
+                             _mm512_setzero_ps());
+    _mm512_store_ps(base, all);
+    _mm512_store_ps(faded, exp2_ps(_mm512_sub_ps(old, all)));
+}
+
+/* Write the weights of a row's scores as pairs, and count them in its state. */
+static inline void weigh(__m512 acc[GROUPS], Row *row, float now, float base, float faded,
+                         int32_t *weights) {
+    __m512 sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUPS; j++) {
+        acc[j] = exp2_ps(_mm512_sub_ps(acc[j], _mm512_set1_ps(base)));
+        sum = _mm512_add_ps(sum, acc[j]);
+    }
+    vec low = {.pairs = _mm512_cvtne2ps_pbh(acc[1], acc[0])};
+    vec high = {.pairs = _mm512_cvtne2ps_pbh(acc[3], acc[2])};
+    _mm512_store_si512(weights, low.bits);
+    _mm512_store_si512(weights + LANES, high.bits);
+    row->state[0] = now;
+    row->state[1] = row->state[1] * faded + _mm512_reduce_add_ps(sum);
+}
+
 /* Let ROWS query rows meet one block, laid out by `lay_keys` and `lay_values`; `masked`: not every
  * row sees all of it. ROWS is a constant where this is inlined, so that all accumulators are
  * registers. */
@@ -189,45 +254,13 @@ static inline __attribute__((always_inline)) void meet(const int ROWS, Row *rows
     }
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 4
-        for (int j = 0; j < GROUPS; j++) {
-            acc[r][j] = _mm512_mul_ps(acc[r][j], _mm512_set1_ps(scale));
-            if (masked) {
-                __m512i key = _mm512_add_epi32(
-                    _mm512_set1_epi32(j * LANES),
-                    _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-                __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(rows[r].from)) &
-                                 _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(rows[r].to));
-                acc[r][j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[r][j]);
-            }
-        }
-        __m512 most = _mm512_max_ps(_mm512_max_ps(acc[r][0], acc[r][1]),
-                                    _mm512_max_ps(acc[r][2], acc[r][3]));
         before[r] = rows[r].state[0];
-        now[r] = _mm512_reduce_max_ps(most);
+        now[r] = score(acc[r], scale, &rows[r], masked);
     }
-    __m512 all = _mm512_max_ps(_mm512_load_ps(before), _mm512_load_ps(now));
-    _mm512_store_ps(now, all);
-    /* a row that saw nothing so far has no maximum to subtract */
-    all = _mm512_mask_mov_ps(all, _mm512_cmp_ps_mask(all, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ),
-                             _mm512_setzero_ps());
-    _mm512_store_ps(base, all);
-    _mm512_store_ps(faded, exp2_ps(_mm512_sub_ps(_mm512_load_ps(before), all)));
+    raise(before, now, base, faded);
 #pragma GCC unroll 6
-    for (int r = 0; r < ROWS; r++) {
-        __m512 sum = _mm512_setzero_ps();
-#pragma GCC unroll 4
-        for (int j = 0; j < GROUPS; j++) {
-            acc[r][j] = exp2_ps(_mm512_sub_ps(acc[r][j], _mm512_set1_ps(base[r])));
-            sum = _mm512_add_ps(sum, acc[r][j]);
-        }
-        vec low = {.pairs = _mm512_cvtne2ps_pbh(acc[r][1], acc[r][0])};
-        vec high = {.pairs = _mm512_cvtne2ps_pbh(acc[r][3], acc[r][2])};
-        _mm512_store_si512(weights[r], low.bits);
-        _mm512_store_si512(weights[r] + LANES, high.bits);
-        rows[r].state[0] = now[r];
-        rows[r].state[1] = rows[r].state[1] * faded[r] + _mm512_reduce_add_ps(sum);
-    }
+    for (int r = 0; r < ROWS; r++)
+        weigh(acc[r], &rows[r], now[r], base[r], faded[r], weights[r]);
     for (int d = 0; d < size; d += BLOCK) {
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++)
@@ -268,6 +301,120 @@ static void meet_some(int count, Row *rows, const int32_t *keys, const int32_t *
     }
 }
 
+#if HAS_AMX
+
+/* GCC does not know that instructions on tiles read and write memory. */
+static inline void settle_memory(void) { __asm__ volatile("" ::: "memory"); }
+
+typedef struct {
+    uint8_t palette, start, none[14];
+    uint16_t bytes[16]; /* of a row of each tile */
+    uint8_t rows[16];
+} __attribute__((packed)) Shapes;
+
+/* Make tiles 0 to 5 have as many rows as are multiplied at once; 6 and 7 take keys and values. */
+static FOR_AMX void shape_tiles(int rows) {
+    Shapes shapes __attribute__((aligned(64))) = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        shapes.bytes[tile] = 64;
+        shapes.rows[tile] = tile < 6 ? rows : LANES;
+    }
+    settle_memory();
+    _tile_loadconfig(&shapes);
+}
+
+/* As `meet`, of up to LANES rows whose states are neighbours, on tiles of that shape. */
+static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values,
+                               int size, float scale, int masked) {
+    int32_t query[LANES * MAX_SIZE / 2] __attribute__((aligned(64)));
+    float scores[LANES][BLOCK] __attribute__((aligned(64)));
+    int32_t weights[LANES][BLOCK / 2] __attribute__((aligned(64)));
+    float before[LANES] __attribute__((aligned(64))) = {0}, now[LANES] __attribute__((aligned(64))) = {0};
+    float base[LANES] __attribute__((aligned(64))), faded[LANES] __attribute__((aligned(64)));
+    for (int r = 0; r < count; r++)
+        for (int k = 0; k < size / 2; k += LANES)
+            _mm512_store_si512(query + r * size / 2 + k, _mm512_loadu_si512(rows[r].query + k));
+    settle_memory();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < size / 2; k += LANES) {
+        const int32_t *right = keys + k * BLOCK;
+        _tile_loadd(4, query + k, size * 2);
+        _tile_loadd(6, right, BLOCK * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, right + LANES, BLOCK * 4);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(6, right + 2 * LANES, BLOCK * 4);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_loadd(7, right + 3 * LANES, BLOCK * 4);
+        _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, scores[0], BLOCK * 4);
+    _tile_stored(1, scores[0] + LANES, BLOCK * 4);
+    _tile_stored(2, scores[0] + 2 * LANES, BLOCK * 4);
+    _tile_stored(3, scores[0] + 3 * LANES, BLOCK * 4);
+    settle_memory();
+    for (int r = 0; r < count; r++) {
+        __m512 acc[GROUPS];
+        for (int j = 0; j < GROUPS; j++)
+            acc[j] = _mm512_load_ps(scores[r] + j * LANES);
+        before[r] = rows[r].state[0];
+        now[r] = score(acc, scale, &rows[r], masked);
+        for (int j = 0; j < GROUPS; j++)
+            _mm512_store_ps(scores[r] + j * LANES, acc[j]);
+    }
+    raise(before, now, base, faded);
+    for (int r = 0; r < count; r++) {
+        __m512 acc[GROUPS];
+        for (int j = 0; j < GROUPS; j++)
+            acc[j] = _mm512_load_ps(scores[r] + j * LANES);
+        weigh(acc, &rows[r], now[r], base[r], faded[r], weights[r]);
+        if (faded[r] == 1.0f)
+            continue;
+        for (int d = 0; d < size; d += LANES) {
+            float *sums = rows[r].state + STATE + d;
+            _mm512_store_ps(sums, _mm512_mul_ps(_mm512_load_ps(sums), _mm512_set1_ps(faded[r])));
+        }
+    }
+    settle_memory();
+    int stride = (STATE + size) * 4;
+    _tile_loadd(4, weights[0], BLOCK * 2);
+    _tile_loadd(5, weights[0] + LANES, BLOCK * 2);
+    for (int d = 0; d < size; d += 2 * LANES) {
+        float *sums = rows[0].state + STATE + d;
+        const int32_t *first = values + d, *second = values + LANES * size + d;
+        _tile_loadd(0, sums, stride);
+        _tile_loadd(6, first, size * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(1, sums + LANES, stride);
+        _tile_loadd(7, first + LANES, size * 4);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(6, second, size * 4);
+        _tile_dpbf16ps(0, 5, 6);
+        _tile_loadd(7, second + LANES, size * 4);
+        _tile_dpbf16ps(1, 5, 7);
+        _tile_stored(0, sums, stride);
+        _tile_stored(1, sums + LANES, stride);
+    }
+    settle_memory();
+}
+
+static FOR_AMX void leave_tiles(void) { _tile_release(); }
+
+#else
+
+static void shape_tiles(int rows) { (void)rows; }
+static void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values, int size,
+                       float scale, int masked) {
+    for (int r = 0; r < count; r += TILE)
+        meet_some(count - r < TILE ? count - r : TILE, rows + r, keys, values, size, scale, masked);
+}
+static void leave_tiles(void) {}
+
+#endif
+
 static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
 
 /* Let a piece's rows meet its positions, with the heads that share one head of keys. */
@@ -275,31 +422,28 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                          int kv_head, int sees) {
     int32_t keys[MAX_SIZE / 2 * BLOCK] __attribute__((aligned(64)));
     int32_t values[BLOCK / 2 * MAX_SIZE] __attribute__((aligned(64)));
-    int size = plan->size, group = plan->heads / plan->kv_heads, stride = STATE + size;
+    int size = plan->size, group = plan->heads / plan->kv_heads, shaped = 0;
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * size;
     const bf16 *mine = window + piece->slot * plan->slot_stride + kv_head * plan->head_stride;
     const int32_t *members = plan->members + piece->member;
-    int total = piece->rows * group;
-    for (int r = 0; r < total; r++) {
-        int head = kv_head * group + r % group;
-        float *state = plan->scratch +
-                       ((int64_t)(piece->member + r / group) * plan->heads + head) * stride;
-        memset(state, 0, stride * sizeof(float));
-        state[0] = -INFINITY;
-    }
+    int total = piece->rows * group, stride = STATE + size;
+    float *states = result_of(plan, piece->member, kv_head * group);
+    memset(states, 0, (int64_t)total * stride * sizeof(float));
+    for (int r = 0; r < total; r++)
+        states[(int64_t)r * stride] = -INFINITY;
     for (int first = piece->first; first < piece->end; first += BLOCK) {
         int count = piece->end - first < BLOCK ? piece->end - first : BLOCK;
         int laid = 0;
-        for (int r = 0; r < total; r += TILE) {
-            Row rows[TILE];
-            int many = total - r < TILE ? total - r : TILE, masked = 0, seen = 0;
+        for (int r = 0, many; r < total; r += many) {
+            Row rows[LANES];
+            int tiled = plan->amx && total - r >= AMX_LEAST, most = tiled ? LANES : TILE;
+            int masked = 0, seen = 0;
+            many = total - r < most ? total - r : most;
             for (int i = 0; i < many; i++) {
-                int number = (r + i) / group, head = kv_head * group + (r + i) % group;
-                int row = members[number];
+                int head = kv_head * group + (r + i) % group, row = members[(r + i) / group];
                 int64_t position = plan->positions[row];
                 rows[i].query = (const int32_t *)(qkv + row * row_stride + head * size);
-                rows[i].state = plan->scratch +
-                                ((int64_t)(piece->member + number) * plan->heads + head) * stride;
+                rows[i].state = states + (int64_t)(r + i) * stride;
                 rows[i].to = clipped(position + 1 - first, count);
                 rows[i].from = sees ? clipped(position + 1 - sees - first, BLOCK) : 0;
                 masked |= rows[i].from > 0 || rows[i].to < BLOCK;
@@ -313,9 +457,17 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                 lay_values(mine + plan->kv_heads * plan->head_stride + at, count, size, values);
                 laid = 1;
             }
-            meet_some(many, rows, keys, values, size, plan->scale, masked);
+            if (!tiled) {
+                meet_some(many, rows, keys, values, size, plan->scale, masked);
+                continue;
+            }
+            if (shaped != many)
+                shape_tiles(shaped = many);
+            meet_tiles(many, rows, keys, values, size, plan->scale, masked);
         }
     }
+    if (shaped)
+        leave_tiles();
 }
 
 /* Turn a row's queries and keys to its position, and put its keys and values in place. */
@@ -340,13 +492,13 @@ static void turn_and_put(const Plan *plan, bf16 *row, bf16 *window, int slot, in
 
 /* Merge what a row's pieces gave one head. */
 static void merge(const Plan *plan, int row, int head, bf16 *out) {
-    int size = plan->size, stride = STATE + size;
+    int size = plan->size;
     const int32_t *from = plan->partials + plan->merged[row];
     int count = plan->merged[row + 1] - plan->merged[row];
     const float *states[count];
     float most = -INFINITY, total = 0.0f, weights[count];
     for (int i = 0; i < count; i++) {
-        states[i] = plan->scratch + ((int64_t)from[i] * plan->heads + head) * stride;
+        states[i] = result_of(plan, from[i], head);
         most = fmaxf(most, states[i][0]);
     }
     for (int i = 0; i < count; i++) {

@@ -1,7 +1,7 @@
 """`cpu_kernels.c`, compiled for this machine when it is first needed, and its functions.
 
 What torch has no one operation for costs a CPU several, each with its own pass over memory. Where
-the CPU multiplies bfloat16 in AVX-512 and there is a C compiler (`CC`, perhaps with arguments, or
+the CPU multiplies bfloat16 in AVX-512 (better still, in AMX) and there is a C compiler (`CC`, perhaps with arguments, or
 `cc`), these kernels take their place; elsewhere torch's operations do the same work.
 """
 
@@ -57,8 +57,8 @@ class Plan(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("pieces", "members", "slots", "positions")),
         *((name, ctypes.c_void_p) for name in ("merged", "partials", "cosine", "sine", "scratch")),
         *((name, ctypes.c_int64) for name in ("slot_stride", "head_stride")),
-        *((name, ctypes.c_int32) for name in ("count", "rows", "heads", "kv_heads", "size")),
-        ("threads", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("count", "rows", "results", "heads", "kv_heads")),
+        *((name, ctypes.c_int32) for name in ("size", "threads", "amx")),
         ("scale", ctypes.c_float),
     )
 
@@ -66,12 +66,16 @@ class Plan(ctypes.Structure):
 class CPUKernels:
     """The functions of the library; tensors are bfloat16 and contiguous."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, amx: bool) -> None:
         """Load it.
+
+        Args:
+            amx: multiply in tiles; only where the CPU has them and the process may use them.
 
         Raises:
             OSError: it does not suit this process.
         """
+        self.amx = amx
         pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         library = ctypes.CDLL(str(path))
         self._attend = library.agentbus_attend
@@ -130,7 +134,7 @@ def cpu_kernels() -> CPUKernels | None:
         if compiler is None:
             logger.info("there is no C compiler: torch's own operations are used, which are slower")
             return None
-        return CPUKernels(_built(compiler))
+        return CPUKernels(_built(compiler), amx=_may_use_amx())
     except _PROBLEMS as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
         problem = " ".join((said or str(error)).split())
@@ -148,6 +152,12 @@ def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
     """Return the kernels, if `attend` takes heads of that size."""
     suits = dtype == torch.bfloat16 and head_size % _BLOCK == 0 and head_size <= _MAX_HEAD_SIZE
     return cpu_kernels() if suits else None
+
+
+def _may_use_amx() -> bool:
+    """Say whether there is AMX, once this process has asked the kernel for its registers."""
+    supported: bool = torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()
+    return supported
 
 
 def _compiler() -> tuple[str, ...] | None:
