@@ -16,6 +16,7 @@ from ..errors import ConfigError, InvalidMessage, NoHandler, NoResponder
 from ..ops import AgentDescription, DescribeAgent, HandlerDescription, process_agent_name
 from .keys import Join
 from .runtime import print_json
+from .terminal import print_line
 
 __all__ = ["choose_handler", "run_call"]
 
@@ -70,9 +71,9 @@ def _print(value: Any, row: dict[str, Any], json: bool) -> None:
     if json:
         print_json(row)
     elif isinstance(value, str):
-        print(value, flush=True)
+        print_line(value)
     elif value is not None:
-        print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode(), flush=True)
+        print_line(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
 
 
 def _parse(text: str) -> Any:

@@ -18,7 +18,7 @@ import anyio
 import orjson
 
 from ..errors import AgentbusError, describe
-from .terminal import visible
+from .terminal import print_line, visible
 
 __all__ = ["default_url", "fail", "print_json", "run", "serve", "until_end_of_input"]
 
@@ -47,7 +47,7 @@ def print_json(value: Any) -> None:
         text = orjson.dumps(value, default=str).decode()
     except TypeError:  # it has half a character, as names of files may, or a huge number
         text = json.dumps(value, default=str)
-    print(text, flush=True)
+    print_line(text)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

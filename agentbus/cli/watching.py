@@ -19,6 +19,7 @@ from ..ops import AgentRates, ProcessReport, handled, rates, survey
 from ..routing import Location
 from .keys import Join
 from .runtime import print_json
+from .terminal import print_line
 
 __all__ = ["require_answers", "run_ps", "run_tail", "run_top"]
 
@@ -158,4 +159,4 @@ async def run_tail(join: Join, pattern: str, *, json: bool) -> None:
                 else:
                     value = orjson.dumps(message.value, default=str).decode()
                     source = f" ({message.source})" if message.source else ""
-                    print(f"{message.topic}{source}: {value}", flush=True)
+                    print_line(f"{message.topic}{source}: {value}")

@@ -47,6 +47,13 @@ def test_lines_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.endswith(" WARNING agentbus: seen\n")
 
 
+@pytest.mark.usefixtures("root")
+def test_a_line_is_no_command_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings())
+    logging.getLogger("agentbus").warning("a handler raised %s", "\x1b[2J\r\x9b1A")
+    assert capsys.readouterr().err.endswith("raised \u241b[2J\u240d\ufffd1A\n")
+
+
 class Failing(Agent):
     @handler
     async def fail(self, secret: str, call: Call) -> str:
