@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidMessage, TranscriptError
 from . import canonical
-from .segment import Context, Segment, SegmentKind
-from .tools import merge_tools, read_call, write_call
+from .segment import Context, Segment, SegmentKind, TenantKey
+from .tools import canonical_tools, merge_tools, read_call, write_call
 from .transcript_notes import joined_text, read_note, restored, write_note
 
 __all__ = [
@@ -224,13 +224,16 @@ def export_transcript(context: Context, *, agent: str = DEFAULT_AGENT) -> Transc
     What was imported comes back as it was. Of another context, roles become system messages,
     agents' messages and calls those of an assistant, all else the user's, with the author's name
     where it is not the usual one; private roles of others than `agent` are left out.
+
+    Raises:
+        ToolSchemaError: its tools are no list of tools, or two lists disagree about one.
     """
     segments = [
         s for s in context.segments() if s.kind is not SegmentKind.PRIVATE_ROLE or s.author == agent
     ]
     lists = [s.text for s in segments if s.kind is SegmentKind.TOOLS and s.author in ("", agent)]
     said = [s for s in segments if s.kind is not SegmentKind.TOOLS]
-    tools = json.loads(merge_tools(lists)) if lists else []
+    tools = json.loads(canonical_tools(merge_tools(lists))) if lists else []
     return Transcript(_messages(said, agent), tools)
 
 
@@ -264,7 +267,19 @@ def _noted(said: Sequence[Segment], place: int, agent: str) -> tuple[Message, in
     if not group or tuple(s.kind for s in group) != note.kinds:
         return {}, place + 1
     text = "" if group[0].kind is SegmentKind.TOOL_CALL else group[0].text
-    return restored(_plain(group, agent), note, text), end
+    message = restored(_plain(group, agent), note, text)
+    return (message, end) if _says(message, group, agent) else ({}, place + 1)
+
+
+def _says(message: Message, group: Sequence[Segment], agent: str) -> bool:
+    """Say whether a message has the words, and the speaker, of these segments, and no others."""
+    asked = {str(message.get("tool_call_id")): group[0].author}
+    importer = _Importer(TenantKey().empty(), agent, asked)
+    try:
+        rows = importer._rows(message, "")
+    except TranscriptError:
+        return False
+    return rows == [(s.kind, s.author, s.text) for s in group]
 
 
 def _grouped(said: Sequence[Segment], place: int) -> int:
