@@ -15,7 +15,7 @@ from ..client.payload import problem_of
 from ..errors import ConfigError, InvalidMessage, NoHandler, NoResponder
 from ..ops import AgentDescription, DescribeAgent, HandlerDescription, process_agent_name
 from .keys import Join
-from .runtime import print_json
+from .runtime import json_text, print_json
 from .terminal import print_line
 
 __all__ = ["choose_handler", "run_call"]
@@ -73,7 +73,7 @@ def _print(value: Any, row: dict[str, Any], json: bool) -> None:
     elif isinstance(value, str):
         print_line(value)
     elif value is not None:
-        print_line(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
+        print_line(json_text(value, indent=True))
 
 
 def _parse(text: str) -> Any:

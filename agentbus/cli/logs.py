@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 
-import orjson
-
 from ..config import LogSettings
+from .runtime import json_text
 from .terminal import visible
 
 __all__ = ["JsonFormatter", "TextFormatter", "configure_logging"]
@@ -37,7 +36,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: v for name, v in record.__dict__.items() if name not in _OWN}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return json_text(line)
 
 
 def configure_logging(settings: LogSettings) -> None:

@@ -40,6 +40,13 @@ def test_lines_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_half_a_character_costs_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(format="json"))
+    logging.getLogger("agentbus").warning("a handler raised %s", "\ud800")
+    assert json.loads(capsys.readouterr().err)["event"] == "a handler raised \ud800"
+
+
+@pytest.mark.usefixtures("root")
 def test_lines_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings())
     logging.getLogger("agentbus").info("unseen")
