@@ -112,7 +112,7 @@ def read_note(text: str) -> Note | None:
         value = json.loads(text)
         kinds = tuple(_KINDS[kind] for kind in value["kinds"])
         calls = tuple(value.get("calls", ()))
-        if all(map(_is_change, (value, *calls))):
+        if all(map(_is_change, (value, *calls))) and not value.get("set", {}).get("tool_calls"):
             return Note(kinds, value, calls)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass

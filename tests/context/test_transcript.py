@@ -231,6 +231,7 @@ def test_a_note_that_is_not_ours_changes_nothing(note: str) -> None:
 @pytest.mark.parametrize(
     "note",
     ['{"kinds": ["tool_call"], "set": {"tool_calls": []}}',
+     '{"kinds": ["tool_call"], "set": {"tool_calls": [7]}, "calls": [{"set": {"id": "x"}}]}',
      '{"kinds": ["tool_call"], "set": {"content": "Paid."}}',
      '{"kinds": ["tool_call"], "calls": [{"unset": ["function"]}]}',
      '{"kinds": ["tool_call"], "calls": [{"set": {"function": {"name": "pay"}}}]}'],
