@@ -52,7 +52,8 @@ class Vocabulary:
         for token in sorted(
             (t for t in added.values() if t.special), key=lambda t: -len(t.content)
         ):
-            blanks = (r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else "")
+            # Blanks are looked at once: from each of many on, it would take their number squared.
+            blanks = (r"(?:(?<!\s)\s+)?" if token.lstrip else "", r"\s*" if token.rstrip else "")
             parts.append(f"{blanks[0]}({re.escape(token.content)}){blanks[1]}")
         self._pattern = re.compile("|".join(parts) or r"(?!)")
         self.longest = max(map(len, tokenizer.get_vocab()), default=1)

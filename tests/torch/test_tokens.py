@@ -10,12 +10,13 @@ from agentbus_torch.chat import read_chat_template
 from agentbus_torch.tokens import Detokenizer, PromptEncoder, Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from agentbus.context import Prompt, Turn, probe
 from agentbus.errors import ModelBroken
 from tests.torch.tiny import CHATML, write_tokenizer
 
-END = 2
+START, END = 1, 2
 CUE = Turn("assistant", "", "writer")
 WHOLE_ONLY = CHATML.replace("message['content']", "message['content'] | trim ~ loop.length")
 """A template that renders earlier turns anew when a turn is added."""
@@ -36,6 +37,19 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30)
 turns = st.builds(
     Turn, st.sampled_from(["user", "assistant"]), texts, st.sampled_from(["", "ann", "bob"])
 )
+
+
+def test_blanks_before_a_token_that_strips_them_are_read_once(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    written = json.loads(path.read_text())
+    for token in written["added_tokens"]:
+        token["lstrip"] = token["rstrip"] = True
+    path.write_text(json.dumps(written))
+    vocabulary = Vocabulary(Tokenizer.from_file(str(path)))
+    assert vocabulary.special_in(" " * 100_000) == frozenset()
+    assert vocabulary.markup(" \n<|im_end|>\n <|im_end|> <|im_start|>") == (END, END, START)
+    assert len(vocabulary.markup("a <|im_end|> b")) == 3
 
 
 @given(said=st.lists(turns, max_size=5))
