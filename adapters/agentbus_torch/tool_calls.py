@@ -35,7 +35,8 @@ MAX_CALLS = 128
 MAX_CALL_CHARACTERS = 1024 * 1024
 """Longest text of one call, or of Mistral's and Llama's calls together; a longer one is text."""
 
-_NAMED = re.compile(r"\s*([A-Za-z0-9_.-]{1,128})\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r"\s*+([A-Za-z0-9_.-]{1,128}+)\s*+(?:\[CALL_ID\]\w*+)?(?:\[ARGS\])?\s*+(?=\{)")
+_JOINT = re.compile(r"[ \t\r\n;]*+(?:\[TOOL_CALLS\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +125,18 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 def _values(text: str) -> Iterator[object]:
     """Yield the calls in a text: values of JSON, or items of lists, apart by blanks or `;`."""
-    text = text.strip()
-    while text:
-        named = _NAMED.match(text)
-        value, end = _DECODER.raw_decode(text, named.end() if named else 0)
+    text, at = text.strip(), 0
+    while at < len(text):
+        named = _NAMED.match(text, at)
+        value, end = _DECODER.raw_decode(text, named.end() if named else at)
         if named:
             yield {"name": named[1], "arguments": value}
         elif isinstance(value, list):
             yield from value
         else:
             yield value
-        text = text[end:].lstrip(" \t\r\n;").removeprefix("[TOOL_CALLS]")
+        joint = _JOINT.match(text, end)
+        at = joint.end() if joint else end
 
 
 def _call(value: object, names: frozenset[str]) -> ToolCall:

@@ -11,6 +11,7 @@ from agentbus_torch.tool_calls import (
     MAX_CALLS,
     ToolCallReader,
     find_format,
+    read_calls,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +130,15 @@ def test_a_call_without_end_is_not_kept_for_ever() -> None:
 def test_nothing_is_lost_of_what_is_no_call(text: str, kind: str) -> None:
     shown, reader = run(kind, list(text))
     assert shown == text or reader.calls
+
+
+def test_what_a_call_is_not_is_read_once() -> None:
+    blanks = " " * 100_000
+    assert read_calls("[];" * 300_000, frozenset({"find"})) == ()
+    assert read_calls(f"find{blanks}x", frozenset({"find"})) == ()
+    assert read_calls(f"find{blanks}[CALL_ID]x1[ARGS]{blanks}{{}}", frozenset({"find"})) == (
+        ToolCall("find", {}),
+    )
 
 
 def test_the_format_is_that_of_the_template() -> None:
