@@ -10,6 +10,7 @@ same messages. Reading files is for others.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -239,7 +240,7 @@ def export_transcript(context: Context, *, agent: str = DEFAULT_AGENT) -> Transc
 
 def _messages(said: Sequence[Segment], agent: str) -> list[Message]:
     found: list[Message] = []
-    waiting: list[tuple[str, str]] = []
+    calls = _Calls()
     place = 0
     while place < len(said):
         segment = said[place]
@@ -247,13 +248,37 @@ def _messages(said: Sequence[Segment], agent: str) -> list[Message]:
             message, place = _noted(said, place, agent)
         else:
             count = _grouped(said, place)
-            message = _with_ids(_plain(said[place : place + count], agent), segment, waiting)
+            message = _with_ids(_plain(said[place : place + count], agent), segment, calls)
             place += count
         if message:
             found.append(message)
-            calls = message.get("tool_calls") or ()
-            waiting += [(str(call.get("id")), call["function"]["name"]) for call in calls]
+            calls.take(message)
     return found
+
+
+class _Calls:
+    """The calls of a transcript, and which of them wait for a result."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._tools: dict[str, str] = {}
+        """By a call's id."""
+        self._waiting: dict[str, OrderedDict[str, None]] = {}
+        """By tool: the calls' ids, in order."""
+
+    def take(self, message: Message) -> None:
+        """Note the calls that a message makes, or that it answers one."""
+        if message["role"] == "tool":
+            asked = message["tool_call_id"]
+            self._waiting.get(self._tools.get(asked, ""), {}).pop(asked, None)
+        for call in message.get("tool_calls") or ():
+            tool = self._tools[call["id"]] = call["function"]["name"]
+            self._waiting.setdefault(tool, OrderedDict())[call["id"]] = None
+            self.made += 1
+
+    def first_of(self, tool: str) -> str | None:
+        """Return the id of the first call of a tool that waits."""
+        return next(iter(self._waiting.get(tool, ())), None)
 
 
 def _noted(said: Sequence[Segment], place: int, agent: str) -> tuple[Message, int]:
@@ -327,19 +352,17 @@ def _spoken(group: Sequence[Segment]) -> Message:
     return {"content": content, "tool_calls": calls} if calls else {"content": content}
 
 
-def _with_ids(message: Message, segment: Segment, waiting: list[tuple[str, str]]) -> Message:
+def _with_ids(message: Message, segment: Segment, made: _Calls) -> Message:
     """Give calls that were not imported their ids, and results the id of the call they answer."""
     if message["role"] == "tool":
-        match = next((call for call in waiting if call[1] == segment.author), None)
-        if match is None:
+        asked = made.first_of(segment.author)
+        if asked is None:
             return _named({"role": "user", "content": segment.text}, segment.author, "")
-        waiting.remove(match)
-        return {**message, "tool_call_id": match[0]}
+        return {**message, "tool_call_id": asked}
     if "tool_calls" not in message:
         return message
-    first = len(waiting)
     calls = [
-        {**call, "id": f"call_{segment.digest[:6].hex()}_{first + number}"}
-        for number, call in enumerate(message["tool_calls"])
+        {**call, "id": f"call_{segment.digest[:6].hex()}_{number}"}
+        for number, call in enumerate(message["tool_calls"], made.made)
     ]
     return {**message, "tool_calls": calls}

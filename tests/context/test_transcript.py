@@ -206,6 +206,28 @@ def test_other_contexts_are_exported_in_the_agent_s_view() -> None:
     assert {"role": "system", "content": "You plan.", "name": "planner"} in others
 
 
+def test_each_call_has_an_id_of_its_own() -> None:
+    context = EMPTY
+    for result in ("one", "two"):
+        context = context.tool_call("assistant", write_call("find", "{}"))
+        context = context.tool_result("find", result)
+    first, one, second, two = export_transcript(context).messages
+    assert first["tool_calls"][0]["id"] == one["tool_call_id"]
+    assert second["tool_calls"][0]["id"] == two["tool_call_id"] != one["tool_call_id"]
+    assert export_transcript(imported([first, one, second, two])).messages[2:] == [second, two]
+
+
+def test_a_result_behind_an_imported_transcript_answers_its_own_call() -> None:
+    call = write_call("find", '{"q":2}')
+    context = imported(TALK).tool_call("assistant", call).tool_result("find", "Low at six.")
+    asked, answered = export_transcript(context).messages[-2:]
+    assert answered == {
+        "role": "tool",
+        "tool_call_id": asked["tool_calls"][0]["id"],
+        "content": "Low at six.",
+    }
+
+
 @pytest.mark.parametrize(
     "note",
     ["", "7", "{}", '{"kinds": 3}', '{"kinds": ["user", "nothing"]}', '{"kinds": ["message"]}',
