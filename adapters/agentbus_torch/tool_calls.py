@@ -12,8 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-
-import orjson
+from math import isinf
 
 from agentbus.engine import ToolCall
 from agentbus.engine.stop import beginning_at_end
@@ -120,7 +119,14 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+def _finite(lexeme: str) -> float:
+    value = float(lexeme)
+    if isinf(value):
+        raise ValueError(f"{lexeme[:40]} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _values(text: str) -> Iterator[object]:
@@ -144,7 +150,7 @@ def _call(value: object, names: frozenset[str]) -> ToolCall:
         raise TypeError("a call is an object")
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # as OpenAI's interface has them
-        arguments = orjson.loads(arguments)
+        arguments = _DECODER.decode(arguments)
     if not isinstance(arguments, dict) or value["name"] not in names:
         raise ValueError("not a call of a tool that may be called")
     return ToolCall(value["name"], arguments)
