@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -100,6 +101,12 @@ def test_a_type_whose_schema_refers_to_itself_may_fit_anything() -> None:
 
     handlers = describe_handlers(tuple(handlers_of(Tree).values()))
     assert choose_handler("tree", handlers, {"children": []}, "").accepts == "Node"
+
+
+@pytest.mark.parametrize("schema", ["", "no JSON", "[]", '{"type": ["string", "null"]}'])
+def test_a_schema_that_says_nothing_may_fit_anything(schema: str) -> None:
+    handlers = [replace(HANDLERS[0], accepts="Odd", schema=schema)]
+    assert choose_handler("odd", handlers, {"x": 1}, "").accepts == "Odd"
 
 
 class Echo(Agent):
