@@ -95,7 +95,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Say whether a template may read an attribute."""
-        return attr not in _UNBOUNDED and super().is_safe_attribute(obj, attr, value)
+        if isinstance(obj, str | bytes | int) and attr in _UNBOUNDED:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Let `is_safe_attribute` decide."""

@@ -166,6 +166,12 @@ def test_a_template_that_would_never_end_is_stopped(
     assert not probe(render).append_only
 
 
+def test_names_of_a_templates_own_are_its_own(tmp_path: Path) -> None:
+    source = "{% set n = namespace(sum=1, format='f') %}{{ n.sum }}{{ n.format }}"
+    write_tokenizer(tmp_path, source + "{{ [messages]|tojson(indent=2)|length }}{{ 1.5|round(1) }}")
+    assert read_chat_template(tmp_path)([], False) == "1f81.5"
+
+
 def test_steps_are_counted_for_each_rendering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
