@@ -138,6 +138,23 @@ def test_a_character_that_is_never_completed_is_marked(
     assert detokenizer.rest() == ""
 
 
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_characters_that_are_never_completed_are_not_held_for_ever(
+    loaded: tuple[Vocabulary, PromptEncoder], data: st.DataObject
+) -> None:
+    vocabulary, _ = loaded
+    lone = list(vocabulary.plain("é☕🙂ü"))
+    ids = data.draw(st.lists(st.sampled_from(lone), min_size=40, max_size=120))
+    ids += vocabulary.plain("🙂")
+    detokenizer, shown = Detokenizer(vocabulary), ""
+    for count, token in enumerate(ids, start=1):
+        shown += detokenizer.add(token)
+        assert vocabulary.decode(ids[:count]).startswith(shown)
+        assert count - detokenizer._shown <= 24
+    assert shown + detokenizer.rest() == vocabulary.decode(ids)
+
+
 def test_special_tokens_are_no_text(loaded: tuple[Vocabulary, PromptEncoder]) -> None:
     vocabulary, _ = loaded
     detokenizer = Detokenizer(vocabulary)
