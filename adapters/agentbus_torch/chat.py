@@ -77,12 +77,12 @@ def read_chat_template(folder: Path) -> Render:
     Raises:
         ModelBroken: there is none, or it is not jinja.
     """
-    from .sandbox import Sandbox
+    from .sandbox import Sandbox, bounded
 
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
     sandbox = Sandbox()
-    sandbox.filters["tojson"] = _to_json
+    sandbox.filters["tojson"] = bounded(_to_json)
     sandbox.globals["raise_exception"] = _refuse
     source = _source(folder, config)
     try:

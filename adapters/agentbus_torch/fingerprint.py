@@ -12,6 +12,7 @@ from agentbus.errors import ModelBroken
 from agentbus.kv import KVFingerprint
 
 from .config import ModelConfig
+from .weights import weight_files
 
 __all__ = ["take_fingerprint"]
 
@@ -27,7 +28,7 @@ def take_fingerprint(folder: Path, config: ModelConfig, settings: EngineSettings
     Weights are told apart by their files' names, sizes, times of change, and by samples of them.
 
     Raises:
-        ModelBroken: a file cannot be read.
+        ModelBroken: a file is missing or cannot be read.
     """
     try:
         weights, texts = _weights(folder), _texts(folder)
@@ -45,7 +46,7 @@ def take_fingerprint(folder: Path, config: ModelConfig, settings: EngineSettings
 
 def _weights(folder: Path) -> bytes:
     hasher = blake3()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         status = path.stat()
         hasher.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
         with path.open("rb") as file:

@@ -64,8 +64,12 @@ def locate(model: str) -> ModelSource:
     """
     if model == SMALL_MODEL:
         return _small_model()
-    path = Path(model).expanduser()
-    if not model or not path.exists():
+    try:
+        path = Path(model).expanduser()
+        found = bool(model) and path.exists()
+    except (OSError, RuntimeError):  # a name that no file can have, or a user without a home
+        found = False
+    if not found:
         raise ModelNotFound(model, _ADVICE)
     if path.is_file():
         if path.suffix != ".gguf":

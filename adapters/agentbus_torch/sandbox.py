@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
@@ -19,7 +20,7 @@ from jinja2.ext import loopcontrols
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["MAX_NUMBER", "MAX_REPEATED", "MAX_STEPS", "Sandbox"]
+__all__ = ["MAX_NUMBER", "MAX_REPEATED", "MAX_STEPS", "MAX_WIDTH", "Sandbox", "bounded"]
 
 MAX_STEPS = 500_000
 """Turns of loops and calls in one rendering; conversations take some ten a message."""
@@ -27,9 +28,13 @@ MAX_NUMBER = 1 << 64
 """Largest product of two numbers."""
 MAX_REPEATED = 1 << 20
 """Longest text or list that is repeated."""
+MAX_WIDTH = 100
+"""Largest number that a filter of `_MEASURED` takes."""
 _MAX_EXPONENT = 8
 _PADDING = frozenset(["center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"])
-"""Methods and filters that make a text of any length; conversations need none."""
+_UNBOUNDED = _PADDING | {"encode", "sum", "to_bytes"}
+"""Methods and filters that make a text of any length, or take any time; conversations need none."""
+_MEASURED = ("batch", "indent", "round", "slice")
 _NEEDLESS = ("cycler", "joiner", "lipsum")
 
 
@@ -62,8 +67,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters["counted"] = self._counted
         for name in _NEEDLESS:
             del self.globals[name]
-        for name in _PADDING & self.filters.keys():
+        for name in _UNBOUNDED & self.filters.keys():
             del self.filters[name]
+        for name in _MEASURED:
+            self.filters[name] = bounded(self.filters[name])
 
     def begin(self) -> None:
         """Count from the beginning, in this thread."""
@@ -88,7 +95,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Say whether a template may read an attribute."""
-        if isinstance(obj, str) and attr in _PADDING:
+        if isinstance(obj, str | bytes | int) and attr in _UNBOUNDED:
             return False
         return super().is_safe_attribute(obj, attr, value)
 
@@ -105,6 +112,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._left.steps -= 1
         if self._left.steps < 0:
             raise SecurityError(f"it takes more than {MAX_STEPS} steps")
+
+
+def bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that takes no number over `MAX_WIDTH` beside its value."""
+
+    @wraps(function)
+    def checked(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(
+            isinstance(a, int | float) and abs(a) > MAX_WIDTH for a in (*args, *kwargs.values())
+        ):
+            raise SecurityError("a number is too large")
+        return function(value, *args, **kwargs)
+
+    return checked
 
 
 def _size(operand: Any) -> float:

@@ -35,6 +35,10 @@ _STAND_IN = "\ue000{}\ue001"
 _STAND_IN_MARK = "\ue000"
 _STAND_IN_PATTERN = re.compile("\ue000([0-9]+)\ue001")
 _BROKEN = "\ufffd"
+_CHARACTER_BYTES = 4
+"""Most bytes, hence most tokens, of a character."""
+_MOST_HELD = 16
+"""Tokens that are held for a character before it is looked which of them cannot be of it."""
 _MAX_PROBLEM = 200
 """Characters of the tokenizer's explanation that are passed on."""
 
@@ -52,7 +56,8 @@ class Vocabulary:
         for token in sorted(
             (t for t in added.values() if t.special), key=lambda t: -len(t.content)
         ):
-            blanks = (r"\s*" if token.lstrip else "", r"\s*" if token.rstrip else "")
+            # Blanks are looked at once: from each of many on, it would take their number squared.
+            blanks = (r"(?:(?<!\s)\s+)?" if token.lstrip else "", r"\s*" if token.rstrip else "")
             parts.append(f"{blanks[0]}({re.escape(token.content)}){blanks[1]}")
         self._pattern = re.compile("|".join(parts) or r"(?!)")
         self.longest = max(map(len, tokenizer.get_vocab()), default=1)
@@ -308,10 +313,24 @@ class Detokenizer:
         """
         self._ids.append(token)
         text = self._pending()
-        if text.endswith(_BROKEN):
-            return ""
-        self._context, self._shown = self._shown, len(self._ids)
-        return text
+        if not text.endswith(_BROKEN):
+            self._context, self._shown = self._shown, len(self._ids)
+            return text
+        return self._certain(text) if len(self._ids) - self._shown > _MOST_HELD else ""
+
+    def _certain(self, text: str) -> str:
+        """Return what of the text that is held no later token changes, and hold the rest.
+
+        Else an answer that never completes a character would be decoded from its beginning again
+        for each token.
+        """
+        end = len(self._ids) - _CHARACTER_BYTES
+        for cut in range(end, end - _CHARACTER_BYTES, -1):
+            certain = self._pending(cut)
+            if certain + self._vocabulary.decode(self._ids[cut:]) == text:
+                self._context, self._shown = self._shown, cut
+                return certain
+        return ""
 
     def rest(self) -> str:
         """Return what is left at the end: a character that was never completed, as U+FFFD."""
@@ -319,6 +338,6 @@ class Detokenizer:
         self._context = self._shown = len(self._ids)
         return text
 
-    def _pending(self) -> str:
+    def _pending(self, end: int | None = None) -> str:
         known = self._vocabulary.decode(self._ids[self._context : self._shown])
-        return self._vocabulary.decode(self._ids[self._context :])[len(known) :]
+        return self._vocabulary.decode(self._ids[self._context : end])[len(known) :]

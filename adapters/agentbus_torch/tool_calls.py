@@ -12,8 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-
-import orjson
+from math import isinf
 
 from agentbus.engine import ToolCall
 from agentbus.engine.stop import beginning_at_end
@@ -35,7 +34,8 @@ MAX_CALLS = 128
 MAX_CALL_CHARACTERS = 1024 * 1024
 """Longest text of one call, or of Mistral's and Llama's calls together; a longer one is text."""
 
-_NAMED = re.compile(r"\s*([A-Za-z0-9_.-]{1,128})\s*(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r"\s*+([A-Za-z0-9_.-]{1,128}+)\s*+(?:\[CALL_ID\]\w*+)?(?:\[ARGS\])?\s*+(?=\{)")
+_JOINT = re.compile(r"[ \t\r\n;]*+(?:\[TOOL_CALLS\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +119,30 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+def _finite(lexeme: str) -> float:
+    value = float(lexeme)
+    if isinf(value):
+        raise ValueError(f"{lexeme[:40]} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _values(text: str) -> Iterator[object]:
     """Yield the calls in a text: values of JSON, or items of lists, apart by blanks or `;`."""
-    text = text.strip()
-    while text:
-        named = _NAMED.match(text)
-        value, end = _DECODER.raw_decode(text, named.end() if named else 0)
+    text, at = text.strip(), 0
+    while at < len(text):
+        named = _NAMED.match(text, at)
+        value, end = _DECODER.raw_decode(text, named.end() if named else at)
         if named:
             yield {"name": named[1], "arguments": value}
         elif isinstance(value, list):
             yield from value
         else:
             yield value
-        text = text[end:].lstrip(" \t\r\n;").removeprefix("[TOOL_CALLS]")
+        joint = _JOINT.match(text, end)
+        at = joint.end() if joint else end
 
 
 def _call(value: object, names: frozenset[str]) -> ToolCall:
@@ -142,7 +150,7 @@ def _call(value: object, names: frozenset[str]) -> ToolCall:
         raise TypeError("a call is an object")
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # as OpenAI's interface has them
-        arguments = orjson.loads(arguments)
+        arguments = _DECODER.decode(arguments)
     if not isinstance(arguments, dict) or value["name"] not in names:
         raise ValueError("not a call of a tool that may be called")
     return ToolCall(value["name"], arguments)

@@ -19,7 +19,7 @@ from agentbus.errors import ModelBroken
 
 from .config import read_json
 
-__all__ = ["TensorPlan", "Weights", "write_safetensors"]
+__all__ = ["TensorPlan", "Weights", "weight_files", "write_safetensors"]
 
 MAX_HEADER_BYTES = 100 * 1000 * 1000
 """Longest header, as the format's own specification bounds it."""
@@ -99,6 +99,25 @@ def _open_file(path: Path) -> dict[str, _Entry]:
     return {name: _entry(path, data, name, header[name]) for name in names}
 
 
+def weight_files(folder: Path) -> Sequence[Path]:
+    """Return the files that a folder's weights are read from, all others passed over.
+
+    Raises:
+        ModelBroken: one is missing, or the index that names them is damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ModelBroken(str(index), "it has no 'weight_map'; download it again")
+    names = sorted({Path(str(name)).name for name in shards.values()})
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelBroken(str(folder), f"{name} is missing; download it")
+    return [folder / name for name in names]
+
+
 class Weights:
     """A model's tensors by name, each given out once, as `dtype` on `device`."""
 
@@ -112,21 +131,8 @@ class Weights:
         self._dtype = dtype
         self._device = device
         self._entries: dict[str, _Entry] = {}
-        for path in self._files():
+        for path in weight_files(folder):
             self._entries.update(_open_file(path))
-
-    def _files(self) -> Sequence[Path]:
-        index = self._folder / "model.safetensors.index.json"
-        if not index.is_file():
-            return sorted(self._folder.glob("*.safetensors"))
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise ModelBroken(str(index), "it has no 'weight_map'; download it again")
-        names = sorted({Path(str(name)).name for name in shards.values()})
-        for name in names:
-            if not (self._folder / name).is_file():
-                raise ModelBroken(str(self._folder), f"{name} is missing; download it")
-        return [self._folder / name for name in names]
 
     def has(self, name: str) -> bool:
         """Return whether a tensor is there and was not taken yet."""

@@ -15,7 +15,8 @@ from ..client.payload import problem_of
 from ..errors import ConfigError, InvalidMessage, NoHandler, NoResponder
 from ..ops import AgentDescription, DescribeAgent, HandlerDescription, process_agent_name
 from .keys import Join
-from .runtime import print_json
+from .runtime import json_text, print_json
+from .terminal import print_line
 
 __all__ = ["choose_handler", "run_call"]
 
@@ -70,9 +71,9 @@ def _print(value: Any, row: dict[str, Any], json: bool) -> None:
     if json:
         print_json(row)
     elif isinstance(value, str):
-        print(value, flush=True)
+        print_line(value)
     elif value is not None:
-        print(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode(), flush=True)
+        print_line(json_text(value, indent=True))
 
 
 def _parse(text: str) -> Any:
@@ -112,7 +113,7 @@ def choose_handler(
             if handler.accepts == kind:
                 return handler
         raise NoHandler(target, kind, ", ".join(h.accepts for h in handlers))
-    fitting = [h for h in handlers if may_fit(orjson.loads(h.schema), value)]
+    fitting = [h for h in handlers if may_fit(_schema_of(h), value)]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(h.accepts for h in fitting or handlers)
@@ -120,8 +121,17 @@ def choose_handler(
         raise ConfigError(
             "--type", f"the value fits several types of {target!r}; name one: {names}"
         )
-    wanted = "; ".join(f"{h.accepts} {_outline(orjson.loads(h.schema))}" for h in handlers)
+    wanted = "; ".join(f"{h.accepts} {_outline(_schema_of(h))}" for h in handlers)
     raise ConfigError("JSON", f"the value fits nothing that {target!r} handles, which is: {wanted}")
+
+
+def _schema_of(handler: HandlerDescription) -> dict[str, Any]:
+    """Return a handler's schema as its process wrote it; one that says nothing, if it is none."""
+    try:
+        schema = orjson.loads(handler.schema)
+    except orjson.JSONDecodeError:
+        schema = None
+    return schema if isinstance(schema, dict) else {}
 
 
 def may_fit(schema: dict[str, Any], value: Any) -> bool:
@@ -129,7 +139,7 @@ def may_fit(schema: dict[str, Any], value: Any) -> bool:
 
     The agent's process checks the rest.
     """
-    types = _JSON_TYPES.get(schema.get("type", ""))
+    types = _JSON_TYPES.get(str(schema.get("type")))
     if types is None:
         return True
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):

@@ -22,6 +22,7 @@ from ..routing import BROKER, AgentList, ListAgents
 from ..transport import TCP_SCHEME
 from .keys import Join
 from .runtime import print_json
+from .terminal import literal, visible
 
 __all__ = ["Check", "run_doctor"]
 
@@ -74,11 +75,12 @@ def _show(checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         line = Text.assemble(
-            (f"{check.status:<5}", _COLOURS[check.status]), f"{check.name:<{width}}  {check.found}"
+            (f"{check.status:<5}", _COLOURS[check.status]),
+            visible(f"{check.name:<{width}}  {check.found}"),
         )
         console.print(line)
         if check.advice:
-            console.print(f"     {'':<{width}}  → {check.advice}")
+            console.print(f"     {'':<{width}}  → {literal(check.advice)}")
 
 
 def check_python(version: tuple[int, int]) -> Check:

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +18,9 @@ import anyio
 import orjson
 
 from ..errors import AgentbusError, describe
-from .terminal import visible
+from .terminal import print_line, visible
 
-__all__ = ["default_url", "fail", "print_json", "run", "serve", "until_end_of_input"]
+__all__ = ["default_url", "fail", "json_text", "print_json", "run", "serve", "until_end_of_input"]
 
 
 def default_url() -> str:
@@ -42,16 +42,27 @@ def fail(message: str) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object on one line. Where nobody reads it, the command ends, as rich has it."""
+    """Print one JSON object on one line."""
+    print_line(json_text(value))
+
+
+def json_text(value: Any, *, indent: bool = False) -> str:
+    """Return anybody's value as JSON; what JSON has no form for is written as a text."""
     try:
-        text = orjson.dumps(value, default=str).decode()
-    except TypeError:  # it has half a character, as names of files may, or a huge number
-        text = json.dumps(value, default=str)
+        option = orjson.OPT_INDENT_2 if indent else 0
+        return orjson.dumps(value, default=str, option=option).decode()
+    except TypeError:  # half a character, a huge number, a key that is no text, or many levels
+        pass
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered
-        raise SystemExit(1) from None
+        return json.dumps(_with_text_keys(value), default=str, indent=2 if indent else None)
+    except RecursionError:
+        return json.dumps(f"a {type(value).__name__} of too many levels")
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(inner) for key, inner in value.items()}
+    return [_with_text_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

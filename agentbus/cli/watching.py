@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
-import orjson
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -18,7 +17,8 @@ from ..errors import ConfigError
 from ..ops import AgentRates, ProcessReport, handled, rates, survey
 from ..routing import Location
 from .keys import Join
-from .runtime import print_json
+from .runtime import json_text, print_json
+from .terminal import print_line
 
 __all__ = ["require_answers", "run_ps", "run_tail", "run_top"]
 
@@ -156,6 +156,5 @@ async def run_tail(join: Join, pattern: str, *, json: bool) -> None:
                 if json:
                     print_json(message._asdict())
                 else:
-                    value = orjson.dumps(message.value, default=str).decode()
                     source = f" ({message.source})" if message.source else ""
-                    print(f"{message.topic}{source}: {value}", flush=True)
+                    print_line(f"{message.topic}{source}: {json_text(message.value)}")

@@ -63,7 +63,7 @@ def _no_infinity(text: str) -> str:
 
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_no_key_twice,
-    parse_int=str,
+    parse_int=_no_infinity,
     parse_float=_no_infinity,
     parse_constant=_no_number,
 )

@@ -322,9 +322,13 @@ def _json(value: object) -> str:
     return text
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def _read(text: str, what: str, kind: type) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise InvalidMessage(what, "is no JSON") from error
     if not isinstance(value, kind):

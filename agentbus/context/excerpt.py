@@ -117,14 +117,16 @@ def search_lines(text: str, query: str, limit: int = SEARCH_LIMIT) -> Searched:
     """Return the first lines that hold all words of a query, in capital letters or not.
 
     Raises:
-        MisuseError: there are no words, or more than `SEARCH_WORDS`, or the limit is not from 1 to
-            `SEARCH_LINES`.
+        MisuseError: the query is no text, has no words, or more than `SEARCH_WORDS`, or the limit
+            is not from 1 to `SEARCH_LINES`.
     """
+    if not isinstance(query, str):
+        raise MisuseError(f"a search takes words, not {type(query).__name__}")
     words = list(dict.fromkeys(query.casefold().split()))
     if not 1 <= len(words) <= SEARCH_WORDS:
         raise MisuseError(f"a search takes 1 to {SEARCH_WORDS} words, not {len(words)}")
-    if not 1 <= limit <= SEARCH_LINES:
-        raise MisuseError(f"a search gives 1 to {SEARCH_LINES} lines, not {limit}")
+    if not (isinstance(limit, int) and 1 <= limit <= SEARCH_LINES):
+        raise MisuseError(f"a search gives 1 to {SEARCH_LINES} lines, not {limit!r:.80}")
     found = list(islice(_found(text, words), limit + 1))
     return Searched(FetchStatus.FOUND, tuple(found[:limit]), more=len(found) > limit)
 

@@ -12,6 +12,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..errors import MisuseError
 from .excerpt import Fetched, FetchStatus, Searched, excerpt, search_lines
 from .kind import SegmentKind
 
@@ -88,6 +89,13 @@ class Lookup:
     __slots__ = ("_contexts", "_met", "_named", "_prefix", "_segments", "_unnamed", "found")
 
     def __init__(self, ref: str) -> None:
+        """Begin to look.
+
+        Raises:
+            MisuseError: the reference is no text.
+        """
+        if not isinstance(ref, str):
+            raise MisuseError(f"a reference is a text, not {type(ref).__name__}")
         match = _REFERENCE.fullmatch(ref)
         self._prefix = match[1] if match else None
         self._met: set[bytes] = set()

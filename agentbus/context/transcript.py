@@ -10,6 +10,7 @@ same messages. Reading files is for others.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidMessage, TranscriptError
 from . import canonical
-from .segment import Context, Segment, SegmentKind
-from .tools import merge_tools, read_call, write_call
+from .segment import Context, Segment, SegmentKind, TenantKey
+from .tools import canonical_tools, merge_tools, read_call, write_call
 from .transcript_notes import joined_text, read_note, restored, write_note
 
 __all__ = [
@@ -224,19 +225,22 @@ def export_transcript(context: Context, *, agent: str = DEFAULT_AGENT) -> Transc
     What was imported comes back as it was. Of another context, roles become system messages,
     agents' messages and calls those of an assistant, all else the user's, with the author's name
     where it is not the usual one; private roles of others than `agent` are left out.
+
+    Raises:
+        ToolSchemaError: its tools are no list of tools, or two lists disagree about one.
     """
     segments = [
         s for s in context.segments() if s.kind is not SegmentKind.PRIVATE_ROLE or s.author == agent
     ]
     lists = [s.text for s in segments if s.kind is SegmentKind.TOOLS and s.author in ("", agent)]
     said = [s for s in segments if s.kind is not SegmentKind.TOOLS]
-    tools = json.loads(merge_tools(lists)) if lists else []
+    tools = json.loads(canonical_tools(merge_tools(lists))) if lists else []
     return Transcript(_messages(said, agent), tools)
 
 
 def _messages(said: Sequence[Segment], agent: str) -> list[Message]:
     found: list[Message] = []
-    waiting: list[tuple[str, str]] = []
+    calls = _Calls()
     place = 0
     while place < len(said):
         segment = said[place]
@@ -244,13 +248,37 @@ def _messages(said: Sequence[Segment], agent: str) -> list[Message]:
             message, place = _noted(said, place, agent)
         else:
             count = _grouped(said, place)
-            message = _with_ids(_plain(said[place : place + count], agent), segment, waiting)
+            message = _with_ids(_plain(said[place : place + count], agent), segment, calls)
             place += count
         if message:
             found.append(message)
-            calls = message.get("tool_calls") or ()
-            waiting += [(str(call.get("id")), call["function"]["name"]) for call in calls]
+            calls.take(message)
     return found
+
+
+class _Calls:
+    """The calls of a transcript, and which of them wait for a result."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._tools: dict[str, str] = {}
+        """By a call's id."""
+        self._waiting: dict[str, OrderedDict[str, None]] = {}
+        """By tool: the calls' ids, in order."""
+
+    def take(self, message: Message) -> None:
+        """Note the calls that a message makes, or that it answers one."""
+        if message["role"] == "tool":
+            asked = message["tool_call_id"]
+            self._waiting.get(self._tools.get(asked, ""), {}).pop(asked, None)
+        for call in message.get("tool_calls") or ():
+            tool = self._tools[call["id"]] = call["function"]["name"]
+            self._waiting.setdefault(tool, OrderedDict())[call["id"]] = None
+            self.made += 1
+
+    def first_of(self, tool: str) -> str | None:
+        """Return the id of the first call of a tool that waits."""
+        return next(iter(self._waiting.get(tool, ())), None)
 
 
 def _noted(said: Sequence[Segment], place: int, agent: str) -> tuple[Message, int]:
@@ -264,7 +292,19 @@ def _noted(said: Sequence[Segment], place: int, agent: str) -> tuple[Message, in
     if not group or tuple(s.kind for s in group) != note.kinds:
         return {}, place + 1
     text = "" if group[0].kind is SegmentKind.TOOL_CALL else group[0].text
-    return restored(_plain(group, agent), note, text), end
+    message = restored(_plain(group, agent), note, text)
+    return (message, end) if _says(message, group, agent) else ({}, place + 1)
+
+
+def _says(message: Message, group: Sequence[Segment], agent: str) -> bool:
+    """Say whether a message has the words, and the speaker, of these segments, and no others."""
+    asked = {str(message.get("tool_call_id")): group[0].author}
+    importer = _Importer(TenantKey().empty(), agent, asked)
+    try:
+        rows = importer._rows(message, "")
+    except TranscriptError:
+        return False
+    return rows == [(s.kind, s.author, s.text) for s in group]
 
 
 def _grouped(said: Sequence[Segment], place: int) -> int:
@@ -312,19 +352,17 @@ def _spoken(group: Sequence[Segment]) -> Message:
     return {"content": content, "tool_calls": calls} if calls else {"content": content}
 
 
-def _with_ids(message: Message, segment: Segment, waiting: list[tuple[str, str]]) -> Message:
+def _with_ids(message: Message, segment: Segment, made: _Calls) -> Message:
     """Give calls that were not imported their ids, and results the id of the call they answer."""
     if message["role"] == "tool":
-        match = next((call for call in waiting if call[1] == segment.author), None)
-        if match is None:
+        asked = made.first_of(segment.author)
+        if asked is None:
             return _named({"role": "user", "content": segment.text}, segment.author, "")
-        waiting.remove(match)
-        return {**message, "tool_call_id": match[0]}
+        return {**message, "tool_call_id": asked}
     if "tool_calls" not in message:
         return message
-    first = len(waiting)
     calls = [
-        {**call, "id": f"call_{segment.digest[:6].hex()}_{first + number}"}
-        for number, call in enumerate(message["tool_calls"])
+        {**call, "id": f"call_{segment.digest[:6].hex()}_{number}"}
+        for number, call in enumerate(message["tool_calls"], made.made)
     ]
     return {**message, "tool_calls": calls}

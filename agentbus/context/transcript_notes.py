@@ -106,13 +106,13 @@ def write_note(plain: Message, given: Mapping[str, Any], kinds: Sequence[Segment
 def read_note(text: str) -> Note | None:
     """Read a note; None if it is none of ours, which is then nobody's message.
 
-    A note never changes what was said, nor who said it: only what `write_note` has to write.
+    What it changes has to be checked: anybody may have written it.
     """
     try:
         value = json.loads(text)
         kinds = tuple(_KINDS[kind] for kind in value["kinds"])
         calls = tuple(value.get("calls", ()))
-        if all(map(_is_change, (value, *calls))) and _leaves_words(value, calls):
+        if all(map(_is_change, (value, *calls))) and not value.get("set", {}).get("tool_calls"):
             return Note(kinds, value, calls)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
@@ -121,18 +121,6 @@ def read_note(text: str) -> Note | None:
 
 def _is_change(value: Message) -> bool:
     return isinstance(value.get("set", {}), dict) and isinstance(value.get("unset", []), list)
-
-
-def _leaves_words(value: Message, calls: Sequence[Message]) -> bool:
-    changed = value.get("set", {})
-    content = changed.get("content")
-    if content not in (None, "") and not isinstance(content, list):
-        return False
-    if any(part["type"] == "text" and type(part["text"]) is not int for part in content or ()):
-        return False
-    if any("function" in (*call.get("set", {}), *call.get("unset", ())) for call in calls):
-        return False
-    return changed.get("role", "developer") == "developer" and not changed.get("tool_calls")
 
 
 def restored(plain: Message, note: Note, text: str) -> Message:

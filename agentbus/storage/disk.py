@@ -85,16 +85,15 @@ class DiskBlocks:
             problem = f"{max_bytes} bytes hold no block, which takes {form.file_bytes}"
             raise ConfigError("kv folder", problem)
         try:
-            lock = _enter(folder)
+            store = cls(folder, _enter(folder), form, max_blocks=max_bytes // form.file_bytes)
+            try:
+                store._take_over()
+            except BaseException:
+                store.close()
+                raise
         except OSError as error:
             problem = f"{folder} cannot be used ({error.strerror})"
             raise ConfigError("kv folder", problem) from error
-        store = cls(folder, lock, form, max_blocks=max_bytes // form.file_bytes)
-        try:
-            store._take_over()
-        except BaseException:
-            store.close()
-            raise
         return store
 
     def get(self, key: BlockKey) -> Buffer | None:

@@ -1,14 +1,19 @@
-"""Which of an agent's handlers a JSON value is for."""
+"""Which of an agent's handlers a JSON value is for, and what of the answer is printed."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
 
-from agentbus import Agent, Call, handler
-from agentbus.cli.calling import choose_handler
+from agentbus import Agent, Bus, Call, handler
+from agentbus.cli.calling import choose_handler, run_call
+from agentbus.cli.keys import Join
 from agentbus.client.agent import handlers_of
 from agentbus.errors import ConfigError, NoHandler
 from agentbus.ops.describe import describe_handlers
@@ -96,3 +101,32 @@ def test_a_type_whose_schema_refers_to_itself_may_fit_anything() -> None:
 
     handlers = describe_handlers(tuple(handlers_of(Tree).values()))
     assert choose_handler("tree", handlers, {"children": []}, "").accepts == "Node"
+
+
+@pytest.mark.parametrize("schema", ["", "no JSON", "[]", '{"type": ["string", "null"]}'])
+def test_a_schema_that_says_nothing_may_fit_anything(schema: str) -> None:
+    handlers = [replace(HANDLERS[0], accepts="Odd", schema=schema)]
+    assert choose_handler("odd", handlers, {"x": 1}, "").accepts == "Odd"
+
+
+class Echo(Agent):
+    @handler
+    async def echo(self, text: str, call: Call) -> str:
+        return text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_an_answer_is_no_command_to_a_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def join(command: str) -> AsyncIterator[Bus]:
+        async with Bus.open() as bus:
+            await bus.spawn(Echo, name="echo")
+            yield bus
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    text, kind = r'"\u001b[2J\ta\n"', "builtins:str"
+    await run_call(cast(Join, join), "echo", text, kind=kind, deadline=5, stream=False, json=False)
+    assert capsys.readouterr().out == ("\u241b" if terminal else "\x1b") + "[2J\ta\n\n"

@@ -40,11 +40,25 @@ def test_lines_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("root")
+def test_half_a_character_costs_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(format="json"))
+    logging.getLogger("agentbus").warning("a handler raised %s", "\ud800")
+    assert json.loads(capsys.readouterr().err)["event"] == "a handler raised \ud800"
+
+
+@pytest.mark.usefixtures("root")
 def test_lines_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings())
     logging.getLogger("agentbus").info("unseen")
     logging.getLogger("agentbus").warning("seen")
     assert capsys.readouterr().err.endswith(" WARNING agentbus: seen\n")
+
+
+@pytest.mark.usefixtures("root")
+def test_a_line_is_no_command_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings())
+    logging.getLogger("agentbus").warning("a handler raised %s", "\x1b[2J\r\x9b1A")
+    assert capsys.readouterr().err.endswith("raised \u241b[2J\u240d\ufffd1A\n")
 
 
 class Failing(Agent):

@@ -100,6 +100,7 @@ def test_it_is_found_in_what_stands_around_it(answer: str) -> None:
         ('{"verdict": "yes", "score": NaN}', "NaN is no JSON"),
         ('{"verdict": "yes", "x": -Infinity}', "-Infinity is no JSON"),
         ('{"verdict": "yes", "x": 1e999}', "the number 1e999 is too large"),
+        ('{"verdict": "yes", "x": -' + "9" * 400 + "}", "the number -999"),
         ('{"verdict": "yes", "verdict": "no"}', "'verdict' stands twice"),
         ('{"verdict": "yes", "x": [{"a": 1, "a": 1}]}', "'a' stands twice"),
         ('{"verdict": "yes", "parts": [{}, {"properties": "1"}]}', "parts.1.properties: Input"),

@@ -150,6 +150,16 @@ def test_a_search_is_bounded() -> None:
             search_lines(text, query)
 
 
+def test_a_search_takes_a_text_and_a_number() -> None:
+    asked: Any
+    for asked in (5, None, b"hit", ["hit"]):
+        with pytest.raises(MisuseError, match="a search takes words, not "):
+            search_lines("hit", asked)
+    for asked in (2.0, "2", None):
+        with pytest.raises(MisuseError, match="gives 1 to"):
+            search_lines("hit", "hit", asked)
+
+
 @UNHURRIED
 @given(TEXTS, st.lists(st.text("abßıssİ", min_size=1, max_size=2), min_size=1, max_size=3))
 def test_a_search_finds_what_a_look_at_every_line_finds(text: str, words: list[str]) -> None:

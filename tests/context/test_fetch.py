@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -172,6 +173,14 @@ def test_what_is_no_reference_names_nothing(ref: str) -> None:
     short = EMPTY.user("x").summarize("y", keep=0)
     assert short.fetch(ref) == NEVER  # whatever the summary stands for
     assert short.search(ref, "x") == Searched(FetchStatus.NEVER)
+
+
+@pytest.mark.parametrize("ref", [5, None, b"ctx:abcdef12"])
+def test_a_reference_is_a_text(ref: Any) -> None:
+    with pytest.raises(MisuseError, match="a reference is a text, not "):
+        EMPTY.fetch(ref)
+    with pytest.raises(MisuseError, match="a reference is a text, not "):
+        EMPTY.search(ref, "x")
 
 
 def test_a_whole_digest_is_a_reference_and_its_first_digits_have_to_be_right() -> None:

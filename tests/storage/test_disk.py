@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -281,6 +282,19 @@ def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
     (linked / "07").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match="link"):
         opened(linked)
+
+
+def test_a_disk_that_cannot_be_read_is_said_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scandir(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(ConfigError, match=r"cannot be used .Input/output error"):
+            opened(folder)
+    opened(folder).close()  # nobody holds it
 
 
 def test_misuse_is_refused(store: DiskBlocks, tmp_path: Path) -> None:

@@ -130,6 +130,15 @@ LOOPS = {
     "repeats": "{{ 'a' * 9999999999 }}",
     "repeats_lists": "{{ messages * 9999999999 }}",
     "pads": "{{ 'a'.center(9999999999) }}",
+    "pads_bytes": "{{ 'a'.encode().ljust(9999999999) }}",
+    "pads_numbers": "{{ (1).to_bytes(9999999999, 'big') }}",
+    "fills": "{{ messages|batch(9999999999, 'a')|list }}",
+    "slices": "{{ messages|slice(9999999999)|list }}",
+    "indents": "{{ 'a'|indent(9999999999, true) }}",
+    "indents_json": "{{ messages|tojson(indent=9999999999) }}",
+    "rounds": "{{ 1|round(-9999999999) }}",
+    "rounds_up": "{{ 1.5|round(9999999999, 'ceil') }}",
+    "adds": "{{ ([[1]] * 999999)|sum(start=[]) }}",
     "formats": "{{ '{:>9999999999}'.format('a') }}",
     "formats_as_c": "{{ '%9999999999d' % 1 }}",
     "powers": "{{ 10 ** 10 ** 8 }}",
@@ -155,6 +164,12 @@ def test_a_template_that_would_never_end_is_stopped(
     with pytest.raises((TemplateError, TypeError)):
         render([{"role": "user", "content": "x"}], True)
     assert not probe(render).append_only
+
+
+def test_names_of_a_templates_own_are_its_own(tmp_path: Path) -> None:
+    source = "{% set n = namespace(sum=1, format='f') %}{{ n.sum }}{{ n.format }}"
+    write_tokenizer(tmp_path, source + "{{ [messages]|tojson(indent=2)|length }}{{ 1.5|round(1) }}")
+    assert read_chat_template(tmp_path)([], False) == "1f81.5"
 
 
 def test_steps_are_counted_for_each_rendering(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +75,25 @@ def test_whatever_changes_in_the_folder_shows(folder: Path, change: Callable[[Pa
     before = taken(folder)
     change(folder)
     assert taken(folder) != before
+
+
+def name_shard(folder: Path, name: str) -> None:
+    index = {"weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_the_weights_that_are_read_show(folder: Path) -> None:
+    """A folder may hold several sets of weights; its index says which one is the model."""
+    shutil.copy2(folder / "model.safetensors", folder / "other.safetensors")
+    name_shard(folder, "model.safetensors")
+    before = taken(folder)
+    name_shard(folder, "other.safetensors")
+    assert taken(folder) != before
+    (folder / "other.safetensors").rename(folder / "other.bin")
+    name_shard(folder, "other.bin")
+    named = taken(folder)
+    flip(folder / "other.bin", -1)
+    assert taken(folder) != named
 
 
 @pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"block_size": 8}])

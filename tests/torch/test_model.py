@@ -248,7 +248,11 @@ def test_a_broken_folder_is_one_plain_error(how: str, tmp_path: Path) -> None:
     assert_broken(tmp_path, BROKEN[how])
 
 
-@pytest.mark.parametrize("name", ["", "no-such-model", "/no/such/folder"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "no-such-model", "/no/such/folder", "x" * 5000, "~no-such-user/model", "a\0b"],
+    ids=range(6),
+)
 def test_a_missing_model_says_what_to_do(name: str) -> None:
     with pytest.raises(ModelNotFound, match=r"\.gguf"):
         load(name, SETTINGS)

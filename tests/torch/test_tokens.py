@@ -10,12 +10,13 @@ from agentbus_torch.chat import read_chat_template
 from agentbus_torch.tokens import Detokenizer, PromptEncoder, Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from agentbus.context import Prompt, Turn, probe
 from agentbus.errors import ModelBroken
 from tests.torch.tiny import CHATML, write_tokenizer
 
-END = 2
+START, END = 1, 2
 CUE = Turn("assistant", "", "writer")
 WHOLE_ONLY = CHATML.replace("message['content']", "message['content'] | trim ~ loop.length")
 """A template that renders earlier turns anew when a turn is added."""
@@ -36,6 +37,19 @@ texts = st.text(st.characters(codec="utf-8"), max_size=30)
 turns = st.builds(
     Turn, st.sampled_from(["user", "assistant"]), texts, st.sampled_from(["", "ann", "bob"])
 )
+
+
+def test_blanks_before_a_token_that_strips_them_are_read_once(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    written = json.loads(path.read_text())
+    for token in written["added_tokens"]:
+        token["lstrip"] = token["rstrip"] = True
+    path.write_text(json.dumps(written))
+    vocabulary = Vocabulary(Tokenizer.from_file(str(path)))
+    assert vocabulary.special_in(" " * 100_000) == frozenset()
+    assert vocabulary.markup(" \n<|im_end|>\n <|im_end|> <|im_start|>") == (END, END, START)
+    assert len(vocabulary.markup("a <|im_end|> b")) == 3
 
 
 @given(said=st.lists(turns, max_size=5))
@@ -122,6 +136,23 @@ def test_a_character_that_is_never_completed_is_marked(
     assert [detokenizer.add(token) for token in ids] == ["a", "", ""]
     assert detokenizer.rest() == "\ufffd"
     assert detokenizer.rest() == ""
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_characters_that_are_never_completed_are_not_held_for_ever(
+    loaded: tuple[Vocabulary, PromptEncoder], data: st.DataObject
+) -> None:
+    vocabulary, _ = loaded
+    lone = list(vocabulary.plain("é☕🙂ü"))
+    ids = data.draw(st.lists(st.sampled_from(lone), min_size=40, max_size=120))
+    ids += vocabulary.plain("🙂")
+    detokenizer, shown = Detokenizer(vocabulary), ""
+    for count, token in enumerate(ids, start=1):
+        shown += detokenizer.add(token)
+        assert vocabulary.decode(ids[:count]).startswith(shown)
+        assert count - detokenizer._shown <= 24
+    assert shown + detokenizer.rest() == vocabulary.decode(ids)
 
 
 def test_special_tokens_are_no_text(loaded: tuple[Vocabulary, PromptEncoder]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from agentbus_torch.tool_calls import (
@@ -11,6 +12,7 @@ from agentbus_torch.tool_calls import (
     MAX_CALLS,
     ToolCallReader,
     find_format,
+    read_calls,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +99,7 @@ BROKEN = {
     "arguments_are_a_list": ("hermes", '<tool_call>{"name": "tide", "arguments": []}</tool_call>'),
     "name_is_a_list": ("hermes", '<tool_call>{"name": ["tide"], "arguments": {}}</tool_call>'),
     "not_a_number": ("hermes", '<tool_call>{"name": "tide", "arguments": {"a": NaN}}</tool_call>'),
+    "infinite": ("hermes", '<tool_call>{"name": "tide", "arguments": {"a": 1e999}}</tool_call>'),
     "deep": ("hermes", "<tool_call>" + "[" * 100_000 + "</tool_call>"),
     "text_behind": ("llama3", '{"name": "tide", "parameters": {}} and so on'),
     "other_json": ("llama3", '{"tide": "spring"}'),
@@ -129,6 +132,23 @@ def test_a_call_without_end_is_not_kept_for_ever() -> None:
 def test_nothing_is_lost_of_what_is_no_call(text: str, kind: str) -> None:
     shown, reader = run(kind, list(text))
     assert shown == text or reader.calls
+
+
+def test_numbers_of_a_call_are_those_that_were_written() -> None:
+    number = 12345678901234567890123
+    inner = f'{{"port": {number}}}'
+    for arguments in (inner, json.dumps(inner)):
+        text = f'{{"name": "tide", "arguments": {arguments}}}'
+        assert read_calls(text, NAMES) == (ToolCall("tide", {"port": number}),)
+
+
+def test_what_a_call_is_not_is_read_once() -> None:
+    blanks = " " * 100_000
+    assert read_calls("[];" * 300_000, frozenset({"find"})) == ()
+    assert read_calls(f"find{blanks}x", frozenset({"find"})) == ()
+    assert read_calls(f"find{blanks}[CALL_ID]x1[ARGS]{blanks}{{}}", frozenset({"find"})) == (
+        ToolCall("find", {}),
+    )
 
 
 def test_the_format_is_that_of_the_template() -> None:
