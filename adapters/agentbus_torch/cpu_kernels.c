@@ -98,7 +98,7 @@ typedef struct {
     int32_t size;
     int32_t threads;
     int32_t amx;               /* whether the CPU has it, and this process may use it */
-    float scale;               /* of scores, times log2(e) */
+    float scale;               /* from products to scores, times log2(e) */
 } Plan;
 
 /* Where the result of that number is for one head. Heads that share keys are neighbours, and so are
@@ -174,20 +174,20 @@ typedef struct {
     int32_t from, to;      /* keys of this block that it sees */
 } Row;
 
-/* Scale the scores of a row and a block, and hide what it does not see; return the highest. */
-static inline float score(__m512 acc[GROUPS], float scale, const Row *row, int masked) {
+/* Of the products of a row with a block's keys, hide those that it does not see. */
+static inline void hide(__m512 acc[GROUPS], const Row *row) {
 #pragma GCC unroll 4
     for (int j = 0; j < GROUPS; j++) {
-        acc[j] = _mm512_mul_ps(acc[j], _mm512_set1_ps(scale));
-        if (masked) {
-            __m512i key = _mm512_add_epi32(
-                _mm512_set1_epi32(j * LANES),
-                _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-            __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(row->from)) &
-                             _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(row->to));
-            acc[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[j]);
-        }
+        __m512i key = _mm512_add_epi32(
+            _mm512_set1_epi32(j * LANES),
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+        __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(row->from)) &
+                         _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(row->to));
+        acc[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[j]);
     }
+}
+
+static inline float highest(const __m512 acc[GROUPS]) {
     return _mm512_reduce_max_ps(
         _mm512_max_ps(_mm512_max_ps(acc[0], acc[1]), _mm512_max_ps(acc[2], acc[3])));
 }
@@ -204,13 +204,13 @@ static inline void raise(const float *before, float *now, float *base, float *fa
     _mm512_store_ps(faded, exp2_ps(_mm512_sub_ps(old, all)));
 }
 
-/* Write the weights of a row's scores as pairs, and count them in its state. */
-static inline void weigh(__m512 acc[GROUPS], Row *row, float now, float base, float faded,
-                         int32_t *weights) {
+/* Write the weights of a row's products as pairs, and count them in its state. */
+static inline void weigh(__m512 acc[GROUPS], Row *row, float scale, float now, float base,
+                         float faded, int32_t *weights) {
     __m512 sum = _mm512_setzero_ps();
 #pragma GCC unroll 4
     for (int j = 0; j < GROUPS; j++) {
-        acc[j] = exp2_ps(_mm512_sub_ps(acc[j], _mm512_set1_ps(base)));
+        acc[j] = exp2_ps(_mm512_fmsub_ps(acc[j], _mm512_set1_ps(scale), _mm512_set1_ps(base)));
         sum = _mm512_add_ps(sum, acc[j]);
     }
     vec low = {.pairs = _mm512_cvtne2ps_pbh(acc[1], acc[0])};
@@ -254,13 +254,15 @@ static inline __attribute__((always_inline)) void meet(const int ROWS, Row *rows
     }
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++) {
+        if (masked)
+            hide(acc[r], &rows[r]);
         before[r] = rows[r].state[0];
-        now[r] = score(acc[r], scale, &rows[r], masked);
+        now[r] = scale * highest(acc[r]);
     }
     raise(before, now, base, faded);
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++)
-        weigh(acc[r], &rows[r], now[r], base[r], faded[r], weights[r]);
+        weigh(acc[r], &rows[r], scale, now[r], base[r], faded[r], weights[r]);
     for (int d = 0; d < size; d += BLOCK) {
 #pragma GCC unroll 6
         for (int r = 0; r < ROWS; r++)
@@ -327,7 +329,7 @@ static FOR_AMX void shape_tiles(int rows) {
 static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values,
                                int size, float scale, int masked) {
     int32_t query[LANES * MAX_SIZE / 2] __attribute__((aligned(64)));
-    float scores[LANES][BLOCK] __attribute__((aligned(64)));
+    float products[LANES][BLOCK] __attribute__((aligned(64)));
     int32_t weights[LANES][BLOCK / 2] __attribute__((aligned(64)));
     float before[LANES] __attribute__((aligned(64))) = {0}, now[LANES] __attribute__((aligned(64))) = {0};
     float base[LANES] __attribute__((aligned(64))), faded[LANES] __attribute__((aligned(64)));
@@ -351,26 +353,29 @@ static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const 
         _tile_loadd(7, right + 3 * LANES, BLOCK * 4);
         _tile_dpbf16ps(3, 4, 7);
     }
-    _tile_stored(0, scores[0], BLOCK * 4);
-    _tile_stored(1, scores[0] + LANES, BLOCK * 4);
-    _tile_stored(2, scores[0] + 2 * LANES, BLOCK * 4);
-    _tile_stored(3, scores[0] + 3 * LANES, BLOCK * 4);
+    _tile_stored(0, products[0], BLOCK * 4);
+    _tile_stored(1, products[0] + LANES, BLOCK * 4);
+    _tile_stored(2, products[0] + 2 * LANES, BLOCK * 4);
+    _tile_stored(3, products[0] + 3 * LANES, BLOCK * 4);
     settle_memory();
     for (int r = 0; r < count; r++) {
         __m512 acc[GROUPS];
         for (int j = 0; j < GROUPS; j++)
-            acc[j] = _mm512_load_ps(scores[r] + j * LANES);
+            acc[j] = _mm512_load_ps(products[r] + j * LANES);
+        if (masked) {
+            hide(acc, &rows[r]);
+            for (int j = 0; j < GROUPS; j++)
+                _mm512_store_ps(products[r] + j * LANES, acc[j]);
+        }
         before[r] = rows[r].state[0];
-        now[r] = score(acc, scale, &rows[r], masked);
-        for (int j = 0; j < GROUPS; j++)
-            _mm512_store_ps(scores[r] + j * LANES, acc[j]);
+        now[r] = scale * highest(acc);
     }
     raise(before, now, base, faded);
     for (int r = 0; r < count; r++) {
         __m512 acc[GROUPS];
         for (int j = 0; j < GROUPS; j++)
-            acc[j] = _mm512_load_ps(scores[r] + j * LANES);
-        weigh(acc, &rows[r], now[r], base[r], faded[r], weights[r]);
+            acc[j] = _mm512_load_ps(products[r] + j * LANES);
+        weigh(acc, &rows[r], scale, now[r], base[r], faded[r], weights[r]);
         if (faded[r] == 1.0f)
             continue;
         for (int d = 0; d < size; d += LANES) {

@@ -27,16 +27,25 @@ from .attending import CPU, GROUP, WIDE, Attending, attending, expected, kernels
 BF16 = torch.bfloat16
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("threads", "amx"), [(1, True), (2, True), (3, False)])
 @pytest.mark.parametrize(("size", "heads", "kv_heads"), [(64, 2, 2), (128, 7, 1), (256, 16, 2)])
-def test_heads_of_all_shapes(size: int, heads: int, kv_heads: int, threads: int) -> None:
+def test_heads_of_all_shapes(
+    size: int,
+    heads: int,
+    kv_heads: int,
+    threads: int,
+    amx: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A long prompt, cut by rows and by position; then its decoding, cut by position."""
     torch.manual_seed(5)
+    found = kernels(size)
+    monkeypatch.setattr(found, "amx", found.amx and amx)
     pool = KVPool(KVShape(2, kv_heads, size, 16), 4, dtype=BF16, device=CPU)
     attention = NativeAttention(
         pool,
         unturned(size, BF16),
-        kernels(size),
+        found,
         heads=heads,
         slots=2,
         positions=3000,

@@ -54,4 +54,4 @@ def test_torch_takes_it() -> None:
         check=True,
         timeout=60,
     )
-    assert f"{NAME} = '1000'" in done.stderr
+    assert f"{NAME} = '4000'" in done.stderr
