@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Part, shared_blocks
-from .cpu_kernels import STATE, CPUKernels, Plan
+from .cpu_kernels import CPUKernels, Plan, partial_size
 from .kv import KVPool
 from .rope import Rope
 from .windows import Windowed, Windows
@@ -104,7 +104,7 @@ class NativeAttention(Windowed):
         for numbers in results:
             partials.extend(numbers)
             merged.append(len(partials))
-        needed = len(members) * self._heads * (STATE + self._shape.head_size)
+        needed = len(members) * self._heads * partial_size(self._shape.head_size)
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed, dtype=torch.float32, device="cpu")
         window = self._windows.layers[0]

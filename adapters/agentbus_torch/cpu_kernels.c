@@ -87,7 +87,7 @@ typedef struct {
     const int32_t *partials;   /* of these */
     const bf16 *cosine;        /* [positions, size] */
     const bf16 *sine;
-    float *scratch;            /* [kv_heads, results, heads / kv_heads, STATE + size] */
+    float *scratch;            /* [kv_heads, results, heads / kv_heads, stride_of(size)] */
     int64_t slot_stride;       /* of a window, in numbers */
     int64_t head_stride;
     int32_t count;             /* of pieces */
@@ -101,12 +101,15 @@ typedef struct {
     float scale;               /* from products to scores, times log2(e) */
 } Plan;
 
+/* Of a partial result: its state, its sums, and the query of its row. */
+static inline int stride_of(int size) { return STATE + size + size / 2; }
+
 /* Where the result of that number is for one head. Heads that share keys are neighbours, and so are
  * the numbers of a piece's rows. */
 static inline float *result_of(const Plan *plan, int64_t number, int head) {
     int group = plan->heads / plan->kv_heads;
     int64_t place = (head / group * (int64_t)plan->results + number) * group + head % group;
-    return plan->scratch + place * (STATE + plan->size);
+    return plan->scratch + place * stride_of(plan->size);
 }
 
 /* Transpose 16 rows of 16 pairs. */
@@ -169,8 +172,7 @@ static inline void lay_values(const bf16 *values, int count, int size, int32_t *
 }
 
 typedef struct {
-    const int32_t *query;  /* pairs of one row */
-    float *state;          /* its maximum, its weight; from STATE on its sums */
+    float *state;          /* its maximum, its weight; from STATE on its sums, then its query */
     int32_t from, to;      /* keys of this block that it sees */
 } Row;
 
@@ -234,7 +236,7 @@ static inline __attribute__((always_inline)) void meet(const int ROWS, Row *rows
     int32_t weights[TILE][BLOCK / 2] __attribute__((aligned(64)));
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++) {
-        left[r] = rows[r].query;
+        left[r] = (const int32_t *)(rows[r].state + STATE + size);
 #pragma GCC unroll 4
         for (int j = 0; j < GROUPS; j++)
             acc[r][j] = _mm512_setzero_ps();
@@ -328,14 +330,12 @@ static FOR_AMX void shape_tiles(int rows) {
 /* As `meet`, of up to LANES rows whose states are neighbours, on tiles of that shape. */
 static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values,
                                int size, float scale, int masked) {
-    int32_t query[LANES * MAX_SIZE / 2] __attribute__((aligned(64)));
     float products[LANES][BLOCK] __attribute__((aligned(64)));
     int32_t weights[LANES][BLOCK / 2] __attribute__((aligned(64)));
     float before[LANES] __attribute__((aligned(64))) = {0}, now[LANES] __attribute__((aligned(64))) = {0};
     float base[LANES] __attribute__((aligned(64))), faded[LANES] __attribute__((aligned(64)));
-    for (int r = 0; r < count; r++)
-        for (int k = 0; k < size / 2; k += LANES)
-            _mm512_store_si512(query + r * size / 2 + k, _mm512_loadu_si512(rows[r].query + k));
+    const float *query = rows[0].state + STATE + size;
+    int stride = stride_of(size) * 4;
     settle_memory();
     _tile_zero(0);
     _tile_zero(1);
@@ -343,7 +343,7 @@ static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const 
     _tile_zero(3);
     for (int k = 0; k < size / 2; k += LANES) {
         const int32_t *right = keys + k * BLOCK;
-        _tile_loadd(4, query + k, size * 2);
+        _tile_loadd(4, query + k, stride);
         _tile_loadd(6, right, BLOCK * 4);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, right + LANES, BLOCK * 4);
@@ -384,7 +384,6 @@ static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const 
         }
     }
     settle_memory();
-    int stride = (STATE + size) * 4;
     _tile_loadd(4, weights[0], BLOCK * 2);
     _tile_loadd(5, weights[0] + LANES, BLOCK * 2);
     for (int d = 0; d < size; d += 2 * LANES) {
@@ -431,11 +430,16 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * size;
     const bf16 *mine = window + piece->slot * plan->slot_stride + kv_head * plan->head_stride;
     const int32_t *members = plan->members + piece->member;
-    int total = piece->rows * group, stride = STATE + size;
+    int total = piece->rows * group, stride = stride_of(size);
     float *states = result_of(plan, piece->member, kv_head * group);
-    memset(states, 0, (int64_t)total * stride * sizeof(float));
-    for (int r = 0; r < total; r++)
-        states[(int64_t)r * stride] = -INFINITY;
+    for (int r = 0; r < total; r++) {
+        float *state = states + (int64_t)r * stride;
+        memset(state, 0, (STATE + size) * sizeof(float));
+        state[0] = -INFINITY;
+        memcpy(state + STATE + size,
+               qkv + members[r / group] * row_stride + (kv_head * group + r % group) * size,
+               size * sizeof(bf16));
+    }
     for (int first = piece->first; first < piece->end; first += BLOCK) {
         int count = piece->end - first < BLOCK ? piece->end - first : BLOCK;
         int laid = 0;
@@ -445,9 +449,7 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
             int masked = 0, seen = 0;
             many = total - r < most ? total - r : most;
             for (int i = 0; i < many; i++) {
-                int head = kv_head * group + (r + i) % group, row = members[(r + i) / group];
-                int64_t position = plan->positions[row];
-                rows[i].query = (const int32_t *)(qkv + row * row_stride + head * size);
+                int64_t position = plan->positions[members[(r + i) / group]];
                 rows[i].state = states + (int64_t)(r + i) * stride;
                 rows[i].to = clipped(position + 1 - first, count);
                 rows[i].from = sees ? clipped(position + 1 - sees - first, BLOCK) : 0;

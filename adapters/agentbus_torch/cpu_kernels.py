@@ -23,11 +23,11 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-__all__ = ["STATE", "CPUKernels", "Plan", "attention_kernels", "cpu_kernels", "row_kernels"]
+__all__ = ["CPUKernels", "Plan", "attention_kernels", "cpu_kernels", "partial_size", "row_kernels"]
 
 logger = logging.getLogger(__name__)
 
-STATE = 16
+_STATE = 16
 """Floats of a partial result before its sums; this and three numbers below are `cpu_kernels.c`'s."""
 _SOURCE = Path(__file__).with_suffix(".c")
 _VECTORS = ("f", "bw", "vl", "dq", "bf16")
@@ -118,6 +118,11 @@ class CPUKernels:
         pointers = (both.data_ptr(), found.data_ptr())
         self._silu_times(*pointers, rows, inner, _threads(both.numel()))
         return found
+
+
+def partial_size(head_size: int) -> int:
+    """Return how many floats the kernel needs for what a row and a head give in one piece."""
+    return _STATE + head_size + head_size // 2
 
 
 def _threads(numbers: int) -> int:
