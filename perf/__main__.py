@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -85,6 +86,10 @@ def _on_data(suite: Suite, data: Path | None) -> Suite:
 
 
 def _run(suite: Suite, peers: Sequence[str], quick: bool, console: Console) -> list[Row]:
+    if not console.is_terminal:  # a spinner would show nothing there
+        return uvloop.run(
+            suite.run(peers, quick=quick, progress=partial(console.print, markup=False))
+        )
     with console.status(f"perf {suite.name}") as status:
         return uvloop.run(suite.run(peers, quick=quick, progress=status.update))
 

@@ -26,11 +26,9 @@ async def open_engine(model: str, settings: EngineSettings) -> Engine:
     """
     import anyio
 
-    from .openmp import short_spins
-
     def load() -> TorchEngine:
-        with short_spins():
-            from .engine import load_engine
+        from .engine import load_engine
+
         return load_engine(model, settings)
 
     if not settings.kv_events:

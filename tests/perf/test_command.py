@@ -80,6 +80,7 @@ def test_a_missing_peer_is_skipped_with_a_word(
     assert command.main(["toy", "--quick", *peers, "--json", str(target)]) == 0
     said = capsys.readouterr()
     assert "skipped gone" in said.err and "make peers" in said.err
+    assert said.err.endswith("running\n")  # what is under way, as no terminal shows a spinner
     assert "p50_us" in said.out
     assert target.exists()
 

