@@ -173,7 +173,8 @@ static inline void lay_values(const bf16 *values, int count, int size, int32_t *
 
 typedef struct {
     float *state;          /* its maximum, its weight; from STATE on its sums, then its query */
-    int32_t from, to;      /* keys of this block that it sees */
+    int32_t position;      /* it sees what is up to it */
+    int32_t from, to;      /* keys of this block that it sees, where not all see all */
 } Row;
 
 /* Of the products of a row with a block's keys, hide those that it does not see. */
@@ -421,6 +422,17 @@ static void leave_tiles(void) {}
 
 static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
 
+/* Find what rows see of the `count` keys from `first` on; 0 if it is nothing. */
+static int see(Row *rows, int many, int first, int count, int sees) {
+    int some = 0;
+    for (int r = 0; r < many; r++) {
+        rows[r].to = clipped((int64_t)rows[r].position + 1 - first, count);
+        rows[r].from = sees ? clipped((int64_t)rows[r].position + 1 - sees - first, BLOCK) : 0;
+        some |= rows[r].from < rows[r].to;
+    }
+    return some;
+}
+
 /* Let a piece's rows meet its positions, with the heads that share one head of keys. */
 static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, const Piece *piece,
                          int kv_head, int sees) {
@@ -430,33 +442,25 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * size;
     const bf16 *mine = window + piece->slot * plan->slot_stride + kv_head * plan->head_stride;
     const int32_t *members = plan->members + piece->member;
-    int total = piece->rows * group, stride = stride_of(size);
+    int total = piece->rows * group, stride = stride_of(size), least = INT32_MAX;
     float *states = result_of(plan, piece->member, kv_head * group);
+    Row rows[total];
     for (int r = 0; r < total; r++) {
+        int row = members[r / group], head = kv_head * group + r % group;
         float *state = states + (int64_t)r * stride;
         memset(state, 0, (STATE + size) * sizeof(float));
         state[0] = -INFINITY;
-        memcpy(state + STATE + size,
-               qkv + members[r / group] * row_stride + (kv_head * group + r % group) * size,
-               size * sizeof(bf16));
+        memcpy(state + STATE + size, qkv + row * row_stride + head * size, size * sizeof(bf16));
+        rows[r] = (Row){.state = state, .position = plan->positions[row]};
+        least = rows[r].position < least ? rows[r].position : least;
     }
     for (int first = piece->first; first < piece->end; first += BLOCK) {
         int count = piece->end - first < BLOCK ? piece->end - first : BLOCK;
-        int laid = 0;
+        int laid = 0, all = !sees && count == BLOCK && (int64_t)first + BLOCK <= (int64_t)least + 1;
         for (int r = 0, many; r < total; r += many) {
-            Row rows[LANES];
             int tiled = plan->amx && total - r >= AMX_LEAST, most = tiled ? LANES : TILE;
-            int masked = 0, seen = 0;
             many = total - r < most ? total - r : most;
-            for (int i = 0; i < many; i++) {
-                int64_t position = plan->positions[members[(r + i) / group]];
-                rows[i].state = states + (int64_t)(r + i) * stride;
-                rows[i].to = clipped(position + 1 - first, count);
-                rows[i].from = sees ? clipped(position + 1 - sees - first, BLOCK) : 0;
-                masked |= rows[i].from > 0 || rows[i].to < BLOCK;
-                seen |= rows[i].from < rows[i].to;
-            }
-            if (!seen)
+            if (!all && !see(rows + r, many, first, count, sees))
                 continue;
             if (!laid) {
                 int64_t at = (int64_t)first * size;
@@ -465,12 +469,12 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                 laid = 1;
             }
             if (!tiled) {
-                meet_some(many, rows, keys, values, size, plan->scale, masked);
+                meet_some(many, rows + r, keys, values, size, plan->scale, !all);
                 continue;
             }
             if (shaped != many)
                 shape_tiles(shaped = many);
-            meet_tiles(many, rows, keys, values, size, plan->scale, masked);
+            meet_tiles(many, rows + r, keys, values, size, plan->scale, !all);
         }
     }
     if (shaped)
