@@ -25,7 +25,7 @@ from .oracle import Oracle
 from .recorded import DATA, found, say
 from .replay import LoggedCall, replay
 from .tokenizer import Tokenizer, load_tokenizer
-from .ways import CONVERSATIONS, Reading, count_new, read_conversations, read_team
+from .ways import CONVERSATIONS, Reading, TeamCall, count_new, read_conversations, read_team
 from .with_model import (
     Computed,
     compute_calls,
@@ -46,6 +46,8 @@ QUICK_CONVERSATIONS = 6
 """Conversations of each file that --quick reads."""
 COMPUTED = 3
 """Conversations and sessions of each file that the model computes in a full run, the shortest."""
+DECODED = 1500
+"""Most tokens of a conversation's answers that the model is to decode: each takes 20 ms, six times."""
 ROSTER = LAYOUTS["roster_first"]
 
 ENDLESS = Peer("endless")
@@ -203,6 +205,10 @@ def _computed_rows(
     yield from compare_figures(SUITE.name, f"{case}, with the model", ours, chosen)
 
 
+def _is_brief(team: Sequence[TeamCall], tokenizer: Tokenizer) -> bool:
+    return sum(len(tokenizer.plain(call.answer)) for call in team) <= DECODED
+
+
 async def _with_model(
     logs: Mapping[str, Sequence[LoggedCall]],
     talks: Mapping[str, Path],
@@ -223,7 +229,8 @@ async def _with_model(
             ours = await compute_calls(engine, chosen, reuse=True)
             rows += _computed_rows(name, ours, whole, sum(map(index_prefills, sessions)), peers)
         for name, path in talks.items():
-            teams = shortest_teams(read_conversations(path), tokenizer, window, COMPUTED)
+            shortest = shortest_teams(read_conversations(path), tokenizer, window, COMPUTED)
+            teams = [team for team in shortest if _is_brief(team, tokenizer)]
             for layout in LAYOUTS.values() if teams else ():
                 case = f"{name}, {layout.name}"
                 progress(f"{case}, with the model")
