@@ -101,22 +101,23 @@ async def compute_teams(
     """Let teams hold their conversations, several at once; without `reuse` each hop reads all."""
     total, limit, begun = Computed(), anyio.CapacityLimiter(TEAMS_AT_ONCE), time.perf_counter()
 
-    async def hold(number: int, team: Sequence[TeamCall]) -> None:
+    async def hold(team: Sequence[TeamCall]) -> None:
+        tenant = f"{layout.name}/{team[-1].after.root.hex()}"  # it shares KV with no other
         async with limit:
             for call in team:
                 request = GenerateRequest(
                     prompt=layout.render(call.before, call.speaker),
                     max_tokens=0,
                     forced=tuple(tokenizer.plain(call.answer)),
-                    tenant=f"{layout.name}/{number}",
+                    tenant=tenant,
                     owner=call.speaker,
                     reuse=reuse,
                 )
                 await _add(engine, request, total)
 
     async with anyio.create_task_group() as group:
-        for number, team in enumerate(teams):
-            group.start_soon(hold, number, team)
+        for team in teams:
+            group.start_soon(hold, team)
     total.wall_s = time.perf_counter() - begun
     return total
 

@@ -70,6 +70,18 @@ async def test_teams_have_computed_what_the_index_says(
     assert ours.prompt_tokens == whole.prefilled_tokens == expected.prompt_tokens
 
 
+async def test_teams_of_other_files_share_nothing(
+    engine: TorchEngine, tokenizer: Tokenizer
+) -> None:
+    """Their roles may begin alike, as of one framework's agents."""
+    layout, expected = LAYOUTS["roster_first"], Reading()
+    one, other = team(4, "One"), team(5, "One")
+    await compute_teams(engine, [one], layout, tokenizer, reuse=True)
+    read_team(other, layout, tokenizer, expected)
+    ours = await compute_teams(engine, [other], layout, tokenizer, reuse=True)
+    assert ours.prefilled_tokens == expected.prefilled_tokens
+
+
 async def test_calls_have_computed_what_the_index_says(engine: TorchEngine) -> None:
     sessions = [
         [LoggedCall(name, "session", tuple(range(3, 3 + length))) for length in lengths]
