@@ -184,6 +184,32 @@ async def test_an_unexpected_failure_ends_one_request(
 
 
 @pytest.mark.anyio
+async def test_fewer_threads_compute_while_others_have_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    original = torch.set_num_threads
+
+    def take(threads: int) -> None:
+        if threading.current_thread().name == "agentbus-torch":
+            taken.append(threads)
+            original(threads)
+
+    monkeypatch.setattr(torch, "set_num_threads", take)
+    monkeypatch.setattr("agentbus_torch.team.WINDOW_S", 0.0)
+    before = torch.get_num_threads()
+    engine = load_engine(str(folder), tiny_settings(threads=3))
+    try:
+        with monkeypatch.context() as busy:
+            busy.setattr("time.process_time", lambda: 0.0)  # the process never gets a core
+            await ask(engine, GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True))
+    finally:
+        await engine.aclose()
+        original(before)
+    assert taken == [3, 1]
+
+
+@pytest.mark.anyio
 async def test_cancelling_within_the_prompt_keeps_what_was_computed(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
