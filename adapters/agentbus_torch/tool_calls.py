@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isinf
 
 from agentbus.engine import ToolCall
 from agentbus.engine.stop import beginning_at_end
+from agentbus.engine.tools import ARGUMENTS
 
 from .grammar import json_rule
 
@@ -115,26 +115,12 @@ def read_calls(text: str, names: frozenset[str]) -> tuple[ToolCall, ...]:
     return calls if len(calls) <= MAX_CALLS else ()
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(lexeme: str) -> float:
-    value = float(lexeme)
-    if isinf(value):
-        raise ValueError(f"{lexeme[:40]} is too large")
-    return value
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-
-
 def _values(text: str) -> Iterator[object]:
     """Yield the calls in a text: values of JSON, or items of lists, apart by blanks or `;`."""
     text, at = text.strip(), 0
     while at < len(text):
         named = _NAMED.match(text, at)
-        value, end = _DECODER.raw_decode(text, named.end() if named else at)
+        value, end = ARGUMENTS.raw_decode(text, named.end() if named else at)
         if named:
             yield {"name": named[1], "arguments": value}
         elif isinstance(value, list):
@@ -150,7 +136,7 @@ def _call(value: object, names: frozenset[str]) -> ToolCall:
         raise TypeError("a call is an object")
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # as OpenAI's interface has them
-        arguments = _DECODER.decode(arguments)
+        arguments = ARGUMENTS.decode(arguments)
     if not isinstance(arguments, dict) or value["name"] not in names:
         raise ValueError("not a call of a tool that may be called")
     return ToolCall(value["name"], arguments)

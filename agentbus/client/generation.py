@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypedDict
 from ..context import Context, Prompt, write_call
 from ..engine.base import Finished, GenerateRequest, TokenLogprob
 from ..engine.sampling import Sampling
-from ..engine.tools import ToolCall
+from ..engine.tools import ARGUMENTS, ToolCall
 from ..errors import ConfigError, InvalidMessage
 from ..filters import Plan
 from ..telemetry import Budget, ModelCost
@@ -322,13 +322,9 @@ def _json(value: object) -> str:
     return text
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _read(text: str, what: str, kind: type) -> Any:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = ARGUMENTS.decode(text)
     except (ValueError, RecursionError) as error:
         raise InvalidMessage(what, "is no JSON") from error
     if not isinstance(value, kind):

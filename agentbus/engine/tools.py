@@ -6,15 +6,19 @@ describes the tools is the layout's.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf
+from typing import Final
 
 import orjson
 
 from ..errors import ConfigError
 
 __all__ = [
+    "ARGUMENTS",
     "CHOICES",
     "MAX_SCHEMA_BYTES",
     "MAX_TOOLS",
@@ -30,6 +34,21 @@ MAX_SCHEMA_BYTES = 256 * 1024
 """Longest JSON schema, as JSON; also of the parameters of all tools together."""
 CHOICES = frozenset({"auto", "none", "required"})
 """What `tool_choice` may be beside a tool's name."""
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(lexeme: str) -> float:
+    value = float(lexeme)
+    if isinf(value):
+        raise ValueError(f"{lexeme[:40]} is too large")
+    return value
+
+
+ARGUMENTS: Final = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+"""Reads what a model wrote for a call: no number of it is infinite, or none."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 

@@ -296,7 +296,9 @@ def test_what_is_no_part_of_an_answer_is_refused(part: object) -> None:
         AnswerReader().take(part)
 
 
-@pytest.mark.parametrize("arguments", ["", "[]", "{", '{"a": NaN}', '{"a": -Infinity}'])
+@pytest.mark.parametrize(
+    "arguments", ["", "[]", "{", '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}']
+)
 def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
     reader = AnswerReader()
     reader.take(Ended("tool_calls", (WrittenCall("tide", arguments),), 0, ""))
