@@ -1,8 +1,9 @@
-"""`cpu_kernels.c`, compiled for this machine when it is first needed, and its functions.
+"""The kernels of `native/`, compiled for this machine when they are first needed.
 
 What torch has no one operation for costs a CPU several, each with its own pass over memory. Where
-the CPU multiplies bfloat16 in AVX-512 (better still, in AMX) and there is a C compiler (`CC`, perhaps with arguments, or
-`cc`), these kernels take their place; elsewhere torch's operations do the same work.
+the CPU multiplies bfloat16 in AVX-512 (better still, in AMX) and there is a C compiler (`CC`,
+perhaps with arguments, or `cc`), these kernels take their place; elsewhere torch's operations do
+the same work.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,21 +25,34 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-__all__ = ["CPUKernels", "Plan", "attention_kernels", "cpu_kernels", "partial_size", "row_kernels"]
+from .huge_pages import HugePages
+
+__all__ = [
+    "CPUKernels",
+    "Plan",
+    "Product",
+    "attention_kernels",
+    "cpu_kernels",
+    "partial_size",
+    "product_kernels",
+    "row_kernels",
+]
 
 logger = logging.getLogger(__name__)
 
 _STATE = 16
-"""Floats of a partial result before its sums; this and three numbers below are `cpu_kernels.c`'s."""
-_SOURCE = Path(__file__).with_suffix(".c")
+"""Floats of a partial result before its sums; this and the numbers below are the kernels'."""
+_SOURCES = Path(__file__).with_name("native")
 _VECTORS = ("f", "bw", "vl", "dq", "bf16")
 _FLAGS = ("-O3", "-std=gnu11", "-mfma", *(f"-mavx512{part}" for part in _VECTORS))
 _COMPILE_TIMEOUT_S = 120.0
-_LANES = 16
+LANES = 16
 """Rows between products are whole multiples of it."""
 _BLOCK = 64
 """Heads are whole multiples of it."""
 _MAX_HEAD_SIZE = 256
+_PANEL = 32
+"""Inputs and outputs of products are whole multiples of it."""
 _PARALLEL_NUMBERS = 16384
 """Numbers from which several threads are faster than one."""
 _MAX_PROBLEM = 500
@@ -51,7 +66,7 @@ _PROBLEMS = (
 
 
 class Plan(ctypes.Structure):
-    """What a batch's attention reads and writes, for all layers; see `cpu_kernels.c`."""
+    """What a batch's attention reads and writes, for all layers; see `attention.c`."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("pieces", "members", "slots", "positions")),
@@ -61,6 +76,29 @@ class Plan(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("size", "threads", "amx")),
         ("scale", ctypes.c_float),
     )
+
+
+class Product(ctypes.Structure):
+    """A weight in tiles, and what is done before and after the product; see `products.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "norm")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        ("eps", ctypes.c_float),
+        ("gated", ctypes.c_int32),
+    )
+
+
+class _Scratch(threading.local):
+    """Memory of a thread, which is kept: fresh memory costs as much as many a product."""
+
+    memory = torch.empty(0, dtype=torch.bfloat16)
+
+    def of(self, numbers: int) -> Tensor:
+        """Return memory for so many numbers; what it was given before is overwritten."""
+        if len(self.memory) < numbers:
+            self.memory = torch.empty(numbers, dtype=torch.bfloat16)
+        return self.memory
 
 
 class CPUKernels:
@@ -75,7 +113,9 @@ class CPUKernels:
         Raises:
             OSError: it does not suit this process.
         """
-        self.amx = amx
+        self._scratch = _Scratch()
+        self._memory = HugePages()
+        self._loading = threading.Lock()
         pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         library = ctypes.CDLL(str(path))
         self._attend = library.agentbus_attend
@@ -86,6 +126,11 @@ class CPUKernels:
         self._silu_times.argtypes = [pointer, pointer, long, long, integer]
         for function in (self._attend, self._rms_norm, self._silu_times):
             function.restype = None
+        self._multiply = getattr(library, "agentbus_multiply", None)
+        self.amx = amx and self._multiply is not None  # an old compiler does not know AMX
+        if self._multiply is not None:
+            self._multiply.argtypes = [*(pointer,) * 5, long, integer]
+            self._multiply.restype = None
 
     def attend(self, plan: Plan, qkv: Tensor, window: Tensor, sees: int) -> Tensor:
         """Turn queries and keys, put keys and values into their windows, and attend.
@@ -110,6 +155,33 @@ class CPUKernels:
         pointers = (x.data_ptr(), weight.data_ptr(), found.data_ptr())
         self._rms_norm(*pointers, *x.shape, eps, _threads(x.numel()))
         return found
+
+    def multiply(self, product: Product, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Return the product of `x` [rows, inputs], plus `plus` [rows, outputs]; only with AMX."""
+        assert self._multiply is not None
+        x = x.contiguous()
+        rows = len(x)
+        results = product.outputs // 2 if product.gated else product.outputs
+        found = x.new_empty(rows, results)
+        laid = self._scratch.of((rows + -rows % LANES) * product.inputs)
+        self._multiply(
+            ctypes.addressof(product),
+            x.data_ptr(),
+            laid.data_ptr(),
+            None if plus is None else plus.data_ptr(),
+            found.data_ptr(),
+            rows,
+            _threads(product.inputs * product.outputs),
+        )
+        return found
+
+    def in_tiles(self, weight: Tensor) -> Tensor:
+        """Lay a weight [outputs, inputs] out as `multiply` reads it."""
+        outputs, inputs = weight.shape
+        halves = weight.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES, 2)
+        laid = halves.permute(0, 3, 1, 4, 2, 5)
+        with self._loading:
+            return self._memory.empty(tuple(laid.shape), weight.dtype).copy_(laid)
 
     def silu_times(self, both: Tensor) -> Tensor:
         """Return silu(first half) * second half [rows, inner] of `both` [rows, 2 * inner]."""
@@ -149,8 +221,19 @@ def cpu_kernels() -> CPUKernels | None:
 
 def row_kernels(dtype: torch.dtype, device: torch.device, size: int) -> CPUKernels | None:
     """Return the kernels, if `rms_norm` and `silu_times` take such rows of so many numbers."""
-    suits = dtype == torch.bfloat16 and device.type == "cpu" and size % _LANES == 0
+    suits = dtype == torch.bfloat16 and device.type == "cpu" and size % LANES == 0
     return cpu_kernels() if suits else None
+
+
+def product_kernels(weight: Tensor) -> CPUKernels | None:
+    """Return the kernels, if `multiply` takes a weight [outputs, inputs] of that kind and shape."""
+    suits = (
+        weight.dtype == torch.bfloat16
+        and weight.device.type == "cpu"
+        and not any(size % _PANEL for size in weight.shape)
+    )
+    kernels = cpu_kernels() if suits else None
+    return kernels if kernels is not None and kernels.amx else None
 
 
 def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
@@ -181,7 +264,9 @@ def _built(compiler: Sequence[str]) -> Path:
 
     A process that loads a part of one dies, so its name ends in a digest of its bytes.
     """
-    made_of = _digest(_SOURCE.read_bytes() + repr((_FLAGS, compiler)).encode())
+    sources = sorted(_SOURCES.glob("*.[ch]"))
+    content = b"".join(source.read_bytes() for source in sources)
+    made_of = _digest(content + repr((_FLAGS, compiler)).encode())
     folder = Path.home() / ".cache" / "agentbus" / "kernels"
     for library in folder.glob(f"{made_of}-*.so"):
         if library.stem == f"{made_of}-{_digest(library.read_bytes())}":
@@ -203,10 +288,11 @@ def _digest(content: bytes) -> str:
 def _compile(compiler: Sequence[str], folder: Path) -> Path:
     """Compile in two steps, so that the library does not name an OpenMP of its own: a second one
     beside torch's would have its threads fight for the same cores."""
-    compiled, linked = folder / "kernels.o", folder / "kernels.so"
-    flags = (*_FLAGS, "-fPIC", "-fopenmp")
-    _run(*compiler, *flags, "-c", str(_SOURCE), "-o", str(compiled))
-    _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+    linked, compiled = folder / "kernels.so", []
+    for source in sorted(_SOURCES.glob("*.c")):
+        compiled.append(str(folder / source.with_suffix(".o").name))
+        _run(*compiler, *_FLAGS, "-fPIC", "-fopenmp", "-c", str(source), "-o", compiled[-1])
+    _run(*compiler, "-shared", *compiled, "-o", str(linked), "-lm")
     linked.chmod(0o700)  # whatever the umask says: what a group may write is not loaded
     return linked
 

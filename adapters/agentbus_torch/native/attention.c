@@ -1,22 +1,14 @@
-/* Kernels of a forward pass in bfloat16 on x86-64 CPUs with AVX-512 BF16, and AMX where it is.
+/* Attention.
  *
- * Attention is computed in tiles with a running maximum and sum, as in FlashAttention
+ * It is computed in tiles with a running maximum and sum, as in FlashAttention
  * (https://arxiv.org/abs/2205.14135); what rows see is split into pieces that are computed apart and
  * merged, as in Flash-Decoding, so that few sequences keep all cores busy and a prefix that several
  * sequences share is read once for all.
- *
- * Threads are OpenMP's, of the caller's own team: torch's runtime is the one in the process.
  */
 
-#include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-typedef uint16_t bf16;
+#include "kernels.h"
 
 enum {
-    LANES = 16,     /* floats of a vector */
     BLOCK = 64,     /* keys that are met at once */
     GROUPS = 4,     /* vectors of a block */
     TILE = 6,       /* query rows that are multiplied at once: 24 accumulators */
@@ -24,51 +16,6 @@ enum {
     STATE = 16,     /* floats of a partial result before its sums: its maximum and its weight */
     AMX_LEAST = 8,  /* query rows from which AMX is faster; it multiplies LANES at once */
 };
-
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define HAS_AMX 1
-#define FOR_AMX __attribute__((target("amx-tile,amx-bf16")))
-#else
-#define HAS_AMX 0
-#endif
-
-typedef union {
-    __m512i bits;
-    __m512bh pairs;
-} vec;
-
-static inline __m512 widened(const bf16 *x) {
-    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-static inline float widened_one(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-static inline void narrowed(bf16 *to, __m512 x) {
-    union { __m256bh pairs; __m256i bits; } y = {.pairs = _mm512_cvtneps_pbh(x)};
-    _mm256_storeu_si256((__m256i *)to, y.bits);
-}
-
-/* 2 to the power of x, to within 3e-7 of it; 0 from -150 down. Minimax polynomial, 1 at 0. */
-static inline __m512 exp2_ps(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x); /* in this order NaN stays */
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 part = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.3264727e-3f);
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(9.6715127e-3f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(5.5507337e-2f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(2.4022242e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(6.9314698e-1f));
-    y = _mm512_fmadd_ps(y, part, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
-}
-
-/* ---- attention ------------------------------------------------------------------------------ */
 
 typedef struct {
     int32_t member;  /* its rows are the batch's rows members[member]..., its results have these numbers */
@@ -308,24 +255,10 @@ static void meet_some(int count, Row *rows, const int32_t *keys, const int32_t *
 
 #if HAS_AMX
 
-/* GCC does not know that instructions on tiles read and write memory. */
-static inline void settle_memory(void) { __asm__ volatile("" ::: "memory"); }
-
-typedef struct {
-    uint8_t palette, start, none[14];
-    uint16_t bytes[16]; /* of a row of each tile */
-    uint8_t rows[16];
-} __attribute__((packed)) Shapes;
-
 /* Make tiles 0 to 5 have as many rows as are multiplied at once; 6 and 7 take keys and values. */
-static FOR_AMX void shape_tiles(int rows) {
-    Shapes shapes __attribute__((aligned(64))) = {.palette = 1};
-    for (int tile = 0; tile < 8; tile++) {
-        shapes.bytes[tile] = 64;
-        shapes.rows[tile] = tile < 6 ? rows : LANES;
-    }
-    settle_memory();
-    _tile_loadconfig(&shapes);
+static FOR_AMX void shape_queries(int rows) {
+    uint8_t left = (uint8_t)rows;
+    shape_tiles((const uint8_t[8]){left, left, left, left, left, left, LANES, LANES});
 }
 
 /* As `meet`, of up to LANES rows whose states are neighbours, on tiles of that shape. */
@@ -406,11 +339,9 @@ static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const 
     settle_memory();
 }
 
-static FOR_AMX void leave_tiles(void) { _tile_release(); }
-
 #else
 
-static void shape_tiles(int rows) { (void)rows; }
+static void shape_queries(int rows) { (void)rows; }
 static void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values, int size,
                        float scale, int masked) {
     for (int r = 0; r < count; r += TILE)
@@ -473,7 +404,7 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                 continue;
             }
             if (shaped != many)
-                shape_tiles(shaped = many);
+                shape_queries(shaped = many);
             meet_tiles(many, rows + r, keys, values, size, plan->scale, !all);
         }
     }
@@ -543,39 +474,4 @@ void agentbus_attend(const Plan *plan, bf16 *qkv, bf16 *window, bf16 *out, int32
         for (int task = 0; task < plan->rows * plan->heads; task++)
             merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);
     }
-}
-
-/* ---- between the products ------------------------------------------------------------------- */
-
-/* x [rows, size] over the root of the mean of its squares, times weight [size]. */
-void agentbus_rms_norm(const bf16 *x, const bf16 *weight, bf16 *out, int64_t rows, int64_t size,
-                       float eps, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++) {
-        const bf16 *from = x + row * size;
-        __m512 squares = _mm512_setzero_ps();
-        for (int64_t d = 0; d < size; d += LANES) {
-            __m512 some = widened(from + d);
-            squares = _mm512_fmadd_ps(some, some, squares);
-        }
-        float mean = _mm512_reduce_add_ps(squares) / (float)size;
-        __m512 factor = _mm512_set1_ps(1.0f / sqrtf(mean + eps));
-        for (int64_t d = 0; d < size; d += LANES)
-            narrowed(out + row * size + d,
-                     _mm512_mul_ps(_mm512_mul_ps(widened(from + d), factor), widened(weight + d)));
-    }
-}
-
-/* both [rows, 2 inner] -> silu(first half) * second half [rows, inner] */
-void agentbus_silu_times(const bf16 *both, bf16 *out, int64_t rows, int64_t inner,
-                         int32_t threads) {
-    const __m512 minus = _mm512_set1_ps(-1.442695041f), one = _mm512_set1_ps(1.0f);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t d = 0; d < inner; d += LANES) {
-            __m512 gate = widened(both + row * 2 * inner + d);
-            __m512 up = widened(both + row * 2 * inner + inner + d);
-            __m512 under = _mm512_add_ps(one, exp2_ps(_mm512_mul_ps(gate, minus)));
-            narrowed(out + row * inner + d, _mm512_mul_ps(_mm512_div_ps(gate, under), up));
-        }
 }

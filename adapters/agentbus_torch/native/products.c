@@ -1,0 +1,179 @@
+/* Products with weights that lie in tiles of AMX.
+ *
+ * A panel of 32 outputs meets 32 rows at a time in four accumulators. It is read from memory once, in
+ * order, while the panel before it is multiplied; and while a block of results is summed up, the one
+ * before it is written.
+ */
+
+#include "kernels.h"
+
+#if HAS_AMX
+
+enum {
+    PANEL = 2 * LANES,         /* outputs, and rows, that are multiplied at once */
+    DEPTH = 2 * LANES,         /* inputs of a tile */
+    CELL = LANES * DEPTH,      /* numbers of a tile of rows or weights */
+    CHUNK = 256,               /* rows that meet all panels before the next do: they stay in the cache */
+    AHEAD = CELL,              /* numbers of a panel that are fetched before they are needed */
+    FAR = 2048, /* rows */
+    LINE = 32,                 /* numbers of a cache line */
+};
+
+typedef struct {
+    const bf16 *weight; /* [outputs / PANEL, inputs / DEPTH, 2, DEPTH / 2, LANES, 2] */
+    const bf16 *bias;   /* [outputs], or NULL */
+    const bf16 *norm;   /* [inputs] of the inputs' norm, or NULL */
+    int64_t inputs;
+    int64_t outputs;
+    float eps;          /* of the norm */
+    int32_t gated;      /* a panel's halves are gates and what they open: half as many results */
+} Product;
+
+/* Sums of up to PANEL rows and one panel, and where they go. */
+typedef struct {
+    float sums[PANEL][PANEL] __attribute__((aligned(64)));
+    const Product *product;
+    const bf16 *plus; /* or NULL */
+    bf16 *out;
+    int64_t panel;
+    int rows;
+    int written;
+} Block;
+
+static inline void put_row(Block *block) {
+    const Product *product = block->product;
+    const float *sums = block->sums[block->written];
+    __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + LANES);
+    int64_t first = block->panel * PANEL;
+    if (product->gated) {
+        narrowed(block->out + block->written++ * (product->outputs / 2) + first / 2,
+                 gated(low, high));
+        return;
+    }
+    if (product->bias) {
+        low = _mm512_add_ps(low, widened(product->bias + first));
+        high = _mm512_add_ps(high, widened(product->bias + first + LANES));
+    }
+    int64_t at = block->written++ * product->outputs + first;
+    if (block->plus) {
+        low = _mm512_add_ps(low, widened(block->plus + at));
+        high = _mm512_add_ps(high, widened(block->plus + at + LANES));
+    }
+    vec both = {.pairs = _mm512_cvtne2ps_pbh(high, low)};
+    _mm512_storeu_si512(block->out + at, both.bits);
+}
+
+static inline void put_rows(Block *block, int most) {
+    for (int end = block->written + most; block->written < block->rows && block->written < end;)
+        put_row(block);
+}
+
+/* Make the tiles of two times up to LANES rows; 6 and 7 take the weights. */
+static FOR_AMX void shape_rows(int rows) {
+    uint8_t one = (uint8_t)(rows < LANES ? rows : LANES);
+    uint8_t other = (uint8_t)(rows > LANES ? rows - LANES : LANES);
+    shape_tiles((const uint8_t[8]){one, one, other, other, one, other, LANES, LANES});
+}
+
+/* Multiply a block's rows with its panel: tiles of them are `step` apart, a tile's rows `stride`.
+ * Meanwhile write the block before, and fetch so many lines from `next` on for each tile. */
+static FOR_AMX void sum_up(Block *block, const bf16 *x, int64_t step, int64_t stride, Block *before,
+                           const bf16 *next, int lines) {
+    int64_t inputs = block->product->inputs, tiles = inputs / DEPTH;
+    const bf16 *panel = block->product->weight + block->panel * PANEL * inputs;
+    const bf16 *lower = x + LANES * inputs;
+    int both = block->rows > LANES, share = (int)((PANEL + tiles - 1) / tiles);
+    settle_memory();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < tiles; k++, panel += 2 * CELL) {
+        for (int line = 0; line < lines; line++, next += LINE)
+            _mm_prefetch((const char *)next, _MM_HINT_T1);
+        put_rows(before, share);
+        _tile_loadd(6, panel, 64);
+        _tile_loadd(4, x + k * step, stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, panel + CELL, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        if (both) {
+            _tile_loadd(5, lower + k * step, stride);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, block->sums[0], sizeof block->sums[0]);
+    _tile_stored(1, block->sums[0] + LANES, sizeof block->sums[0]);
+    if (both) {
+        _tile_stored(2, block->sums[LANES], sizeof block->sums[0]);
+        _tile_stored(3, block->sums[LANES] + LANES, sizeof block->sums[0]);
+    }
+    settle_memory();
+}
+
+/* Put a row where tiles of rows have it, normed if there is a norm. */
+static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *laid) {
+    int64_t inputs = product->inputs;
+    const bf16 *from = x + row * inputs;
+    bf16 *to = laid + row / LANES * LANES * inputs + row % LANES * DEPTH;
+    __m512 factor = product->norm ? norm_factor(from, inputs, product->eps) : _mm512_setzero_ps();
+    for (int64_t d = 0; d < inputs; d += DEPTH, to += CELL) {
+        if (product->norm) {
+            narrowed(to, normed(from + d, factor, product->norm + d));
+            narrowed(to + LANES, normed(from + d + LANES, factor, product->norm + d + LANES));
+        } else {
+            _mm512_storeu_si512(to, _mm512_loadu_si512(from + d));
+        }
+    }
+}
+
+/* x [rows, inputs], normed if there is a norm, times the weight, plus the bias and `plus`
+ * [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole tiles, and `plus` may be
+ * NULL, or `out` itself. */
+void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+                       bf16 *out, int64_t rows, int32_t threads) {
+    int64_t inputs = product->inputs, panels = product->outputs / PANEL;
+    int64_t results = product->gated ? product->outputs / 2 : product->outputs;
+    int64_t chunks = (rows + CHUNK - 1) / CHUNK;
+    int lays = product->norm || (rows > PANEL && inputs >= FAR);
+    int64_t step = lays ? CELL : DEPTH, stride = (lays ? DEPTH : inputs) * (int64_t)sizeof(bf16);
+    const bf16 *from_x = lays ? laid : x;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Block blocks[2];
+        int now = 0, shaped = 0;
+        blocks[1].rows = blocks[1].written = 0;
+        if (lays) {
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < rows; row++)
+                lay_row(product, x, row, laid);
+        }
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < chunks * panels; task++) {
+            int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;
+            int64_t many = (end - from + PANEL - 1) / PANEL, panel = task % panels;
+            int lines = (int)((2 * CELL / LINE + many - 1) / many);
+            const bf16 *next = product->weight + panel * PANEL * inputs +
+                               (many == 1 ? AHEAD : PANEL * inputs);
+            for (int64_t row = from; row < end; row += PANEL, now ^= 1) {
+                Block *block = &blocks[now];
+                block->product = product;
+                block->plus = plus ? plus + row * results : NULL;
+                block->out = out + row * results;
+                block->panel = panel;
+                block->rows = end - row < PANEL ? (int)(end - row) : PANEL;
+                block->written = 0;
+                if (shaped != block->rows)
+                    shape_rows(shaped = block->rows);
+                sum_up(block, from_x + row * inputs, step, stride, &blocks[now ^ 1], next, lines);
+                next += lines * LINE * (inputs / DEPTH);
+            }
+        }
+        put_rows(&blocks[now ^ 1], PANEL);
+        if (shaped)
+            leave_tiles();
+    }
+}
+
+#endif

@@ -1,0 +1,117 @@
+"""Products with weights, in each form that a CPU's are kept in, against the plain formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from agentbus_torch import cpu_kernels, linear
+from agentbus_torch.huge_pages import HugePages
+from agentbus_torch.linear import make_linear, make_swiglu
+from agentbus_torch.norm import RMSNorm
+from torch import Tensor
+from torch.nn import functional
+
+BF16 = torch.bfloat16
+FORMS = ("tiles", "onednn")
+ROWS = (1, 2, 16, 17, 31, 32, 33, 48, 64, 130, 256, 257, 301)
+
+
+@pytest.fixture(params=FORMS, autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have weights kept in one form, where the CPU knows it."""
+    chosen: str = request.param
+    if chosen == "tiles":
+        if cpu_kernels.product_kernels(torch.empty(32, 32, dtype=BF16)) is None:
+            pytest.skip("there is no AMX, or no C compiler that knows it")
+        monkeypatch.setattr(cpu_kernels, "_PARALLEL_NUMBERS", 0)
+    else:
+        monkeypatch.setattr(linear, "product_kernels", lambda weight: None)
+    return chosen
+
+
+def normed(x: Tensor, norm: RMSNorm) -> Tensor:
+    return functional.rms_norm(x.float(), x.shape[1:], norm.weight.float(), norm.eps).to(BF16)
+
+
+def close(found: Tensor, right: Tensor) -> None:
+    """Sums of as many terms are compared with the size that they have."""
+    assert found.dtype == BF16 and found.shape == right.shape
+    assert torch.allclose(found.float(), right.float(), rtol=2**-7, atol=2e-2)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("outputs", "inputs"), [(32, 32), (96, 64), (224, 576), (64, 4096)])
+def test_a_product_of_any_number_of_rows(outputs: int, inputs: int, threads: int) -> None:
+    torch.manual_seed(3)
+    weight = (torch.randn(outputs, inputs) / inputs**0.5).to(BF16)
+    bias, norm = torch.randn(outputs).to(BF16), RMSNorm(torch.rand(inputs).to(BF16), 1e-5)
+    plain, biased = make_linear(weight), make_linear(weight, bias)
+    behind = make_linear(weight, norm=norm)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for rows in ROWS:
+            x, other = torch.randn(rows, inputs).to(BF16), torch.randn(rows, outputs).to(BF16)
+            right = x.float() @ weight.float().T
+            close(plain(x), right)
+            close(biased(x), right + bias.float())
+            close(biased.plus(x, other.clone()), right + bias.float() + other.float())
+            close(behind(x), normed(x, norm).float() @ weight.float().T)
+            if rows > 1:  # as rows that a product shares with others
+                wide = torch.cat((x, x), 1)
+                assert torch.equal(plain(wide[:, :inputs]), plain(x))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("inner", [16, 48, 1536])
+def test_swiglu(inner: int) -> None:
+    torch.manual_seed(4)
+    gate, up = ((torch.randn(inner, 96) / 4).to(BF16) for _ in range(2))
+    norm = RMSNorm(torch.rand(96).to(BF16), 1e-6)
+    made = make_swiglu(gate, up, norm)
+    for rows in ROWS:
+        x = torch.randn(rows, 96).to(BF16)
+        right = normed(x, norm).float()
+        close(made(x), functional.silu(right @ gate.float().T) * (right @ up.float().T))
+
+
+@pytest.mark.parametrize("form", ["tiles"], indirect=True)
+def test_a_row_is_the_same_whatever_rows_are_beside_it() -> None:
+    """Which oneDNN does not say of itself."""
+    torch.manual_seed(5)
+    made = make_linear(torch.randn(64, 576).to(BF16))
+    x = torch.randn(300, 576).to(BF16)
+    found = made(x)
+    for rows in (1, 5, 40, 256):
+        assert torch.equal(made(x[:rows]), found[:rows])
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(40, 64), (64, 48), (3, 5)])
+def test_shapes_that_are_no_whole_tiles(outputs: int, inputs: int) -> None:
+    weight, x = torch.randn(outputs, inputs).to(BF16), torch.randn(7, inputs).to(BF16)
+    close(make_linear(weight)(x), x.float() @ weight.float().T)
+
+
+def test_no_rows() -> None:
+    made = make_linear(torch.randn(64, 32).to(BF16))
+    assert made(torch.empty(0, 32, dtype=BF16)).shape == (0, 64)
+
+
+def test_what_is_not_a_number_stays_in_its_row() -> None:
+    weight = torch.randn(64, 96).to(BF16)
+    made, x = make_linear(weight), torch.randn(40, 96).to(BF16)
+    x[3, 7], x[20, 0] = torch.nan, torch.inf
+    broken = ~torch.isfinite(made(x).float()).all(1)
+    assert broken.nonzero().flatten().tolist() == [3, 20]
+
+
+def test_memory_is_given_once() -> None:
+    memory = HugePages()
+    first = [memory.empty((n, 3), BF16) for n in (1, 5, 100)]
+    large = memory.empty((40 << 20,), BF16)  # more than a mapping
+    last = memory.empty((8,), torch.float32)
+    for n, one in enumerate((*first, large, last)):
+        assert one.data_ptr() % 64 == 0 or one.numel() == 0
+        one.fill_(n)
+    assert all(bool((one == n).all()) for n, one in enumerate((*first, large, last)))
