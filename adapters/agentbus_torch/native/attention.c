@@ -6,85 +6,13 @@
  * sequences share is read once for all.
  */
 
-#include "kernels.h"
+#include "attention.h"
 
 enum {
-    BLOCK = 64,     /* keys that are met at once */
     GROUPS = 4,     /* vectors of a block */
     TILE = 6,       /* query rows that are multiplied at once: 24 accumulators */
-    MAX_SIZE = 256, /* of a head */
-    STATE = 16,     /* floats of a partial result before its sums: its maximum and its weight */
-    AMX_LEAST = 8,  /* query rows from which AMX is faster; it multiplies LANES at once */
+    AMX_LEAST = 8,  /* query rows from which tiles are faster */
 };
-
-typedef struct {
-    int32_t member;  /* its rows are the batch's rows members[member]..., its results have these numbers */
-    int32_t rows;
-    int32_t slot;    /* whose window holds its keys and values */
-    int32_t first;   /* positions first..end are met */
-    int32_t end;
-} Piece;
-
-typedef struct {
-    const Piece *pieces;
-    const int32_t *members;
-    const int32_t *slots;      /* [rows]: where a row's own keys and values go */
-    const int32_t *positions;  /* [rows]: of a row; it sees what is up to it */
-    const int32_t *merged;     /* [rows + 1]: row r's results are numbers merged[r]..merged[r + 1] */
-    const int32_t *partials;   /* of these */
-    const bf16 *cosine;        /* [positions, size] */
-    const bf16 *sine;
-    float *scratch;            /* [kv_heads, results, heads / kv_heads, stride_of(size)] */
-    int64_t slot_stride;       /* of a window, in numbers */
-    int64_t head_stride;
-    int32_t count;             /* of pieces */
-    int32_t rows;
-    int32_t results;           /* of all pieces */
-    int32_t heads;
-    int32_t kv_heads;
-    int32_t size;
-    int32_t threads;
-    int32_t amx;               /* whether the CPU has it, and this process may use it */
-    float scale;               /* from products to scores, times log2(e) */
-} Plan;
-
-/* Of a partial result: its state, its sums, and the query of its row. */
-static inline int stride_of(int size) { return STATE + size + size / 2; }
-
-/* Where the result of that number is for one head. Heads that share keys are neighbours, and so are
- * the numbers of a piece's rows. */
-static inline float *result_of(const Plan *plan, int64_t number, int head) {
-    int group = plan->heads / plan->kv_heads;
-    int64_t place = (head / group * (int64_t)plan->results + number) * group + head % group;
-    return plan->scratch + place * stride_of(plan->size);
-}
-
-/* Transpose 16 rows of 16 pairs. */
-static inline void transpose16(const __m512i in[16], int32_t *out, int stride) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 8; i++) {
-        a[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
-        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
-        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        a[i] = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88);
-        a[4 + i] = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
-        a[8 + i] = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
-        a[12 + i] = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        _mm512_store_si512(out + i * stride, _mm512_shuffle_i32x4(a[i], a[8 + i], 0x88));
-        _mm512_store_si512(out + (8 + i) * stride, _mm512_shuffle_i32x4(a[i], a[8 + i], 0xdd));
-        _mm512_store_si512(out + (4 + i) * stride, _mm512_shuffle_i32x4(a[4 + i], a[12 + i], 0x88));
-        _mm512_store_si512(out + (12 + i) * stride, _mm512_shuffle_i32x4(a[4 + i], a[12 + i], 0xdd));
-    }
-}
 
 /* keys [count, size] to [size / 2][BLOCK]: each key's pairs of neighbours, which a product takes at
  * once; what is behind the last key is 0. */
@@ -103,23 +31,14 @@ static inline void lay_keys(const bf16 *keys, int count, int size, int32_t *out)
 /* values [count, size] to [BLOCK / 2][size]: pairs of a number and that of the next position; what is
  * behind the last position is 0. */
 static inline void lay_values(const bf16 *values, int count, int size, int32_t *out) {
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
-                                         8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    for (int pair = 0; pair < BLOCK / 2; pair++)
-        for (int d = 0; d < size; d += 2 * LANES) {
-            const bf16 *at = values + (int64_t)2 * pair * size + d;
-            __m512i one = 2 * pair < count ? _mm512_loadu_si512(at) : _mm512_setzero_si512();
-            __m512i other =
-                2 * pair + 1 < count ? _mm512_loadu_si512(at + size) : _mm512_setzero_si512();
-            int32_t *to = out + pair * size + d;
-            _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, other));
-            _mm512_store_si512(to + LANES, _mm512_permutex2var_epi16(one, high, other));
-        }
+    for (int key = 0; key < BLOCK; key += 2)
+        for (int d = 0; d < size; d += 2 * LANES)
+            pair_up(values + (int64_t)key * size + d, count - key, size, out + key / 2 * size + d);
 }
 
 typedef struct {
-    float *state;          /* its maximum, its weight; from STATE on its sums, then its query */
+    float *state;          /* its maximum, its weight; from STATE on its sums */
+    const int32_t *query;  /* in pairs */
     int32_t position;      /* it sees what is up to it */
     int32_t from, to;      /* keys of this block that it sees, where not all see all */
 } Row;
@@ -184,7 +103,7 @@ static inline __attribute__((always_inline)) void meet(const int ROWS, Row *rows
     int32_t weights[TILE][BLOCK / 2] __attribute__((aligned(64)));
 #pragma GCC unroll 6
     for (int r = 0; r < ROWS; r++) {
-        left[r] = (const int32_t *)(rows[r].state + STATE + size);
+        left[r] = rows[r].query;
 #pragma GCC unroll 4
         for (int j = 0; j < GROUPS; j++)
             acc[r][j] = _mm512_setzero_ps();
@@ -253,104 +172,6 @@ static void meet_some(int count, Row *rows, const int32_t *keys, const int32_t *
     }
 }
 
-#if HAS_AMX
-
-/* Make tiles 0 to 5 have as many rows as are multiplied at once; 6 and 7 take keys and values. */
-static FOR_AMX void shape_queries(int rows) {
-    uint8_t left = (uint8_t)rows;
-    shape_tiles((const uint8_t[8]){left, left, left, left, left, left, LANES, LANES});
-}
-
-/* As `meet`, of up to LANES rows whose states are neighbours, on tiles of that shape. */
-static FOR_AMX void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values,
-                               int size, float scale, int masked) {
-    float products[LANES][BLOCK] __attribute__((aligned(64)));
-    int32_t weights[LANES][BLOCK / 2] __attribute__((aligned(64)));
-    float before[LANES] __attribute__((aligned(64))) = {0}, now[LANES] __attribute__((aligned(64))) = {0};
-    float base[LANES] __attribute__((aligned(64))), faded[LANES] __attribute__((aligned(64)));
-    const float *query = rows[0].state + STATE + size;
-    int stride = stride_of(size) * 4;
-    settle_memory();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int k = 0; k < size / 2; k += LANES) {
-        const int32_t *right = keys + k * BLOCK;
-        _tile_loadd(4, query + k, stride);
-        _tile_loadd(6, right, BLOCK * 4);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, right + LANES, BLOCK * 4);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, right + 2 * LANES, BLOCK * 4);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_loadd(7, right + 3 * LANES, BLOCK * 4);
-        _tile_dpbf16ps(3, 4, 7);
-    }
-    _tile_stored(0, products[0], BLOCK * 4);
-    _tile_stored(1, products[0] + LANES, BLOCK * 4);
-    _tile_stored(2, products[0] + 2 * LANES, BLOCK * 4);
-    _tile_stored(3, products[0] + 3 * LANES, BLOCK * 4);
-    settle_memory();
-    for (int r = 0; r < count; r++) {
-        __m512 acc[GROUPS];
-        for (int j = 0; j < GROUPS; j++)
-            acc[j] = _mm512_load_ps(products[r] + j * LANES);
-        if (masked) {
-            hide(acc, &rows[r]);
-            for (int j = 0; j < GROUPS; j++)
-                _mm512_store_ps(products[r] + j * LANES, acc[j]);
-        }
-        before[r] = rows[r].state[0];
-        now[r] = scale * highest(acc);
-    }
-    raise(before, now, base, faded);
-    for (int r = 0; r < count; r++) {
-        __m512 acc[GROUPS];
-        for (int j = 0; j < GROUPS; j++)
-            acc[j] = _mm512_load_ps(products[r] + j * LANES);
-        weigh(acc, &rows[r], scale, now[r], base[r], faded[r], weights[r]);
-        if (faded[r] == 1.0f)
-            continue;
-        for (int d = 0; d < size; d += LANES) {
-            float *sums = rows[r].state + STATE + d;
-            _mm512_store_ps(sums, _mm512_mul_ps(_mm512_load_ps(sums), _mm512_set1_ps(faded[r])));
-        }
-    }
-    settle_memory();
-    _tile_loadd(4, weights[0], BLOCK * 2);
-    _tile_loadd(5, weights[0] + LANES, BLOCK * 2);
-    for (int d = 0; d < size; d += 2 * LANES) {
-        float *sums = rows[0].state + STATE + d;
-        const int32_t *first = values + d, *second = values + LANES * size + d;
-        _tile_loadd(0, sums, stride);
-        _tile_loadd(6, first, size * 4);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(1, sums + LANES, stride);
-        _tile_loadd(7, first + LANES, size * 4);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(6, second, size * 4);
-        _tile_dpbf16ps(0, 5, 6);
-        _tile_loadd(7, second + LANES, size * 4);
-        _tile_dpbf16ps(1, 5, 7);
-        _tile_stored(0, sums, stride);
-        _tile_stored(1, sums + LANES, stride);
-    }
-    settle_memory();
-}
-
-#else
-
-static void shape_queries(int rows) { (void)rows; }
-static void meet_tiles(int count, Row *rows, const int32_t *keys, const int32_t *values, int size,
-                       float scale, int masked) {
-    for (int r = 0; r < count; r += TILE)
-        meet_some(count - r < TILE ? count - r : TILE, rows + r, keys, values, size, scale, masked);
-}
-static void leave_tiles(void) {}
-
-#endif
-
 static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
 
 /* Find what rows see of the `count` keys from `first` on; 0 if it is nothing. */
@@ -369,28 +190,28 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                          int kv_head, int sees) {
     int32_t keys[MAX_SIZE / 2 * BLOCK] __attribute__((aligned(64)));
     int32_t values[BLOCK / 2 * MAX_SIZE] __attribute__((aligned(64)));
-    int size = plan->size, group = plan->heads / plan->kv_heads, shaped = 0;
+    int size = plan->size, group = plan->heads / plan->kv_heads;
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * size;
     const bf16 *mine = window + piece->slot * plan->slot_stride + kv_head * plan->head_stride;
     const int32_t *members = plan->members + piece->member;
-    int total = piece->rows * group, stride = stride_of(size), least = INT32_MAX;
-    float *states = result_of(plan, piece->member, kv_head * group);
+    int total = piece->rows * group, least = INT32_MAX;
+    float *states = results_of(plan, piece, kv_head);
     Row rows[total];
     for (int r = 0; r < total; r++) {
         int row = members[r / group], head = kv_head * group + r % group;
-        float *state = states + (int64_t)r * stride;
+        float *state = states + (int64_t)r * stride_of(size);
         memset(state, 0, (STATE + size) * sizeof(float));
         state[0] = -INFINITY;
-        memcpy(state + STATE + size, qkv + row * row_stride + head * size, size * sizeof(bf16));
-        rows[r] = (Row){.state = state, .position = plan->positions[row]};
+        rows[r] = (Row){.state = state,
+                        .query = (const int32_t *)(qkv + row * row_stride + head * size),
+                        .position = plan->positions[row]};
         least = rows[r].position < least ? rows[r].position : least;
     }
     for (int first = piece->first; first < piece->end; first += BLOCK) {
         int count = piece->end - first < BLOCK ? piece->end - first : BLOCK;
-        int laid = 0, all = !sees && count == BLOCK && (int64_t)first + BLOCK <= (int64_t)least + 1;
-        for (int r = 0, many; r < total; r += many) {
-            int tiled = plan->amx && total - r >= AMX_LEAST, most = tiled ? LANES : TILE;
-            many = total - r < most ? total - r : most;
+        int laid = 0, all = sees_all(first, count, least, sees);
+        for (int r = 0; r < total; r += TILE) {
+            int many = total - r < TILE ? total - r : TILE;
             if (!all && !see(rows + r, many, first, count, sees))
                 continue;
             if (!laid) {
@@ -399,17 +220,21 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
                 lay_values(mine + plan->kv_heads * plan->head_stride + at, count, size, values);
                 laid = 1;
             }
-            if (!tiled) {
-                meet_some(many, rows + r, keys, values, size, plan->scale, !all);
-                continue;
-            }
-            if (shaped != many)
-                shape_queries(shaped = many);
-            meet_tiles(many, rows + r, keys, values, size, plan->scale, !all);
+            meet_some(many, rows + r, keys, values, size, plan->scale, !all);
         }
     }
-    if (shaped)
-        leave_tiles();
+}
+
+/* In tiles, if there are enough rows for them. */
+static void attend_in_its_way(const Plan *plan, const bf16 *qkv, const bf16 *window,
+                              const Piece *piece, int kv_head, int sees) {
+#if HAS_AMX
+    if (plan->amx && piece->rows * (plan->heads / plan->kv_heads) >= AMX_LEAST) {
+        agentbus_attend_in_tiles(plan, qkv, window, piece, kv_head, sees);
+        return;
+    }
+#endif
+    attend_piece(plan, qkv, window, piece, kv_head, sees);
 }
 
 /* Turn a row's queries and keys to its position, and put its keys and values in place. */
@@ -468,8 +293,8 @@ void agentbus_attend(const Plan *plan, bf16 *qkv, bf16 *window, bf16 *out, int32
                          plan->positions[row]);
 #pragma omp for schedule(dynamic, 1)
         for (int task = 0; task < plan->count * plan->kv_heads; task++)
-            attend_piece(plan, qkv, window, plan->pieces + task / plan->kv_heads,
-                         task % plan->kv_heads, sees);
+            attend_in_its_way(plan, qkv, window, plan->pieces + task / plan->kv_heads,
+                              task % plan->kv_heads, sees);
 #pragma omp for schedule(static)
         for (int task = 0; task < plan->rows * plan->heads; task++)
             merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);

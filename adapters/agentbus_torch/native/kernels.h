@@ -10,7 +10,10 @@
 
 typedef uint16_t bf16;
 
-enum { LANES = 16 /* floats of a vector, and rows of a tile */ };
+enum {
+    LANES = 16, /* floats of a vector, and rows of a tile */
+    LINE = 32,  /* numbers of a cache line */
+};
 
 #if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
 #define HAS_AMX 1

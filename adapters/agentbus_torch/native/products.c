@@ -15,8 +15,7 @@ enum {
     CELL = LANES * DEPTH,      /* numbers of a tile of rows or weights */
     CHUNK = 256,               /* rows that meet all panels before the next do: they stay in the cache */
     AHEAD = CELL,              /* numbers of a panel that are fetched before they are needed */
-    FAR = 2048, /* rows */
-    LINE = 32,                 /* numbers of a cache line */
+    FAR = 2048,                /* inputs from which many rows lie too far apart for a cache's sets */
 };
 
 typedef struct {
