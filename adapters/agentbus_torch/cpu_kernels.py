@@ -159,7 +159,7 @@ class CPUKernels:
     def multiply(self, product: Product, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """Return the product of `x` [rows, inputs], plus `plus` [rows, outputs]; only with AMX."""
         assert self._multiply is not None
-        x = x.contiguous()
+        x, plus = x.contiguous(), None if plus is None else plus.contiguous()
         rows = len(x)
         results = product.outputs // 2 if product.gated else product.outputs
         found = x.new_empty(rows, results)
@@ -178,7 +178,7 @@ class CPUKernels:
     def in_tiles(self, weight: Tensor) -> Tensor:
         """Lay a weight [outputs, inputs] out as `multiply` reads it."""
         outputs, inputs = weight.shape
-        halves = weight.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES, 2)
+        halves = weight.reshape(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES, 2)
         laid = halves.permute(0, 3, 1, 4, 2, 5)
         with self._loading:
             return self._memory.empty(tuple(laid.shape), weight.dtype).copy_(laid)

@@ -58,8 +58,10 @@ def test_a_product_of_any_number_of_rows(outputs: int, inputs: int, threads: int
             close(biased.plus(x, other.clone()), right + bias.float() + other.float())
             close(behind(x), normed(x, norm).float() @ weight.float().T)
             if rows > 1:  # as rows that a product shares with others
-                wide = torch.cat((x, x), 1)
-                assert torch.equal(plain(wide[:, :inputs]), plain(x))
+                wide, more = torch.cat((x, x), 1)[:, :inputs], torch.cat((other, other), 1)
+                assert torch.equal(plain(wide), plain(x))
+                found = plain.plus(wide, more[:, :outputs])
+                assert torch.equal(found, plain.plus(x, other.clone()))
     finally:
         torch.set_num_threads(before)
 
