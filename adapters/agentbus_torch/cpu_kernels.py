@@ -178,10 +178,12 @@ class CPUKernels:
     def in_tiles(self, weight: Tensor) -> Tensor:
         """Lay a weight [outputs, inputs] out as `multiply` reads it."""
         outputs, inputs = weight.shape
-        halves = weight.reshape(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES, 2)
-        laid = halves.permute(0, 3, 1, 4, 2, 5)
+        pairs = weight.contiguous().view(torch.int32)
+        halves = pairs.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES)
+        laid = halves.permute(0, 3, 1, 4, 2)
         with self._loading:
-            return self._memory.empty(tuple(laid.shape), weight.dtype).copy_(laid)
+            memory = self._memory.empty(tuple(laid.shape), torch.int32)
+        return memory.copy_(laid).view(weight.dtype)
 
     def silu_times(self, both: Tensor) -> Tensor:
         """Return silu(first half) * second half [rows, inner] of `both` [rows, 2 * inner]."""
