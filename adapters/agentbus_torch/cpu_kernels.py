@@ -131,6 +131,9 @@ class CPUKernels:
         if self._multiply is not None:
             self._multiply.argtypes = [*(pointer,) * 5, long, integer]
             self._multiply.restype = None
+            self._finish_layer = library.agentbus_finish_layer
+            self._finish_layer.argtypes = [*(pointer,) * 8, long, integer]
+            self._finish_layer.restype = None
 
     def attend(self, plan: Plan, qkv: Tensor, window: Tensor, sees: int) -> Tensor:
         """Turn queries and keys, put keys and values into their windows, and attend.
@@ -172,6 +175,28 @@ class CPUKernels:
             found.data_ptr(),
             rows,
             _threads(product.inputs * product.outputs),
+        )
+        return found
+
+    def finish_layer(
+        self, output: Product, act: Product, down: Product, attended: Tensor, x: Tensor
+    ) -> Tensor:
+        """Return `x` plus the product of `attended`, and plus `down` of `act` of that: three products
+        [rows, inputs] as `multiply` computes them, at one call."""
+        attended, x = attended.contiguous(), x.contiguous()
+        rows, inner = len(x), down.inputs
+        found = torch.empty_like(x)
+        laid = (rows + -rows % LANES) * max(output.inputs, act.inputs, inner)
+        memory = self._scratch.of(laid + rows * inner).data_ptr()
+        self._finish_layer(
+            *(ctypes.addressof(product) for product in (output, act, down)),
+            attended.data_ptr(),
+            memory,
+            memory + laid * x.element_size(),
+            x.data_ptr(),
+            found.data_ptr(),
+            rows,
+            _threads(down.inputs * down.outputs),
         )
         return found
 

@@ -18,7 +18,15 @@ from torch.nn import functional
 from .cpu_kernels import LANES, CPUKernels, Product, product_kernels, row_kernels
 from .norm import RMSNorm
 
-__all__ = ["Linear", "SwiGLU", "has_fast_bfloat16", "make_linear", "make_swiglu"]
+__all__ = [
+    "Linear",
+    "Rest",
+    "SwiGLU",
+    "has_fast_bfloat16",
+    "make_linear",
+    "make_rest",
+    "make_swiglu",
+]
 
 
 class Linear(Protocol):
@@ -83,13 +91,13 @@ class _InTiles:
         gated: bool = False,
     ) -> None:
         outputs, inputs = weight.shape
-        self._kernels = kernels
+        self.kernels = kernels
         self._tensors = (
             kernels.in_tiles(weight),
             bias,
             norm,
         )  # alive for as long as they are pointed to
-        self._product = Product(
+        self.product = Product(
             weight=self._tensors[0].data_ptr(),
             bias=None if bias is None else bias.data_ptr(),
             norm=None if norm is None else norm.weight.data_ptr(),
@@ -100,10 +108,10 @@ class _InTiles:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._kernels.multiply(self._product, x)
+        return self.kernels.multiply(self.product, x)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        return self._kernels.multiply(self._product, x, other)
+        return self.kernels.multiply(self.product, x, other)
 
 
 class _OnGPU:
@@ -218,3 +226,41 @@ def make_swiglu(gate: Tensor, up: Tensor, norm: RMSNorm) -> SwiGLU:
         )
         return _InTiles(kernels, halves.view_as(both), None, norm, gated=True)
     return _OneProduct(both, norm)
+
+
+class Rest(Protocol):
+    """What follows a layer's attention: `x` [rows, hidden] plus the product of what is attended
+    [rows, heads * head_size], and plus the SwiGLU and its product of that sum."""
+
+    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
+        """Return it; `x` may be overwritten."""
+        ...
+
+
+class _OneByOne:
+    def __init__(self, output: Linear, act: SwiGLU, down: Linear) -> None:
+        self._output = output
+        self._act = act
+        self._down = down
+
+    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
+        x = self._output.plus(attended, x)
+        return self._down.plus(self._act(x), x)
+
+
+class _AtOneCall:
+    """Threads go from product to product without waiting for the interpreter."""
+
+    def __init__(self, output: _InTiles, act: _InTiles, down: _InTiles) -> None:
+        self._steps = output, act, down
+
+    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
+        output, act, down = self._steps
+        return output.kernels.finish_layer(output.product, act.product, down.product, attended, x)
+
+
+def make_rest(output: Linear, act: SwiGLU, down: Linear) -> Rest:
+    """Put together what follows a layer's attention."""
+    if isinstance(output, _InTiles) and isinstance(act, _InTiles) and isinstance(down, _InTiles):
+        return _AtOneCall(output, act, down)
+    return _OneByOne(output, act, down)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from .attention import Attention
 from .batch import Batch
 from .config import ModelConfig
-from .linear import Linear, SwiGLU, make_linear, make_swiglu
+from .linear import Linear, Rest, make_linear, make_rest, make_swiglu
 from .norm import RMSNorm
 from .rope import make_rope
 from .weights import Weights
@@ -29,9 +29,7 @@ class _Layer:
     qkv: Linear
     qk_norm: Tensor | None
     """Weights [heads + kv_heads, head_size] of the norms of queries and keys (Qwen3)."""
-    output: Linear
-    act: SwiGLU
-    down: Linear
+    rest: Rest
 
 
 class Model:
@@ -92,8 +90,7 @@ class Model:
                 x, attended = x[wanted], attended[wanted]
                 if not len(x):
                     break
-            x = layer.output.plus(attended, x)
-            x = layer.down.plus(layer.act(x), x)
+            x = layer.rest(attended, x)
         return x
 
     def normed(self, hidden: Tensor) -> Tensor:
@@ -125,16 +122,18 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
             norm=norm("input_layernorm"),
         ),
         qk_norm=_qk_norm(config, weights, attention) if config.qk_norm else None,
-        output=make_linear(
-            weights.take(f"{attention}o_proj.weight", (hidden, q)),
-            weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
+        rest=make_rest(
+            make_linear(
+                weights.take(f"{attention}o_proj.weight", (hidden, q)),
+                weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
+            ),
+            make_swiglu(
+                weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
+                weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
+                norm("post_attention_layernorm"),
+            ),
+            make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
         ),
-        act=make_swiglu(
-            weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
-            weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
-            norm("post_attention_layernorm"),
-        ),
-        down=make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
     )
 
 

@@ -67,6 +67,18 @@ static inline void put_rows(Block *block, int most) {
         put_row(block);
 }
 
+/* Begin to sum up the rows from `row` on, at most up to `end`. */
+static inline void begin(Block *block, const Product *product, int64_t panel, const bf16 *plus,
+                         bf16 *out, int64_t row, int64_t end) {
+    int64_t at = row * (product->gated ? product->outputs / 2 : product->outputs);
+    block->product = product;
+    block->plus = plus ? plus + at : NULL;
+    block->out = out + at;
+    block->panel = panel;
+    block->rows = end - row < PANEL ? (int)(end - row) : PANEL;
+    block->written = 0;
+}
+
 /* Make the tiles of two times up to LANES rows; 6 and 7 take the weights. */
 static FOR_AMX void shape_rows(int rows) {
     uint8_t one = (uint8_t)(rows < LANES ? rows : LANES);
@@ -127,51 +139,63 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
     }
 }
 
-/* x [rows, inputs], normed if there is a norm, times the weight, plus the bias and `plus`
- * [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole tiles, and `plus` may be
- * NULL, or `out` itself. */
-void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
-                       bf16 *out, int64_t rows, int32_t threads) {
+/* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
+ * plus the bias and `plus` [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole
+ * tiles, and `plus` may be NULL, or `out` itself. All is written when it returns. */
+static void multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus, bf16 *out,
+                     int64_t rows) {
     int64_t inputs = product->inputs, panels = product->outputs / PANEL;
-    int64_t results = product->gated ? product->outputs / 2 : product->outputs;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
     int lays = product->norm || (rows > PANEL && inputs >= FAR);
     int64_t step = lays ? CELL : DEPTH, stride = (lays ? DEPTH : inputs) * (int64_t)sizeof(bf16);
-    const bf16 *from_x = lays ? laid : x;
+    Block blocks[2];
+    int now = 0, shaped = 0;
+    blocks[1].rows = blocks[1].written = 0;
+    if (lays) {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; row++)
+            lay_row(product, x, row, laid);
+        x = laid;
+    }
+#pragma omp for schedule(static) nowait
+    for (int64_t task = 0; task < chunks * panels; task++) {
+        int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;
+        int64_t many = (end - from + PANEL - 1) / PANEL, panel = task % panels;
+        int lines = (int)((2 * CELL / LINE + many - 1) / many);
+        const bf16 *next = product->weight + panel * PANEL * inputs;
+        next += many == 1 ? AHEAD : PANEL * inputs;
+        for (int64_t row = from; row < end; row += PANEL, now ^= 1) {
+            Block *block = &blocks[now];
+            begin(block, product, panel, plus, out, row, end);
+            if (shaped != block->rows)
+                shape_rows(shaped = block->rows);
+            sum_up(block, x + row * inputs, step, stride, &blocks[now ^ 1], next, lines);
+            next += lines * LINE * (inputs / DEPTH);
+        }
+    }
+    put_rows(&blocks[now ^ 1], PANEL);
+    if (shaped)
+        leave_tiles();
+#pragma omp barrier
+}
+
+/* One product; see above. */
+void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+                       bf16 *out, int64_t rows, int32_t threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    multiply(product, x, laid, plus, out, rows);
+}
+
+/* What follows a layer's attention: x += attended * output; x += act(x) * down, x [rows, hidden].
+ * `inner` is memory for act(x). */
+void agentbus_finish_layer(const Product *output, const Product *act, const Product *down,
+                           const bf16 *attended, bf16 *laid, bf16 *inner, const bf16 *x, bf16 *out,
+                           int64_t rows, int32_t threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        Block blocks[2];
-        int now = 0, shaped = 0;
-        blocks[1].rows = blocks[1].written = 0;
-        if (lays) {
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; row++)
-                lay_row(product, x, row, laid);
-        }
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < chunks * panels; task++) {
-            int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;
-            int64_t many = (end - from + PANEL - 1) / PANEL, panel = task % panels;
-            int lines = (int)((2 * CELL / LINE + many - 1) / many);
-            const bf16 *next = product->weight + panel * PANEL * inputs +
-                               (many == 1 ? AHEAD : PANEL * inputs);
-            for (int64_t row = from; row < end; row += PANEL, now ^= 1) {
-                Block *block = &blocks[now];
-                block->product = product;
-                block->plus = plus ? plus + row * results : NULL;
-                block->out = out + row * results;
-                block->panel = panel;
-                block->rows = end - row < PANEL ? (int)(end - row) : PANEL;
-                block->written = 0;
-                if (shaped != block->rows)
-                    shape_rows(shaped = block->rows);
-                sum_up(block, from_x + row * inputs, step, stride, &blocks[now ^ 1], next, lines);
-                next += lines * LINE * (inputs / DEPTH);
-            }
-        }
-        put_rows(&blocks[now ^ 1], PANEL);
-        if (shaped)
-            leave_tiles();
+        multiply(output, attended, laid, x, out, rows);
+        multiply(act, out, laid, NULL, inner, rows);
+        multiply(down, inner, laid, out, out, rows);
     }
 }
 
