@@ -51,6 +51,8 @@ LANES = 16
 _BLOCK = 64
 """Heads are whole multiples of it."""
 _MAX_HEAD_SIZE = 256
+_MAX_GROUP = 128
+"""Heads that share one head of keys: what `attend` knows of their rows lies on a thread's stack."""
 _PANEL = 32
 """Inputs and outputs of products are whole multiples of it."""
 _PARALLEL_NUMBERS = 16384
@@ -203,6 +205,8 @@ class CPUKernels:
     def in_tiles(self, weight: Tensor) -> Tensor:
         """Lay a weight [outputs, inputs] out as `multiply` reads it."""
         outputs, inputs = weight.shape
+        if weight.storage_offset() % 2:  # as a file of weights may have it
+            weight = weight.clone()
         pairs = weight.contiguous().view(torch.int32)
         halves = pairs.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES)
         laid = halves.permute(0, 3, 1, 4, 2)
@@ -263,9 +267,14 @@ def product_kernels(weight: Tensor) -> CPUKernels | None:
     return kernels if kernels is not None and kernels.amx else None
 
 
-def attention_kernels(dtype: torch.dtype, head_size: int) -> CPUKernels | None:
-    """Return the kernels, if `attend` takes heads of that size."""
-    suits = dtype == torch.bfloat16 and head_size % _BLOCK == 0 and head_size <= _MAX_HEAD_SIZE
+def attention_kernels(dtype: torch.dtype, head_size: int, group: int) -> CPUKernels | None:
+    """Return the kernels, if `attend` takes heads of that size, `group` for each head of keys."""
+    suits = (
+        dtype == torch.bfloat16
+        and head_size % _BLOCK == 0
+        and head_size <= _MAX_HEAD_SIZE
+        and group <= _MAX_GROUP
+    )
     return cpu_kernels() if suits else None
 
 

@@ -86,7 +86,8 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
 
 def _on_cpu(model: Model, pool: KVPool, slots: int) -> Attention:
     config = model.config
-    kernels = attention_kernels(model.dtype, config.head_size)
+    group = config.heads // config.kv_heads
+    kernels = attention_kernels(model.dtype, config.head_size, group)
     if kernels is not None:
         return NativeAttention(
             pool,

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def kernels(head_size: int = 64) -> CPUKernels:
     """Return the kernels; skip a test where there are none."""
-    found = attention_kernels(torch.bfloat16, head_size)
+    found = attention_kernels(torch.bfloat16, head_size, 1)
     if found is None:
         pytest.skip("there is no C compiler, or no AVX-512 BF16")
     return found

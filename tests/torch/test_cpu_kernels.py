@@ -61,6 +61,16 @@ def test_heads_of_all_shapes(
         torch.set_num_threads(before)
 
 
+def test_as_many_heads_for_one_of_keys_as_there_may_be() -> None:
+    pool = KVPool(KVShape(2, 1, 64, 16), 4, dtype=BF16, device=CPU)
+    attention = NativeAttention(
+        pool, unturned(64, BF16), kernels(), heads=128, slots=1, positions=300, sliding=[0, 0]
+    )
+    made = Attending(pool, attention, 128, 2e-2)
+    for rows in (70, 1):
+        made.step([made.part(0, rows)])
+
+
 def test_queries_and_keys_are_turned_as_torch_does() -> None:
     torch.manual_seed(6)
     pool = KVPool(WIDE, 4, dtype=BF16, device=CPU)
@@ -168,9 +178,10 @@ def test_rows_between_products(rows: int, size: int) -> None:
 def test_what_they_are_not_for_is_left_to_torch() -> None:
     assert row_kernels(torch.float32, CPU, 64) is None
     assert row_kernels(BF16, CPU, 24) is None
-    assert attention_kernels(torch.float32, 64) is None
-    assert attention_kernels(BF16, 96) is None
-    assert attention_kernels(BF16, 512) is None
+    assert attention_kernels(torch.float32, 64, 1) is None
+    assert attention_kernels(BF16, 96, 1) is None
+    assert attention_kernels(BF16, 512, 1) is None
+    assert attention_kernels(BF16, 64, 129) is None
 
 
 def test_what_begins_alike_is_met_together() -> None:

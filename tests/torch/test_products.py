@@ -119,6 +119,14 @@ def test_shapes_that_are_no_whole_tiles(outputs: int, inputs: int) -> None:
     close(make_linear(weight)(x), x.float() @ weight.float().T)
 
 
+def test_weights_may_lie_anywhere_in_a_file() -> None:
+    memory, x = torch.randn(64 * 32 + 5).to(BF16), torch.randn(7, 32).to(BF16)
+    for offset in (1, 4, 5):
+        weight = memory[offset : offset + 64 * 32].view(64, 32)
+        close(make_linear(weight)(x), x.float() @ weight.float().T)
+        close(make_linear(weight.T.contiguous().T)(x), x.float() @ weight.float().T)
+
+
 def test_no_rows() -> None:
     made = make_linear(torch.randn(64, 32).to(BF16))
     assert made(torch.empty(0, 32, dtype=BF16)).shape == (0, 64)

@@ -18,7 +18,7 @@ typedef struct {
     int32_t position[LANES]; /* -1 where there is no query */
     float none[13][LANES];
     float rest[];            /* sums [size, LANES], and queries [size / 2, LANES] in pairs */
-} __attribute__((aligned(64))) Group;
+} Group;
 
 static inline float *sums_of(Group *group) { return group->rest; }
 
@@ -28,10 +28,11 @@ static inline int32_t *queries_of(Group *group, int size) {
 
 /* A block of keys and values, as they are multiplied. */
 typedef struct {
-    const bf16 *keys; /* [BLOCK, size] */
-    int32_t values[MAX_SIZE][BLOCK / 2]; /* pairs of a number and that of the next position */
-    bf16 spare[BLOCK][MAX_SIZE];         /* for keys where there are too few */
-} __attribute__((aligned(64))) Block;
+    /* pairs of a number and that of the next position */
+    int32_t values[MAX_SIZE][BLOCK / 2] __attribute__((aligned(64)));
+    bf16 spare[BLOCK][MAX_SIZE]; /* for keys where there are too few */
+    const bf16 *keys;            /* [BLOCK, size] */
+} Block;
 
 static void lay_block(Block *block, const bf16 *keys, const bf16 *values, int count, int size) {
     int32_t pairs[LANES][MAX_SIZE] __attribute__((aligned(64)));

@@ -77,6 +77,7 @@ static FOR_AMX void shape_tiles(const uint8_t rows[8]) {
     }
     settle_memory();
     _tile_loadconfig(&shapes);
+    settle_memory();
 }
 
 static FOR_AMX void leave_tiles(void) { _tile_release(); }
