@@ -12,13 +12,14 @@ import itertools
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from ctypes import Array
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Part, shared_blocks
-from .cpu_kernels import CPUKernels, Plan, partial_size
+from .cpu_kernels import CPUKernels, Layer, Plan, partial_size
 from .kv import KVPool
 from .rope import Rope
 from .windows import Windowed, Windows
@@ -76,7 +77,7 @@ class NativeAttention(Windowed):
         self._kernels = kernels
         self._shape = pool.shape
         self._heads = heads
-        self._sliding = tuple(min(sees, positions) for sees in sliding)
+        self._sliding = array("i", (min(sees, positions) for sees in sliding))
         """As in the arguments; the kernels take 32 bits, a model's file may say any number."""
         self._scratch = torch.empty(0)
         self._plan = Plan()
@@ -115,6 +116,8 @@ class NativeAttention(Windowed):
             "positions": positions,
             "merged": merged,
             "partials": partials,
+            "windows": array("Q", (layer.data_ptr() for layer in self._windows.layers)),
+            "sees": self._sliding,
         }
         self._plan = Plan(
             **{name: numbers.buffer_info()[0] for name, numbers in tables.items()},
@@ -137,8 +140,11 @@ class NativeAttention(Windowed):
 
     def attend(self, layer: int, qkv: Tensor) -> Tensor:
         """See `Attention.attend`."""
-        window = self._windows.layers[layer]
-        return self._kernels.attend(self._plan, qkv, window, self._sliding[layer])
+        return self._kernels.attend(self._plan, layer, qkv)
+
+    def compute(self, layers: Array[Layer], x: Tensor, wanted: Tensor) -> Tensor:
+        """Compute all layers of the prepared batch; see `CPUKernels.compute`."""
+        return self._kernels.compute(layers, self._plan, x, wanted)
 
 
 def tree(parts: Sequence[Rows], block_size: int) -> list[Piece]:

@@ -72,7 +72,8 @@ class Plan(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("pieces", "members", "slots", "positions")),
-        *((name, ctypes.c_void_p) for name in ("merged", "partials", "cosine", "sine", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("merged", "partials", "windows", "sees")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "scratch")),
         *((name, ctypes.c_int64) for name in ("slot_stride", "head_stride")),
         *((name, ctypes.c_int32) for name in ("count", "rows", "results", "heads", "kv_heads")),
         *((name, ctypes.c_int32) for name in ("size", "threads", "amx")),
@@ -88,6 +89,16 @@ class Product(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
         ("eps", ctypes.c_float),
         ("gated", ctypes.c_int32),
+    )
+
+
+class Layer(ctypes.Structure):
+    """A layer whose products are all in tiles; see `layers.c`."""
+
+    _fields_ = (
+        *((name, Product) for name in ("qkv", "output", "act", "down")),
+        ("heads_norm", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
     )
 
 
@@ -121,7 +132,7 @@ class CPUKernels:
         pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         library = ctypes.CDLL(str(path))
         self._attend = library.agentbus_attend
-        self._attend.argtypes = [pointer, pointer, pointer, pointer, integer]
+        self._attend.argtypes = [pointer, integer, pointer, pointer]
         self._rms_norm = library.agentbus_rms_norm
         self._rms_norm.argtypes = [*(pointer,) * 3, long, long, ctypes.c_float, integer]
         self._silu_times = library.agentbus_silu_times
@@ -133,25 +144,23 @@ class CPUKernels:
         if self._multiply is not None:
             self._multiply.argtypes = [*(pointer,) * 5, long, integer]
             self._multiply.restype = None
-            self._finish_layer = library.agentbus_finish_layer
-            self._finish_layer.argtypes = [*(pointer,) * 8, long, integer]
-            self._finish_layer.restype = None
+            self._compute = library.agentbus_compute
+            self._compute.argtypes = [pointer, integer, *(pointer,) * 4, long, pointer]
+            self._compute.restype = None
 
-    def attend(self, plan: Plan, qkv: Tensor, window: Tensor, sees: int) -> Tensor:
+    def attend(self, plan: Plan, layer: int, qkv: Tensor) -> Tensor:
         """Turn queries and keys, put keys and values into their windows, and attend.
 
         Args:
             plan: of this batch.
+            layer: its number.
             qkv: [rows, heads + 2 * kv_heads, size]; is overwritten.
-            window: one layer's, [slots, 2 * kv_heads, capacity, size].
-            sees: positions that a row sees, itself included; 0 for all before it.
 
         Returns:
             [rows, heads * size]
         """
         found = qkv.new_empty(len(qkv), plan.heads * plan.size)
-        pointers = (qkv.data_ptr(), window.data_ptr(), found.data_ptr())
-        self._attend(ctypes.addressof(plan), *pointers, sees)
+        self._attend(ctypes.addressof(plan), layer, qkv.data_ptr(), found.data_ptr())
         return found
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -180,25 +189,32 @@ class CPUKernels:
         )
         return found
 
-    def finish_layer(
-        self, output: Product, act: Product, down: Product, attended: Tensor, x: Tensor
-    ) -> Tensor:
-        """Return `x` plus the product of `attended`, and plus `down` of `act` of that: three products
-        [rows, inputs] as `multiply` computes them, at one call."""
-        attended, x = attended.contiguous(), x.contiguous()
-        rows, inner = len(x), down.inputs
-        found = torch.empty_like(x)
-        laid = (rows + -rows % LANES) * max(output.inputs, act.inputs, inner)
-        memory = self._scratch.of(laid + rows * inner).data_ptr()
-        self._finish_layer(
-            *(ctypes.addressof(product) for product in (output, act, down)),
-            attended.data_ptr(),
-            memory,
-            memory + laid * x.element_size(),
+    def compute(self, layers: ctypes.Array[Layer], plan: Plan, x: Tensor, wanted: Tensor) -> Tensor:
+        """Compute a model's layers; only with AMX.
+
+        Args:
+            layers: all of them.
+            plan: of this batch.
+            x: [rows, hidden]; is overwritten.
+            wanted: [results], int64: the numbers of rows, each at most once.
+
+        Returns:
+            [results, hidden]
+        """
+        rows, first = len(x), layers[0]
+        products = (first.qkv, first.output, first.act, first.down)
+        whole_tiles = (rows + -rows % LANES) * max(product.inputs for product in products)
+        others = first.qkv.outputs + first.output.inputs + first.down.inputs
+        found = x.new_empty(len(wanted), x.shape[1])
+        self._compute(
+            ctypes.addressof(layers),
+            len(layers),
+            ctypes.addressof(plan),
             x.data_ptr(),
+            self._scratch.of(rows * others + whole_tiles).data_ptr(),
+            wanted.data_ptr(),
+            len(wanted),
             found.data_ptr(),
-            rows,
-            _threads(down.inputs * down.outputs),
         )
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import Array
 from typing import Protocol
 
 from torch import Tensor
@@ -10,12 +11,13 @@ from .attention import Attention
 from .attention_cpu import WindowAttention
 from .attention_native import NativeAttention
 from .batch import Batch
-from .cpu_kernels import attention_kernels
+from .cpu_kernels import Layer, attention_kernels
 from .kv import KVPool
 from .model import Model
+from .native_layers import native_layers
 from .scheduler import CHUNK_TOKENS
 
-__all__ = ["Eager", "Steps", "make_steps"]
+__all__ = ["AtOneCall", "Eager", "Steps", "make_steps"]
 
 
 class Steps(Protocol):
@@ -61,6 +63,24 @@ class Eager:
         return self._model.forward(batch, self.attention)
 
 
+class AtOneCall:
+    """All layers at one call, in products and attention of our own."""
+
+    chunk_tokens = CHUNK_TOKENS
+    runs_ahead = False
+
+    def __init__(self, model: Model, attention: NativeAttention, layers: Array[Layer]) -> None:
+        self._model = model
+        self._layers = layers
+        self.attention = attention
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Steps.hidden`."""
+        self.attention.prepare(batch)
+        x = self._model.embed(batch.tokens)
+        return self.attention.compute(self._layers, x, batch.wanted)
+
+
 def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
     """Return what suits the model's device, for so many sequences at once.
 
@@ -68,7 +88,7 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
         ConfigError: the device cannot compute a model of this shape.
     """
     if model.device.type != "cuda":
-        return Eager(model, _on_cpu(model, pool, slots))
+        return _on_cpu(model, pool, slots)
     # Triton is needed from here on, and comes with torch for CUDA.
     from .attention_cuda import PagedAttention
     from .graphs import Graphed
@@ -84,20 +104,22 @@ def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
     return Graphed(model, paged)
 
 
-def _on_cpu(model: Model, pool: KVPool, slots: int) -> Attention:
+def _on_cpu(model: Model, pool: KVPool, slots: int) -> Steps:
     config = model.config
-    group = config.heads // config.kv_heads
-    kernels = attention_kernels(model.dtype, config.head_size, group)
-    if kernels is not None:
-        return NativeAttention(
-            pool,
-            model.rope,
-            kernels,
-            heads=config.heads,
-            slots=slots,
-            positions=model.positions,
-            sliding=config.windows,
+    kernels = attention_kernels(model.dtype, config.head_size, config.heads // config.kv_heads)
+    if kernels is None:
+        windows = WindowAttention(
+            pool, model.rope, slots=slots, positions=model.positions, sliding=config.windows
         )
-    return WindowAttention(
-        pool, model.rope, slots=slots, positions=model.positions, sliding=config.windows
+        return Eager(model, windows)
+    native = NativeAttention(
+        pool,
+        model.rope,
+        kernels,
+        heads=config.heads,
+        slots=slots,
+        positions=model.positions,
+        sliding=config.windows,
     )
+    layers = native_layers(model)
+    return Eager(model, native) if layers is None else AtOneCall(model, native, layers)

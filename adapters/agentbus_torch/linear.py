@@ -19,12 +19,11 @@ from .cpu_kernels import LANES, CPUKernels, Product, product_kernels, row_kernel
 from .norm import RMSNorm
 
 __all__ = [
+    "InTiles",
     "Linear",
-    "Rest",
     "SwiGLU",
     "has_fast_bfloat16",
     "make_linear",
-    "make_rest",
     "make_swiglu",
 ]
 
@@ -77,7 +76,7 @@ class _Packed:
         return self._binary(x, other, self._weight, self._bias, "add")  # type: ignore[no-any-return]
 
 
-class _InTiles:
+class InTiles:
     """The weight in tiles of AMX. oneDNN reads it at 60 % of the speed, and leaves the norm before a
     product and SwiGLU's gate behind one to others."""
 
@@ -91,7 +90,7 @@ class _InTiles:
         gated: bool = False,
     ) -> None:
         outputs, inputs = weight.shape
-        self.kernels = kernels
+        self._kernels = kernels
         self._tensors = (
             kernels.in_tiles(weight),
             bias,
@@ -108,10 +107,10 @@ class _InTiles:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.kernels.multiply(self.product, x)
+        return self._kernels.multiply(self.product, x)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        return self.kernels.multiply(self.product, x, other)
+        return self._kernels.multiply(self.product, x, other)
 
 
 class _OnGPU:
@@ -171,7 +170,7 @@ def make_linear(
     if weight.is_cuda:
         return _OnGPU(weight, bias, norm)
     if (kernels := product_kernels(weight)) is not None:
-        return _InTiles(kernels, weight, bias, norm)
+        return InTiles(kernels, weight, bias, norm)
     return _Packed(weight, bias, norm) if _packs(weight) else _Plain(weight, bias, norm)
 
 
@@ -224,43 +223,5 @@ def make_swiglu(gate: Tensor, up: Tensor, norm: RMSNorm) -> SwiGLU:
         halves = torch.stack(
             (gate.view(-1, LANES, gate.shape[1]), up.view(-1, LANES, up.shape[1])), 1
         )
-        return _InTiles(kernels, halves.view_as(both), None, norm, gated=True)
+        return InTiles(kernels, halves.view_as(both), None, norm, gated=True)
     return _OneProduct(both, norm)
-
-
-class Rest(Protocol):
-    """What follows a layer's attention: `x` [rows, hidden] plus the product of what is attended
-    [rows, heads * head_size], and plus the SwiGLU and its product of that sum."""
-
-    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
-        """Return it; `x` may be overwritten."""
-        ...
-
-
-class _OneByOne:
-    def __init__(self, output: Linear, act: SwiGLU, down: Linear) -> None:
-        self._output = output
-        self._act = act
-        self._down = down
-
-    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
-        x = self._output.plus(attended, x)
-        return self._down.plus(self._act(x), x)
-
-
-class _AtOneCall:
-    """Threads go from product to product without waiting for the interpreter."""
-
-    def __init__(self, output: _InTiles, act: _InTiles, down: _InTiles) -> None:
-        self._steps = output, act, down
-
-    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
-        output, act, down = self._steps
-        return output.kernels.finish_layer(output.product, act.product, down.product, attended, x)
-
-
-def make_rest(output: Linear, act: SwiGLU, down: Linear) -> Rest:
-    """Put together what follows a layer's attention."""
-    if isinstance(output, _InTiles) and isinstance(act, _InTiles) and isinstance(down, _InTiles):
-        return _AtOneCall(output, act, down)
-    return _OneByOne(output, act, down)

@@ -16,20 +16,24 @@ from torch.nn import functional
 from .attention import Attention
 from .batch import Batch
 from .config import ModelConfig
-from .linear import Linear, Rest, make_linear, make_rest, make_swiglu
+from .linear import Linear, SwiGLU, make_linear, make_swiglu
 from .norm import RMSNorm
 from .rope import make_rope
 from .weights import Weights
 
-__all__ = ["Model"]
+__all__ = ["Layer", "Model"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
+    """What a layer does before and after its attention."""
+
     qkv: Linear
-    qk_norm: Tensor | None
+    heads_norm: Tensor | None
     """Weights [heads + kv_heads, head_size] of the norms of queries and keys (Qwen3)."""
-    rest: Rest
+    output: Linear
+    act: SwiGLU
+    down: Linear
 
 
 class Model:
@@ -45,7 +49,7 @@ class Model:
         self.positions = positions
         shape = (config.vocabulary, config.hidden)
         self._embedding = weights.take("model.embed_tokens.weight", shape)
-        self._layers = [_layer(config, weights, n) for n in range(config.layers)]
+        self.layers = [_layer(config, weights, n) for n in range(config.layers)]
         self._norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
         head = self._embedding if config.tied else weights.take("lm_head.weight", shape)
         self._head = make_linear(head, norm=self._norm)
@@ -75,23 +79,28 @@ class Model:
     def compute(self, tokens: Tensor, wanted: Tensor | None, attention: Attention) -> Tensor:
         """As `forward`, of rows that `attention` was told of before; without `wanted`, of all."""
         config = self.config
-        x = functional.embedding(tokens, self._embedding)
+        x = self.embed(tokens)
         heads = (len(tokens), config.heads + 2 * config.kv_heads, config.head_size)
         last = config.layers - 1
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(self.layers):
             qkv = layer.qkv(x).view(heads)
-            if layer.qk_norm is not None:
+            if layer.heads_norm is not None:
                 both = qkv[:, : config.heads + config.kv_heads]
                 both.copy_(
-                    functional.rms_norm(both, heads[2:], None, config.norm_eps) * layer.qk_norm
+                    functional.rms_norm(both, heads[2:], None, config.norm_eps) * layer.heads_norm
                 )
             attended = attention.attend(number, qkv)
             if number == last and wanted is not None:  # the other rows serve nobody any more
                 x, attended = x[wanted], attended[wanted]
                 if not len(x):
                     break
-            x = layer.rest(attended, x)
+            x = layer.output.plus(attended, x)
+            x = layer.down.plus(layer.act(x), x)
         return x
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return what the first layer takes [rows, hidden] for tokens [rows]."""
+        return functional.embedding(tokens, self._embedding)
 
     def normed(self, hidden: Tensor) -> Tensor:
         """Return hidden states [rows, hidden] behind the last norm."""
@@ -102,7 +111,7 @@ class Model:
         return self._head(hidden)
 
 
-def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
+def _layer(config: ModelConfig, weights: Weights, number: int) -> Layer:
     prefix = f"model.layers.{number}."
     hidden, inner = config.hidden, config.intermediate
     q, kv = config.heads * config.head_size, config.kv_heads * config.head_size
@@ -115,29 +124,27 @@ def _layer(config: ModelConfig, weights: Weights, number: int) -> _Layer:
 
     qkv_bias = weights.fuse(biases) if weights.has(biases[0][0]) else None
     output_bias = f"{attention}o_proj.bias"
-    return _Layer(
+    return Layer(
         qkv=make_linear(
             weights.fuse([(f"{attention}{n}_proj.weight", (size, hidden)) for n, size in rows]),
             qkv_bias,
             norm=norm("input_layernorm"),
         ),
-        qk_norm=_qk_norm(config, weights, attention) if config.qk_norm else None,
-        rest=make_rest(
-            make_linear(
-                weights.take(f"{attention}o_proj.weight", (hidden, q)),
-                weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
-            ),
-            make_swiglu(
-                weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
-                weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
-                norm("post_attention_layernorm"),
-            ),
-            make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
+        heads_norm=_heads_norm(config, weights, attention) if config.qk_norm else None,
+        output=make_linear(
+            weights.take(f"{attention}o_proj.weight", (hidden, q)),
+            weights.take(output_bias, (hidden,)) if weights.has(output_bias) else None,
         ),
+        act=make_swiglu(
+            weights.take(f"{prefix}mlp.gate_proj.weight", (inner, hidden)),
+            weights.take(f"{prefix}mlp.up_proj.weight", (inner, hidden)),
+            norm("post_attention_layernorm"),
+        ),
+        down=make_linear(weights.take(f"{prefix}mlp.down_proj.weight", (hidden, inner))),
     )
 
 
-def _qk_norm(config: ModelConfig, weights: Weights, attention: str) -> Tensor:
+def _heads_norm(config: ModelConfig, weights: Weights, attention: str) -> Tensor:
     query, key = (
         weights.take(f"{attention}{name}_norm.weight", (config.head_size,)) for name in ("q", "k")
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from agentbus_torch import cpu_kernels, linear
 from agentbus_torch.huge_pages import HugePages
-from agentbus_torch.linear import make_linear, make_rest, make_swiglu
+from agentbus_torch.linear import make_linear, make_swiglu
 from agentbus_torch.norm import RMSNorm
 from torch import Tensor
 from torch.nn import functional
@@ -76,30 +76,6 @@ def test_swiglu(inner: int) -> None:
         x = torch.randn(rows, 96).to(BF16)
         right = normed(x, norm).float()
         close(made(x), functional.silu(right @ gate.float().T) * (right @ up.float().T))
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("hidden", "attended", "inner"), [(96, 160, 64), (576, 576, 1536)])
-def test_what_follows_attention(hidden: int, attended: int, inner: int, threads: int) -> None:
-    """Several products at one call, each of which reads what the one before wrote."""
-    torch.manual_seed(6)
-    output, gate, up, down = (
-        (torch.randn(shape) / shape[1] ** 0.5).to(BF16)
-        for shape in ((hidden, attended), (inner, hidden), (inner, hidden), (hidden, inner))
-    )
-    bias, norm = torch.randn(hidden).to(BF16), RMSNorm(torch.rand(hidden).to(BF16), 1e-6)
-    rest = make_rest(make_linear(output, bias), make_swiglu(gate, up, norm), make_linear(down))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for rows in (*ROWS, 0):
-            seen, x = torch.randn(rows, attended).to(BF16), torch.randn(rows, hidden).to(BF16)
-            middle = (seen.float() @ output.float().T + bias.float() + x.float()).to(BF16)
-            y = normed(middle, norm).float()
-            y = (functional.silu(y @ gate.float().T) * (y @ up.float().T)).to(BF16)
-            close(rest(seen, x), y.float() @ down.float().T + middle.float())
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("form", ["tiles"], indirect=True)

@@ -281,22 +281,23 @@ static void merge(const Plan *plan, int row, int head, bf16 *out) {
     }
 }
 
-/* qkv [rows, heads + 2 kv_heads, size] -> out [rows, heads, size]; sees: positions a row sees, 0 for
- * all. */
-void agentbus_attend(const Plan *plan, bf16 *qkv, bf16 *window, bf16 *out, int32_t sees) {
+void agentbus_share_attention(const Plan *plan, int layer, bf16 *qkv, bf16 *out) {
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * plan->size;
-#pragma omp parallel num_threads(plan->threads)
-    {
+    bf16 *window = plan->windows[layer];
+    int sees = plan->sees[layer];
 #pragma omp for schedule(static)
-        for (int row = 0; row < plan->rows; row++)
-            turn_and_put(plan, qkv + row * row_stride, window, plan->slots[row],
-                         plan->positions[row]);
+    for (int row = 0; row < plan->rows; row++)
+        turn_and_put(plan, qkv + row * row_stride, window, plan->slots[row], plan->positions[row]);
 #pragma omp for schedule(dynamic, 1)
-        for (int task = 0; task < plan->count * plan->kv_heads; task++)
-            attend_in_its_way(plan, qkv, window, plan->pieces + task / plan->kv_heads,
-                              task % plan->kv_heads, sees);
+    for (int task = 0; task < plan->count * plan->kv_heads; task++)
+        attend_in_its_way(plan, qkv, window, plan->pieces + task / plan->kv_heads,
+                          task % plan->kv_heads, sees);
 #pragma omp for schedule(static)
-        for (int task = 0; task < plan->rows * plan->heads; task++)
-            merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);
-    }
+    for (int task = 0; task < plan->rows * plan->heads; task++)
+        merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);
+}
+
+void agentbus_attend(const Plan *plan, int32_t layer, bf16 *qkv, bf16 *out) {
+#pragma omp parallel num_threads(plan->threads)
+    agentbus_share_attention(plan, layer, qkv, out);
 }

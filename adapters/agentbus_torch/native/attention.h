@@ -26,6 +26,8 @@ typedef struct {
     const int32_t *positions;  /* [rows]: of a row; it sees what is up to it */
     const int32_t *merged;     /* [rows + 1]: row r's results are numbers merged[r]..merged[r + 1] */
     const int32_t *partials;   /* of these */
+    bf16 *const *windows;      /* of each layer, [slots, 2 kv_heads, capacity, size] */
+    const int32_t *sees;       /* in each layer: positions that a row sees, 0 for all */
     const bf16 *cosine;        /* [positions, size] */
     const bf16 *sine;
     float *scratch;            /* [kv_heads, results, heads / kv_heads, stride_of(size)] */
@@ -100,6 +102,10 @@ static inline void pair_up(const bf16 *from, int count, int size, int32_t *to) {
     _mm512_store_si512(to, _mm512_permutex2var_epi16(one, low, other));
     _mm512_store_si512(to + LANES, _mm512_permutex2var_epi16(one, high, other));
 }
+
+/* What each thread of a team does of: qkv [rows, heads + 2 kv_heads, size], which is overwritten ->
+ * out [rows, heads, size], in one layer. All is written when it returns. */
+void agentbus_share_attention(const Plan *plan, int layer, bf16 *qkv, bf16 *out);
 
 #if HAS_AMX
 

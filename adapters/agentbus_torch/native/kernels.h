@@ -69,7 +69,7 @@ typedef struct {
     uint8_t rows[16];
 } __attribute__((packed)) Shapes;
 
-static FOR_AMX void shape_tiles(const uint8_t rows[8]) {
+static inline FOR_AMX void shape_tiles(const uint8_t rows[8]) {
     Shapes shapes __attribute__((aligned(64))) = {.palette = 1};
     for (int tile = 0; tile < 8; tile++) {
         shapes.bytes[tile] = 64;
@@ -80,7 +80,7 @@ static FOR_AMX void shape_tiles(const uint8_t rows[8]) {
     settle_memory();
 }
 
-static FOR_AMX void leave_tiles(void) { _tile_release(); }
+static inline FOR_AMX void leave_tiles(void) { _tile_release(); }
 
 #endif
 

@@ -5,28 +5,17 @@
  * before it is written.
  */
 
-#include "kernels.h"
+#include "products.h"
 
 #if HAS_AMX
 
 enum {
-    PANEL = 2 * LANES,         /* outputs, and rows, that are multiplied at once */
     DEPTH = 2 * LANES,         /* inputs of a tile */
     CELL = LANES * DEPTH,      /* numbers of a tile of rows or weights */
     CHUNK = 256,               /* rows that meet all panels before the next do: they stay in the cache */
     AHEAD = CELL,              /* numbers of a panel that are fetched before they are needed */
     FAR = 2048,                /* inputs from which many rows lie too far apart for a cache's sets */
 };
-
-typedef struct {
-    const bf16 *weight; /* [outputs / PANEL, inputs / DEPTH, 2, DEPTH / 2, LANES, 2] */
-    const bf16 *bias;   /* [outputs], or NULL */
-    const bf16 *norm;   /* [inputs] of the inputs' norm, or NULL */
-    int64_t inputs;
-    int64_t outputs;
-    float eps;          /* of the norm */
-    int32_t gated;      /* a panel's halves are gates and what they open: half as many results */
-} Product;
 
 /* Sums of up to PANEL rows and one panel, and where they go. */
 typedef struct {
@@ -139,11 +128,8 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
     }
 }
 
-/* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
- * plus the bias and `plus` [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole
- * tiles, and `plus` may be NULL, or `out` itself. All is written when it returns. */
-static void multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus, bf16 *out,
-                     int64_t rows) {
+void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+                            bf16 *out, int64_t rows) {
     int64_t inputs = product->inputs, panels = product->outputs / PANEL;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
     int lays = product->norm || (rows > PANEL && inputs >= FAR);
@@ -179,24 +165,10 @@ static void multiply(const Product *product, const bf16 *x, bf16 *laid, const bf
 #pragma omp barrier
 }
 
-/* One product; see above. */
 void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
                        bf16 *out, int64_t rows, int32_t threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    multiply(product, x, laid, plus, out, rows);
-}
-
-/* What follows a layer's attention: x += attended * output; x += act(x) * down, x [rows, hidden].
- * `inner` is memory for act(x). */
-void agentbus_finish_layer(const Product *output, const Product *act, const Product *down,
-                           const bf16 *attended, bf16 *laid, bf16 *inner, const bf16 *x, bf16 *out,
-                           int64_t rows, int32_t threads) {
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        multiply(output, attended, laid, x, out, rows);
-        multiply(act, out, laid, NULL, inner, rows);
-        multiply(down, inner, laid, out, out, rows);
-    }
+    agentbus_share_product(product, x, laid, plus, out, rows);
 }
 
 #endif

@@ -1,0 +1,32 @@
+/* Products, for what goes from one to the next. */
+
+#ifndef AGENTBUS_PRODUCTS_H
+#define AGENTBUS_PRODUCTS_H
+
+#include "kernels.h"
+
+#if HAS_AMX
+
+enum {
+    PANEL = 2 * LANES, /* outputs, and rows, that are multiplied at once */
+};
+
+typedef struct {
+    const bf16 *weight; /* [outputs / PANEL, inputs / DEPTH, 2, DEPTH / 2, LANES, 2] */
+    const bf16 *bias;   /* [outputs], or NULL */
+    const bf16 *norm;   /* [inputs] of the inputs' norm, or NULL */
+    int64_t inputs;
+    int64_t outputs;
+    float eps;          /* of the norm */
+    int32_t gated;      /* a panel's halves are gates and what they open: half as many results */
+} Product;
+
+/* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
+ * plus the bias and `plus` [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole
+ * tiles, and `plus` may be NULL, or `out` itself. All is written when it returns. */
+void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+                            bf16 *out, int64_t rows);
+
+#endif
+
+#endif

@@ -1,0 +1,94 @@
+"""All layers at one call, against the same products and attention one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from agentbus_torch import cpu_kernels
+from agentbus_torch.batch import Part, make_batch
+from agentbus_torch.config import read_config
+from agentbus_torch.device import AtOneCall, Eager, Steps, make_steps
+from agentbus_torch.kv import KVPool, KVShape
+from agentbus_torch.linear import make_linear
+from agentbus_torch.model import Model
+from agentbus_torch.native_layers import native_layers
+from agentbus_torch.weights import Weights
+
+from .tiny import TinyModel
+
+BF16 = torch.bfloat16
+CPU = torch.device("cpu")
+SLIDING = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
+MODELS = {
+    "llama": TinyModel(hidden=96, heads=6, kv_heads=2, head_size=64),
+    "biased": TinyModel(hidden=64, heads=2, kv_heads=1, head_size=128, bias=True, layers=3),
+    "qwen2": TinyModel(
+        model_type="qwen2", hidden=64, head_size=64, bias=True, layers=3, more=SLIDING
+    ),
+    "qwen3": TinyModel(model_type="qwen3", hidden=96, heads=5, kv_heads=5, head_size=64),
+    "one_layer": TinyModel(hidden=32, head_size=64, layers=1),
+}
+STEPS = (
+    ((0, 0, 40, 1), (1, 0, 300, 300)),
+    ((0, 40, 1, 1), (1, 300, 1, 1)),
+    ((0, 41, 17, 0), (1, 301, 1, 1), (2, 0, 90, 5)),
+    ((2, 90, 33, 0),),
+    ((0, 58, 1, 1), (1, 302, 64, 1), (2, 123, 1, 1)),
+    ((1, 366, 1, 1),),
+)
+"""Parts of each step: slot, start, rows, wanted."""
+
+
+def opened(name: str, folder: Path) -> Model:
+    config = read_config(MODELS[name].write(folder))
+    return Model(config, Weights(folder, dtype=BF16, device=CPU), positions=512)
+
+
+def steps(model: Model) -> Steps:
+    """Return what computes it, and its sequences opened."""
+    config = model.config
+    shape = KVShape(config.layers, config.kv_heads, config.head_size, 16)
+    made = make_steps(model, KVPool(shape, 64, dtype=BF16, device=CPU), slots=3)
+    if not isinstance(made, AtOneCall):
+        pytest.skip("there is no AMX, or no C compiler that knows it")
+    for slot in range(3):
+        assert made.attention.open((), 0, ()) == slot
+    return made
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(cpu_kernels, "_PARALLEL_NUMBERS", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("name", MODELS)
+def test_they_compute_what_one_after_another_do(name: str, tmp_path: Path) -> None:
+    model = opened(name, tmp_path)
+    found, apart = steps(model), steps(model)
+    right = Eager(model, apart.attention)
+    for parts in STEPS:
+        made = [
+            Part(slot, (), start, [(7 * n * n + slot) % 250 for n in range(rows)], wanted)
+            for slot, start, rows, wanted in parts
+        ]
+        ours = found.hidden(make_batch(made, CPU))
+        theirs = right.hidden(make_batch(made, CPU))
+        assert ours.shape == (sum(part.wanted for part in made), model.config.hidden)
+        assert torch.equal(ours, theirs)
+
+
+def test_a_model_of_which_one_product_is_not_in_tiles(tmp_path: Path) -> None:
+    model = opened("llama", tmp_path)
+    steps(model)
+    plain = make_linear(torch.zeros(96, 200, dtype=BF16))  # 200 is no multiple of 32
+    model.layers[1] = replace(model.layers[1], down=plain)
+    assert native_layers(model) is None
