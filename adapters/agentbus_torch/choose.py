@@ -224,10 +224,11 @@ def _forced(tokens: Tensor, choosers: Rows[Chooser], behind: int) -> Tensor:
     return _replaced(tokens, rows, upload(given, tokens.dtype, tokens.device))
 
 
-def _replaced(tokens: Tensor, rows: list[int], others: Tensor) -> Tensor:
-    if len(rows) == len(tokens):
+def _replaced(of: Tensor, rows: list[int], others: Tensor) -> Tensor:
+    """Return a tensor with others in place of some rows."""
+    if len(rows) == len(of):
         return others
-    return tokens.index_copy(0, upload(rows, torch.int64, tokens.device), others)
+    return of.index_copy(0, upload(rows, torch.int64, of.device), others)
 
 
 def _rows(of: Tensor, rows: list[int]) -> Tensor:
@@ -238,12 +239,14 @@ def _rows(of: Tensor, rows: list[int]) -> Tensor:
 
 
 def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
-    """Return scores in float32 behind grammars, ignored ends and penalties."""
+    """Return scores behind grammars, ignored ends and penalties; in float32 where more than the
+    best one counts."""
     free = [(n, c) for n, c in enumerate(choosers) if not c.forced]
     masked = [(n, c.matcher) for n, c in free if c.matcher is not None]
-    deaf = [(n, end) for n, c in free if c.ignore_end for end in c.end_ids]
     punished = [(n, c.sampling, c.penalties) for n, c in free if c.penalties is not None]
-    scores = scores.to(torch.float32, copy=bool(masked or deaf or punished))
+    changes = bool(masked or punished)
+    if changes or any(chooser.sampling.temperature for _, chooser in free):
+        scores = scores.to(torch.float32, copy=changes)
     if punished:
         rows = [n for n, _, _ in punished]
         samplings, penalties = [s for _, s, _ in punished], [p for _, _, p in punished if p]
@@ -251,12 +254,24 @@ def _shaped(scores: Tensor, choosers: Rows[Chooser]) -> Tensor:
         penalise(changed, samplings, penalties)
         if changed is not scores:
             scores[rows] = changed
-    if deaf:
-        places, ids = upload(list(zip(*deaf, strict=True)), torch.int64, scores.device)
-        never = scores.new_full((), -torch.inf)  # a number of Python's would wait for the device
-        scores.index_put_((places, ids), never)
     if masked:
         rows = [n for n, _ in masked]
         mask = allowed([matcher for _, matcher in masked], scores.shape[-1]).to(scores.device)
         scores[rows] = scores[rows].masked_fill(~mask, -torch.inf)
+    return _deafened(scores, free)
+
+
+def _deafened(scores: Tensor, choosers: Rows[tuple[int, Chooser]]) -> Tensor:
+    """Return scores without the ends that rows ignore."""
+    deaf: dict[frozenset[int], list[int]] = {}
+    for n, chooser in choosers:
+        if chooser.ignore_end:
+            deaf.setdefault(chooser.end_ids, []).append(n)
+    for ends, rows in deaf.items():
+        others = _rows(scores, rows)
+        if others is scores:
+            others = scores.clone()
+        for end in ends:
+            others.select(1, end).fill_(-torch.inf)
+        scores = _replaced(scores, rows, others)
     return scores
