@@ -29,7 +29,11 @@ class HugePages:
         self._used = mmap.PAGESIZE
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return memory for a tensor, its first bytes aligned to a cache line."""
+        """Return memory for a tensor, its first bytes aligned to a cache line.
+
+        Raises:
+            MemoryError: there is none.
+        """
         count = prod(shape)
         size = count * dtype.itemsize
         if self._used + size > len(self._mapping):
@@ -40,9 +44,12 @@ class HugePages:
 
 
 def _map(size: int) -> mmap.mmap:
-    if sys.platform != "linux":
-        return mmap.mmap(-1, size)
-    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        if sys.platform != "linux":
+            return mmap.mmap(-1, size)
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"there are no {size} bytes of memory") from error
     with contextlib.suppress(OSError):  # a kernel may be built without them
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return mapping

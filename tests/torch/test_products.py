@@ -125,3 +125,8 @@ def test_memory_is_given_once() -> None:
         assert one.data_ptr() % 64 == 0 or one.numel() == 0
         one.fill_(n)
     assert all(bool((one == n).all()) for n, one in enumerate((*first, large, last)))
+
+
+def test_more_memory_than_there_is() -> None:
+    with pytest.raises(MemoryError):
+        HugePages().empty((1 << 50,), BF16)

@@ -9,9 +9,8 @@
 #include "attention.h"
 
 enum {
-    GROUPS = 4,     /* vectors of a block */
-    TILE = 6,       /* query rows that are multiplied at once: 24 accumulators */
-    AMX_LEAST = 8,  /* query rows from which tiles are faster */
+    GROUPS = 4, /* vectors of a block */
+    TILE = 6,   /* query rows that are multiplied at once: 24 accumulators */
 };
 
 /* keys [count, size] to [size / 2][BLOCK]: each key's pairs of neighbours, which a product takes at
@@ -46,14 +45,8 @@ typedef struct {
 /* Of the products of a row with a block's keys, hide those that it does not see. */
 static inline void hide(__m512 acc[GROUPS], const Row *row) {
 #pragma GCC unroll 4
-    for (int j = 0; j < GROUPS; j++) {
-        __m512i key = _mm512_add_epi32(
-            _mm512_set1_epi32(j * LANES),
-            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-        __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(row->from)) &
-                         _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(row->to));
-        acc[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, acc[j]);
-    }
+    for (int j = 0; j < GROUPS; j++)
+        acc[j] = seen_of(acc[j], j * LANES, row->from, row->to);
 }
 
 static inline float highest(const __m512 acc[GROUPS]) {
@@ -172,14 +165,11 @@ static void meet_some(int count, Row *rows, const int32_t *keys, const int32_t *
     }
 }
 
-static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
-
 /* Find what rows see of the `count` keys from `first` on; 0 if it is nothing. */
-static int see(Row *rows, int many, int first, int count, int sees) {
+static int see_some(Row *rows, int many, int first, int count, int sees) {
     int some = 0;
     for (int r = 0; r < many; r++) {
-        rows[r].to = clipped((int64_t)rows[r].position + 1 - first, count);
-        rows[r].from = sees ? clipped((int64_t)rows[r].position + 1 - sees - first, BLOCK) : 0;
+        find_seen(first, count, rows[r].position, sees, &rows[r].from, &rows[r].to);
         some |= rows[r].from < rows[r].to;
     }
     return some;
@@ -212,7 +202,7 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
         int laid = 0, all = sees_all(first, count, least, sees);
         for (int r = 0; r < total; r += TILE) {
             int many = total - r < TILE ? total - r : TILE;
-            if (!all && !see(rows + r, many, first, count, sees))
+            if (!all && !see_some(rows + r, many, first, count, sees))
                 continue;
             if (!laid) {
                 int64_t at = (int64_t)first * size;
@@ -225,11 +215,15 @@ static void attend_piece(const Plan *plan, const bf16 *qkv, const bf16 *window, 
     }
 }
 
-/* In tiles, if there are enough rows for them. */
+/* In the way that is the fastest for so many rows. */
 static void attend_in_its_way(const Plan *plan, const bf16 *qkv, const bf16 *window,
                               const Piece *piece, int kv_head, int sees) {
+    if (piece->rows * (plan->heads / plan->kv_heads) <= FEW) {
+        agentbus_attend_few(plan, qkv, window, piece, kv_head, sees);
+        return;
+    }
 #if HAS_AMX
-    if (plan->amx && piece->rows * (plan->heads / plan->kv_heads) >= AMX_LEAST) {
+    if (plan->amx) {
         agentbus_attend_in_tiles(plan, qkv, window, piece, kv_head, sees);
         return;
     }

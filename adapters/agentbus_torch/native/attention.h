@@ -8,6 +8,7 @@
 enum {
     BLOCK = 64,     /* keys that are met at once */
     MAX_SIZE = 256, /* of a head */
+    FEW = 4,        /* query rows up to which they are read where they lie */
     STATE = 16,     /* floats of a partial result before its sums: its maximum and its weight */
 };
 
@@ -92,6 +93,24 @@ static inline int sees_all(int first, int count, int least, int sees) {
     return !sees && count == BLOCK && (int64_t)first + BLOCK <= (int64_t)least + 1;
 }
 
+static inline int clipped(int64_t x, int most) { return x < 0 ? 0 : x > most ? most : (int)x; }
+
+/* Find which of the `count` keys from `first` on a row at that position sees: from…to. */
+static inline void find_seen(int first, int count, int position, int sees, int32_t *from, int32_t *to) {
+    *to = clipped((int64_t)position + 1 - first, count);
+    *from = sees ? clipped((int64_t)position + 1 - sees - first, BLOCK) : 0;
+}
+
+/* Of products with the keys from number `first` of a block on, hide those that are not in from…to. */
+static inline __m512 seen_of(__m512 products, int first, int32_t from, int32_t to) {
+    __m512i key = _mm512_add_epi32(
+        _mm512_set1_epi32(first),
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+    __mmask16 seen = _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(from)) &
+                     _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(to));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen, products);
+}
+
 /* Pairs of 32 numbers and those `size` numbers behind them; 0 of what is behind the last `count`. */
 static inline void pair_up(const bf16 *from, int count, int size, int32_t *to) {
     const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
@@ -106,6 +125,11 @@ static inline void pair_up(const bf16 *from, int count, int size, int32_t *to) {
 /* What each thread of a team does of: qkv [rows, heads + 2 kv_heads, size], which is overwritten ->
  * out [rows, heads, size], in one layer. All is written when it returns. */
 void agentbus_share_attention(const Plan *plan, int layer, bf16 *qkv, bf16 *out);
+
+/* Let a piece's rows meet its positions, with the heads that share one head of keys; there are up to
+ * FEW of both together. */
+void agentbus_attend_few(const Plan *plan, const bf16 *qkv, const bf16 *window, const Piece *piece,
+                         int kv_head, int sees);
 
 #if HAS_AMX
 
