@@ -19,7 +19,6 @@ from agentbus.errors import MisuseError
 from agentbus.kv import Copy
 
 from .batch import Batch
-from .huge_pages import HugePages
 from .kv import KVPool
 
 __all__ = ["Windowed", "Windows"]
@@ -135,9 +134,17 @@ class Windows:
         while capacity < positions:
             capacity *= 2
         capacity = min(self._limit, -(-capacity // self._size) * self._size)
-        shape, memory = self._pool.shape, HugePages()
-        sizes = len(self._slots), 2 * shape.kv_heads, capacity, shape.head_size
-        grown = [memory.empty(sizes, stored.dtype) for stored in self._pool.layers]
+        shape = self._pool.shape
+        grown = [
+            torch.empty(
+                len(self._slots),
+                2 * shape.kv_heads,
+                capacity,
+                shape.head_size,
+                dtype=stored.dtype,
+            )
+            for stored in self._pool.layers
+        ]
         for old, new in zip(self.layers, grown, strict=False):
             for number, window in enumerate(self._slots):
                 new[number, :, : window.held] = old[number, :, : window.held]
