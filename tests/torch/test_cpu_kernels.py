@@ -61,6 +61,36 @@ def test_heads_of_all_shapes(
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("size", "heads", "kv_heads"), [(64, 4, 1), (64, 2, 2), (128, 4, 2), (256, 3, 3)]
+)
+def test_few_rows(size: int, heads: int, kv_heads: int) -> None:
+    """One at each place within a block; two, of which the later one does not see what the window
+    of the earlier one begins with; and of one that sees only a part of a block, the others more."""
+    torch.manual_seed(9)
+    pool = KVPool(KVShape(2, kv_heads, size, 16), 4, dtype=BF16, device=CPU)
+    attention = NativeAttention(
+        pool,
+        unturned(size, BF16),
+        kernels(size),
+        heads=heads,
+        slots=1,
+        positions=3000,
+        sliding=[0, 64],
+    )
+    made = Attending(pool, attention, heads // kv_heads, 2e-2)
+    made.step([made.part(0, 62)], sees=64)
+    for rows in (1, 2, *[1] * 61, *[2, 3, 1, 4] * 8):
+        made.step([made.part(0, rows)], sees=64)
+
+
+def test_the_first_of_many_rows_sees_all_of_a_block_but_its_last_key() -> None:
+    made = attending("kernels")
+    made.attention.open((), 0, ())
+    for rows in (62, 100):
+        made.step([made.part(0, rows)])
+
+
 def test_as_many_heads_for_one_of_keys_as_there_may_be() -> None:
     pool = KVPool(KVShape(2, 1, 64, 16), 4, dtype=BF16, device=CPU)
     attention = NativeAttention(
@@ -123,17 +153,23 @@ def test_what_is_behind_a_sequence_harms_nobody_and_what_is_broken_shows() -> No
             made.attention._windows.layers[0][1, head, 5] = 0.0
 
 
-def test_scores_far_from_each_other() -> None:
+@pytest.mark.parametrize("last", [1, 300])
+def test_scores_far_from_each_other(last: int) -> None:
     """Their powers would overflow, or all be 0, but for the maximum that is taken off."""
     made = attending("kernels")
     made.attention.open((), 0, ())
-    for size in (1e4, -1e4):
+    climbing = torch.linspace(-1, 1, 300)[:, None, None]
+    for keys in (torch.ones(300, 1, 1), -torch.ones(300, 1, 1), climbing, -climbing):
         rows = torch.full((300, 10, 64), 10.0, dtype=BF16)
-        rows[:, 6:8] = size
+        rows[:, 6:8] = 1e4 * keys
         rows[:, 8:] = torch.randn(300, 2, 64)
-        made.attention.prepare(make_batch([Part(0, (), 0, (1,) * 300, 0)], CPU))
-        found = made.attention.attend(0, rows.clone())
-        right = expected(rows[:, :6], rows[:, 6:], 0)
+        for start, end in ((0, 300 - last), (300 - last, 300)):
+            if end == start:
+                continue
+            part = Part(0, (), start, (1,) * (end - start), 0)
+            made.attention.prepare(make_batch([part], CPU))
+            found = made.attention.attend(0, rows[start:end].clone())
+        right = expected(rows[300 - last :, :6], rows[:, 6:], 300 - last)
         assert (found.double() - right).abs().max() < 2e-2
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+
 import pytest
 import torch
 from agentbus_torch import cpu_kernels, linear
@@ -101,6 +104,21 @@ def test_weights_may_lie_anywhere_in_a_file() -> None:
         weight = memory[offset : offset + 64 * 32].view(64, 32)
         close(make_linear(weight)(x), x.float() @ weight.float().T)
         close(make_linear(weight.T.contiguous().T)(x), x.float() @ weight.float().T)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 17, 31, 33, 63])
+def test_rows_may_end_where_memory_does(rows: int) -> None:
+    """What is behind them cannot be read: this process would end."""
+    made = make_linear(torch.randn(64, 96).to(BF16))
+    memory = torch.frombuffer(mmap.mmap(-1, 16 * mmap.PAGESIZE), dtype=BF16)
+    known = memory.nbytes - mmap.PAGESIZE
+    behind = ctypes.c_void_p(memory.data_ptr() + known)
+    assert ctypes.CDLL(None).mprotect(behind, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    x, other = (memory[: known // 2][-rows * size :].view(rows, size) for size in (96, 64))
+    x.copy_(kept := torch.randn(rows, 96).to(BF16))
+    close(made(x), made(kept).float())
+    other.copy_(added := torch.randn(rows, 64).to(BF16))
+    close(made.plus(kept, other), made.plus(kept, added).float())
 
 
 def test_no_rows() -> None:

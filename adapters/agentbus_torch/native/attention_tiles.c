@@ -30,7 +30,7 @@ static inline int32_t *queries_of(Group *group, int size) {
 typedef struct {
     /* pairs of a number and that of the next position */
     int32_t values[MAX_SIZE][BLOCK / 2] __attribute__((aligned(64)));
-    bf16 spare[BLOCK][MAX_SIZE]; /* for keys where there are too few */
+    bf16 spare[BLOCK][MAX_SIZE]; /* for keys where there are too few; products of others are hidden */
     const bf16 *keys;            /* [BLOCK, size] */
 } Block;
 
@@ -38,7 +38,6 @@ static void lay_block(Block *block, const bf16 *keys, const bf16 *values, int co
     int32_t pairs[LANES][MAX_SIZE] __attribute__((aligned(64)));
     block->keys = keys;
     if (count < BLOCK) {
-        memset(block->spare, 0, sizeof block->spare);
         memcpy(block->spare, keys, (size_t)count * size * sizeof(bf16));
         block->keys = block->spare[0];
     }
