@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -340,11 +341,16 @@ def _digest(content: bytes) -> str:
 def _compile(compiler: Sequence[str], folder: Path) -> Path:
     """Compile in two steps, so that the library does not name an OpenMP of its own: a second one
     beside torch's would have its threads fight for the same cores."""
-    linked, compiled = folder / "kernels.so", []
-    for source in sorted(_SOURCES.glob("*.c")):
-        compiled.append(str(folder / source.with_suffix(".o").name))
-        _run(*compiler, *_FLAGS, "-fPIC", "-fopenmp", "-c", str(source), "-o", compiled[-1])
-    _run(*compiler, "-shared", *compiled, "-o", str(linked), "-lm")
+
+    def compiled(source: Path) -> str:
+        made = str(folder / source.with_suffix(".o").name)
+        _run(*compiler, *_FLAGS, "-fPIC", "-fopenmp", "-c", str(source), "-o", made)
+        return made
+
+    linked = folder / "kernels.so"
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compiled, sorted(_SOURCES.glob("*.c"))))
+    _run(*compiler, "-shared", *objects, "-o", str(linked), "-lm")
     linked.chmod(0o700)  # whatever the umask says: what a group may write is not loaded
     return linked
 
