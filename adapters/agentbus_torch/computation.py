@@ -17,6 +17,7 @@ from agentbus.errors import AgentbusError, EngineFailed
 
 from .answer import Answer
 from .choose import Chosen
+from .device import InTeam
 from .driver import Job
 from .load import Loaded
 from .runner import Outcomes
@@ -39,8 +40,9 @@ class Computation:
         self._name = name
         self._loaded = loaded
         self._runner = loaded.runner
-        self._team = Team(settings.threads or os.cpu_count() or 1)
-        self._on_cpu = loaded.runner.model.device.type == "cpu"
+        if self._runner.model.device.type == "cpu":
+            team = Team(settings.threads or os.cpu_count() or 1)
+            self._runner.steps = InTeam(self._runner.steps, team)
         self._log = TokenLog(settings.token_log)
         self._answers: dict[Sequence, Answer] = {}
         self._by_job: dict[Job, Answer] = {}
@@ -53,7 +55,6 @@ class Computation:
         return self._runner.running
 
     def prepare(self) -> None:
-        self._use_threads(time.perf_counter())
         device = self._runner.model.device
         if device.type == "cuda":
             torch.cuda.set_device(device)  # where kernels and graphs of this thread go
@@ -97,25 +98,16 @@ class Computation:
 
     def _compute(self, now: float) -> Outcomes:
         """Run a step. The one place that catches what nobody expected."""
-        cpu = time.process_time()
-        self._use_threads(now)
         try:
             outcomes = self._runner.step()
         except Exception as error:  # noqa: BLE001 - logged in `_as_typed`
             for sequence in self._answers:
                 sequence.error = sequence.error or error
             return [(sequence, None) for sequence in self._answers]
-        ended = time.perf_counter()
-        if self._on_cpu:
-            self._team.observe(ended, ended - now, time.process_time() - cpu)
         if self._runner.tiers is not None and self._runner.prompt_rows:
-            self._runner.tiers.prefilled(self._runner.prompt_rows, ended - now)
+            took = time.perf_counter() - now
+            self._runner.tiers.prefilled(self._runner.prompt_rows, took)
         return outcomes
-
-    def _use_threads(self, now: float) -> None:
-        threads = self._team.threads(now)
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
 
     def cancel(self, job: Job) -> None:
         answer = self._by_job.pop(job)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from ctypes import Array
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .attention import Attention
@@ -16,8 +18,9 @@ from .kv import KVPool
 from .model import Model
 from .native_layers import native_layers
 from .scheduler import CHUNK_TOKENS
+from .team import Team
 
-__all__ = ["AtOneCall", "Eager", "Steps", "make_steps"]
+__all__ = ["AtOneCall", "Eager", "InTeam", "Steps", "make_steps"]
 
 
 class Steps(Protocol):
@@ -79,6 +82,33 @@ class AtOneCall:
         self.attention.prepare(batch)
         x = self._model.embed(batch.tokens)
         return self.attention.compute(self._layers, x, batch.wanted)
+
+
+class InTeam:
+    """Steps of a CPU, computed by as many threads as others leave cores for."""
+
+    runs_ahead = False
+
+    def __init__(self, steps: Steps, team: Team) -> None:
+        self._steps = steps
+        self._team = team
+        self.attention = steps.attention
+        self.chunk_tokens = steps.chunk_tokens
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """See `Steps.hidden`.
+
+        Only this is looked at: all threads compute here, and one alone does what else a step does.
+        """
+        begun = time.perf_counter()
+        threads = self._team.threads(begun)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        cpu = time.process_time()
+        hidden = self._steps.hidden(batch)
+        ended = time.perf_counter()
+        self._team.observe(ended, ended - begun, time.process_time() - cpu)
+        return hidden
 
 
 def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:

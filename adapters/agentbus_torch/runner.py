@@ -70,15 +70,16 @@ class Runner:
         self._model = model
         self._block_size = block_size
         self._pool = KVPool(shape, blocks, dtype=model.dtype, device=model.device)
-        self._steps = make_steps(model, self._pool, slots=MAX_SEQUENCES)
-        self._attention = self._steps.attention
+        self.steps = make_steps(model, self._pool, slots=MAX_SEQUENCES)
+        """Computes batches."""
+        self._attention = self.steps.attention
         self.tiers = open_tiers(self._pool.blocks)
         """The tiers below the pool; None if there are none."""
         self.prompt_rows = 0
         """Prompt tokens of the last step, if it computed nothing else; else 0."""
         changes = None if self.tiers is None else self.tiers.changes
         self._index = RadixIndex(BlockPool(blocks), block_size, changes=changes)
-        self._scheduler = Scheduler(self._index, block_size, chunk_tokens=self._steps.chunk_tokens)
+        self._scheduler = Scheduler(self._index, block_size, chunk_tokens=self.steps.chunk_tokens)
         self._numbers = itertools.count()
         self._to_publish: list[Sequence] = []
         self._flight: Flight | None = None
@@ -303,7 +304,7 @@ class Runner:
 
     def _follow(self, flight: Flight) -> Flight | None:
         """Launch the step behind one that is under way, if that can be. Its tokens stay there."""
-        if not (self._steps.runs_ahead and flight.decodes):
+        if not (self.steps.runs_ahead and flight.decodes):
             return None
         step = self._scheduler.follow([sequence for sequence, _ in flight.live()])
         self._move(step)
@@ -323,7 +324,7 @@ class Runner:
             parts = [before.next_part(sequence) for sequence, _ in rows]
             behind = before.picked.known
         batch = make_batch(parts, self._model.device, behind=behind)
-        hidden = self._steps.hidden(batch)
+        hidden = self.steps.hidden(batch)
         asking, last = self._hand_out(batch, {s.slot: s for s, _ in rows}, hidden)
         if len(last) < len(hidden):
             hidden = hidden[upload(last, torch.int64, hidden.device)]

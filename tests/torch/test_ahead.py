@@ -495,7 +495,7 @@ def test_scores_that_are_no_numbers_end_their_sequence(
     for number in range(3):
         played.add(ask(text(number, 9), 20))
     played.step(5)
-    cursed, original = played.sequences[1], played.runner._steps.hidden
+    cursed, original = played.sequences[1], played.runner.steps.hidden
 
     def spoiled(batch: Batch) -> torch.Tensor:
         hidden = original(batch)
@@ -504,7 +504,7 @@ def test_scores_that_are_no_numbers_end_their_sequence(
                 hidden[number] = math.nan
         return hidden
 
-    monkeypatch.setattr(played.runner._steps, "hidden", spoiled)
+    monkeypatch.setattr(played.runner.steps, "hidden", spoiled)
     played.run()
     assert "not numbers" in str(cursed.error)
     assert len(cursed.generated) == 6  # the last of them was under way

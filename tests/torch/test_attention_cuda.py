@@ -76,7 +76,7 @@ def make_runner(folder: Path, *, paged: bool, ahead: bool = False) -> Runner:
             positions=512,
             sliding=model.config.windows,
         )
-        runner._steps = Eager(model, attention)
+        runner.steps = Eager(model, attention)
         runner._attention = attention
     return let_run_ahead(runner, ahead)
 
@@ -183,8 +183,8 @@ needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="only a GPU has graphs")
 
 
 def graphs_of(runner: Runner) -> Graphed:
-    assert isinstance(runner._steps, Graphed)
-    return runner._steps
+    assert isinstance(runner.steps, Graphed)
+    return runner.steps
 
 
 def only_prompts(hidden: Callable[[Batch], torch.Tensor]) -> Callable[[Batch], torch.Tensor]:
@@ -203,7 +203,7 @@ def graphed(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> Graphed:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     assert isinstance(runner._attention, PagedAttention)
     steps = Graphed(runner._model, runner._attention)
-    runner._steps = steps
+    runner.steps = steps
     return steps
 
 
@@ -439,7 +439,7 @@ def test_another_runner_goes_on_while_a_step_is_captured(
     compute, found = Graphed._compute, list[list[Sequence]]()
 
     def interrupted(steps: Graphed, step: Rows | Chunk) -> torch.Tensor:
-        if steps is runner._steps and torch.cuda.is_current_stream_capturing() and not found:
+        if steps is runner.steps and torch.cuda.is_current_stream_capturing() and not found:
             found.append(threads.submit(run, other, prompts, 5).result())
         return compute(steps, step)
 

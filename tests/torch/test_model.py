@@ -160,7 +160,7 @@ def test_a_broken_computation_leaves_no_trace(
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner._steps, "hidden", fail)
+        patch.setattr(runner.steps, "hidden", fail)
         outcomes = runner.step()
         if sequence.error is None:  # a step was under way
             outcomes = runner.step()

@@ -72,8 +72,8 @@ def test_a_batch_computes_what_each_would_alone(folder: Path, case: str, pool: i
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])
         torch.testing.assert_close(found, alone, atol=3e-4, rtol=3e-4)
     # what is reused now is read from the pool's blocks
-    runner._steps = make_steps(runner._model, runner._pool, slots=MAX_SEQUENCES)
-    runner._attention = runner._steps.attention
+    runner.steps = make_steps(runner._model, runner._pool, slots=MAX_SEQUENCES)
+    runner._attention = runner.steps.attention
     again = run(runner, CASES[case])
     for found, call in zip(again, CASES[case], strict=True):
         (alone,) = run(make(folder), [forced(call.prompt, call.forced, reuse=False)])

@@ -7,10 +7,12 @@ import dataclasses
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -172,7 +174,7 @@ async def test_an_unexpected_failure_ends_one_request(
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    for owner, name in ((type(engine._runner._steps), "hidden"), (Runner, "step")):
+    for owner, name in ((type(engine._runner.steps), "hidden"), (Runner, "step")):
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
             patch.setattr(owner, name, fail)
             with pytest.raises(EngineFailed, match="out of luck"):
@@ -183,12 +185,10 @@ async def test_an_unexpected_failure_ends_one_request(
     assert len(ids) == 3
 
 
-@pytest.mark.anyio
-async def test_fewer_threads_compute_while_others_have_the_cores(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def threads_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ask an engine of three threads, each step of which counts; return the numbers it took."""
     taken: list[int] = []
-    original = torch.set_num_threads
+    original, before = torch.set_num_threads, torch.get_num_threads()
 
     def take(threads: int) -> None:
         if threading.current_thread().name == "agentbus-torch":
@@ -197,16 +197,40 @@ async def test_fewer_threads_compute_while_others_have_the_cores(
 
     monkeypatch.setattr(torch, "set_num_threads", take)
     monkeypatch.setattr("agentbus_torch.team.WINDOW_S", 0.0)
-    before = torch.get_num_threads()
     engine = load_engine(str(folder), tiny_settings(threads=3))
     try:
-        with monkeypatch.context() as busy:
-            busy.setattr("time.process_time", lambda: 0.0)  # the process never gets a core
-            await ask(engine, GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True))
+        await ask(engine, GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True))
     finally:
         await engine.aclose()
         original(before)
-    assert taken == [3, 1]
+    return taken
+
+
+@pytest.mark.anyio
+async def test_fewer_threads_compute_while_others_have_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 0.0)  # the process never gets a core
+    assert await threads_of(folder, monkeypatch) == [3, 1]
+
+
+@pytest.mark.anyio
+async def test_what_one_thread_does_alone_takes_no_threads_from_a_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = 0.0
+    move = Runner._move
+
+    def moves(runner: Runner, step: Any) -> None:
+        nonlocal alone
+        begun = time.perf_counter()
+        move(runner, step)
+        time.sleep(0.02)
+        alone += time.perf_counter() - begun
+
+    monkeypatch.setattr(Runner, "_move", moves)
+    monkeypatch.setattr("time.process_time", lambda: 3 * (time.perf_counter() - alone))
+    assert await threads_of(folder, monkeypatch) == [3]
 
 
 @pytest.mark.anyio
@@ -312,7 +336,7 @@ async def test_what_breaks_one_call_spares_the_others(
         for n in range(3)
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
-    steps, cursed = engine._runner._steps, 4  # with which the second prompt begins
+    steps, cursed = engine._runner.steps, 4  # with which the second prompt begins
     original = steps.hidden
 
     def hidden(batch: Batch) -> torch.Tensor:
@@ -347,7 +371,7 @@ async def test_memory_that_runs_out_for_a_while_costs_time_only(
         for n in range(3)
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
-    steps = engine._runner._steps
+    steps = engine._runner.steps
     original = steps.hidden
 
     def hidden(batch: Batch) -> torch.Tensor:

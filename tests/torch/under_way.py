@@ -15,7 +15,7 @@ __all__ = ["Unwaited", "let_run_ahead"]
 
 def let_run_ahead(runner: Runner, ahead: bool) -> Runner:
     """Have a runner launch steps before the last one is read, whatever its device, or not."""
-    cast(Any, runner._steps).runs_ahead = ahead
+    cast(Any, runner.steps).runs_ahead = ahead
     return runner
 
 
