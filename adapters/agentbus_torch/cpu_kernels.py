@@ -26,7 +26,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from .huge_pages import HugePages
+from .memory import HugePages
 
 __all__ = [
     "CPUKernels",

@@ -9,10 +9,9 @@ the time to its first token is that of its new tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from agentbus.errors import MisuseError
@@ -20,6 +19,7 @@ from agentbus.kv import Copy
 
 from .batch import Batch
 from .kv import KVPool
+from .memory import empty_as_used
 
 __all__ = ["Windowed", "Windows"]
 
@@ -54,6 +54,7 @@ class Windows:
         """Make `slots` windows of up to `positions` tokens each."""
         self._size = pool.shape.block_size
         self._pool = pool
+        self._stored = pool.blocks.flatten(1, 2)
         self.positions = positions
         """Most tokens of a sequence."""
         self._limit = -(-positions // self._size) * self._size
@@ -61,6 +62,7 @@ class Windows:
         self._clock = 0
         self.capacity = 0
         """Positions for which there is memory in each window."""
+        self._memory = self._made(0)
         self.layers: list[Tensor] = []
 
     def open(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> int:
@@ -89,10 +91,8 @@ class Windows:
         last = -(-length // self._size)
         if last <= first:
             return
-        index = torch.tensor(blocks[first:last])
-        for window, stored in zip(self.layers, self._pool.layers, strict=True):
-            rows = window[slot, :, first * self._size : last * self._size].transpose(0, 1)
-            stored.index_copy_(0, index, rows.reshape(last - first, *stored.shape[1:]))
+        for stored, mirrored in self._pairs(slot, blocks[first:last], first):
+            stored.copy_(mirrored)
         self._slots[slot].mirrored = self._pool.versioned(blocks[:last])
 
     def close(self, slot: int, *, keep: bool) -> None:
@@ -122,8 +122,7 @@ class Windows:
             return
         stride = _CLEARED_POSITIONS
         cleared = min(self.capacity, -(-length // stride) * stride)
-        for layer in self.layers:
-            layer[slot, :, window.cleared : cleared].zero_()
+        self._memory[:, slot, :, window.cleared : cleared].zero_()
         window.cleared = cleared
 
     def reach(self, positions: int) -> None:
@@ -134,24 +133,18 @@ class Windows:
         while capacity < positions:
             capacity *= 2
         capacity = min(self._limit, -(-capacity // self._size) * self._size)
-        shape = self._pool.shape
-        grown = [
-            torch.empty(
-                len(self._slots),
-                2 * shape.kv_heads,
-                capacity,
-                shape.head_size,
-                dtype=stored.dtype,
-            )
-            for stored in self._pool.layers
-        ]
-        for old, new in zip(self.layers, grown, strict=False):
-            for number, window in enumerate(self._slots):
-                new[number, :, : window.held] = old[number, :, : window.held]
+        grown = self._made(capacity)
+        for number, window in enumerate(self._slots):
+            grown[:, number, :, : window.held] = self._memory[:, number, :, : window.held]
         for window in self._slots:
             window.cleared = window.held
-        self.layers = grown
+        self._memory, self.layers = grown, list(grown.unbind())
         self.capacity = capacity
+
+    def _made(self, capacity: int) -> Tensor:
+        shape = self._pool.shape
+        size = (len(self._slots), 2 * shape.kv_heads, capacity, shape.head_size)
+        return empty_as_used((shape.layers, *size), self._stored.dtype)
 
     def _sources(self, blocks: Sequence[int], length: int, copies: Sequence[Copy]) -> list[int]:
         return [*blocks[: length // self._size], *(copy.source for copy in copies)]
@@ -161,13 +154,22 @@ class Windows:
         kept = _shared(window.mirrored, wanted)
         window.mirrored = []  # should copying break, nothing of it is used
         self.reach(len(wanted) * size)
-        if kept < len(wanted):
-            index = torch.tensor([block for block, _ in wanted[kept:]])
-            for layer, stored in zip(self.layers, self._pool.layers, strict=True):
-                rows = stored.index_select(0, index).flatten(0, 1).transpose(0, 1)
-                layer[slot, :, kept * size : len(wanted) * size] = rows
+        for stored, mirrored in self._pairs(slot, [block for block, _ in wanted[kept:]], kept):
+            mirrored.copy_(stored)
         window.mirrored = wanted
         window.held = window.cleared = length
+
+    def _pairs(self, slot: int, blocks: Sequence[int], at: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield where blocks lie in the pool, and where in a window from block number `at` on.
+
+        Both are [layers, 2 * kv_heads, positions, head_size], of neighbours at once.
+        """
+        for begin, end in _runs(blocks):
+            stored = self._stored[
+                :, blocks[begin] * self._size : (blocks[end - 1] + 1) * self._size
+            ]
+            place = slice((at + begin) * self._size, (at + end) * self._size)
+            yield stored.transpose(1, 2), self._memory[:, slot, :, place]
 
 
 class Windowed:
@@ -201,6 +203,15 @@ class Windowed:
         self._windows.reach(end)
         for part in batch.parts:
             self._windows.hold(part.slot, part.end)
+
+
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where runs of neighbouring blocks begin and end."""
+    begin = 0
+    for end in range(1, len(blocks) + 1):
+        if end == len(blocks) or blocks[end] != blocks[end - 1] + 1:
+            yield begin, end
+            begin = end
 
 
 def _shared(left: Sequence[tuple[int, int]], right: Sequence[tuple[int, int]]) -> int:

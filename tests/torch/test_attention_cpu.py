@@ -113,6 +113,25 @@ def test_what_is_saved_is_opened_elsewhere() -> None:
     assert torch.equal(pool.layers[0][40, :3], pairs[8:11])
 
 
+@pytest.mark.parametrize(
+    "blocks", [[5], [7, 8, 9, 10, 11], [11, 10, 9, 8, 7], [3, 4, 9, 5, 6], [2, 3, 4, 3, 4]]
+)
+def test_blocks_are_copied_wherever_they_lie(blocks: list[int]) -> None:
+    pool, attention = make()
+    pool.blocks.normal_()
+    size = SHAPE.block_size
+    slot = attention.open(blocks, len(blocks) * size, ())
+    for layer, window in zip(pool.layers, attention._windows.layers, strict=True):
+        held = window[slot, :, : len(blocks) * size].transpose(0, 1)
+        assert torch.equal(held, layer[blocks].flatten(0, 1))
+    before, others = pool.blocks.clone(), [block + 20 for block in dict.fromkeys(blocks)]
+    attention.save(slot, others, 1, len(others) * size)
+    kept = [block for block in range(pool.blocks.shape[1]) if block not in others[1:]]
+    assert torch.equal(pool.blocks[:, kept], before[:, kept])
+    if len(others) == len(blocks):
+        assert torch.equal(pool.blocks[:, others[1:]], before[:, blocks[1:]])
+
+
 def test_the_next_call_of_a_conversation_finds_its_window() -> None:
     pool, attention = make()
     slots = [attention.open((), 0, ()) for _ in range(3)]

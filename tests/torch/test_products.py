@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 
 import pytest
 import torch
 from agentbus_torch import cpu_kernels, linear
-from agentbus_torch.huge_pages import HugePages
 from agentbus_torch.linear import make_linear, make_swiglu
+from agentbus_torch.memory import HugePages, empty_as_used
 from agentbus_torch.norm import RMSNorm
 from torch import Tensor
 from torch.nn import functional
@@ -148,3 +149,15 @@ def test_memory_is_given_once() -> None:
 def test_more_memory_than_there_is() -> None:
     with pytest.raises(MemoryError):
         HugePages().empty((1 << 50,), BF16)
+    with pytest.raises(MemoryError):
+        empty_as_used((1 << 62, 4), BF16)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in their own way")
+def test_memory_that_is_not_used_need_not_be_there() -> None:
+    far = empty_as_used((1 << 20, 1 << 19), BF16)  # a terabyte
+    far[-1, -8:] = 3
+    far[0, :8] = 2
+    assert far[-1, -9:].tolist() == [0] + [3] * 8
+    assert far[0, :9].tolist() == [2] * 8 + [0]
+    assert empty_as_used((4, 0), BF16).shape == (4, 0)
