@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from blake3 import blake3
 
-from agentbus.config import EngineSettings
 from agentbus.errors import ModelBroken
 from agentbus.kv import KVFingerprint
 
@@ -22,7 +22,9 @@ longer than loading them."""
 _TEXTS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def take_fingerprint(folder: Path, config: ModelConfig, settings: EngineSettings) -> KVFingerprint:
+def take_fingerprint(
+    folder: Path, config: ModelConfig, dtype: torch.dtype, block_size: int
+) -> KVFingerprint:
     """Name all that shapes the KV of a model folder, but tokens and tenant.
 
     Weights are told apart by their files' names, sizes, times of change, and by samples of them.
@@ -37,10 +39,10 @@ def take_fingerprint(folder: Path, config: ModelConfig, settings: EngineSettings
     return KVFingerprint(
         model=repr(replace(config, rope_theta=0.0, rope_scaling=None)),
         weights=weights,
-        dtype=settings.dtype,
+        dtype=str(dtype).removeprefix("torch."),
         rope=repr((config.rope_theta, config.rope_scaling)),
         tokenizer=texts,
-        block_size=settings.block_size,
+        block_size=block_size,
     )
 
 

@@ -55,6 +55,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if device.type == "cuda":
+        multiplies = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        multiplies = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if multiplies else torch.float32
+
+
 def _end_ids(config: ModelConfig, encoder: PromptEncoder) -> tuple[int, ...]:
     ids = {*config.end_ids, *encoder.markup_ids}
     return tuple(sorted(i for i in ids if 0 <= i < config.vocabulary))
@@ -74,9 +85,10 @@ def load_runner(
         ConfigError: there is no such device, the KV does not fit into its memory, or the folder of
             lower tiers cannot be used.
     """
-    device, dtype = _device(settings.device), getattr(torch, settings.dtype)
+    device = _device(settings.device)
+    dtype = _dtype(settings.dtype, device)
     positions = min(config.window, settings.kv_tokens)
-    fingerprint = take_fingerprint(folder, config, settings)
+    fingerprint = take_fingerprint(folder, config, dtype, settings.block_size)
     try:
         weights = Weights(folder, dtype=dtype, device=device)
         model = Model(config, weights, positions=positions)

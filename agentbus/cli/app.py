@@ -108,7 +108,9 @@ def worker(
     name: Annotated[str, typer.Option(help="This process's name in logs and errors.")] = "worker",
     dtype: Annotated[
         str,
-        typer.Option(help=r"float32 or bfloat16, for --serve; more in agentbus.toml's \[engine]."),
+        typer.Option(
+            help=r"auto, float32 or bfloat16, for --serve; more in agentbus.toml's \[engine]."
+        ),
     ] = "",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads for --serve; 0 for all cores.")

@@ -44,8 +44,8 @@ class EngineSettings:
 
     __pydantic_config__ = STRICT
 
-    dtype: str = "float32"
-    """`float32` or `bfloat16`."""
+    dtype: str = "auto"
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it itself, else float32."""
     device: str = "cpu"
     threads: int = 0
     """CPU threads; 0 takes as many as there are cores."""
@@ -79,8 +79,9 @@ class EngineSettings:
     prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:
-        if self.dtype not in {"float32", "bfloat16"}:
-            raise ConfigError("dtype", f"must be float32 or bfloat16, not {self.dtype!r}")
+        if self.dtype not in {"auto", "float32", "bfloat16"}:
+            problem = f"must be auto, float32 or bfloat16, not {self.dtype!r}"
+            raise ConfigError("dtype", problem)
         if not 0 <= self.threads <= _MAX_THREADS:
             problem = f"must be between 0 and {_MAX_THREADS}, not {self.threads}"
             raise ConfigError("threads", problem)

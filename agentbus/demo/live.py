@@ -23,7 +23,7 @@ from .table import AGENTBUS
 from .team import Tell, make_hop, topic_of, turn_of
 from .ways import WARM_UP, WARM_UP_TEXT, OnText
 
-__all__ = ["AgentbusWay", "Stage", "engine_settings", "hold", "opening", "stage"]
+__all__ = ["AgentbusWay", "Stage", "hold", "opening", "stage"]
 
 _LIVE = "live"
 _DEADLINE_S = 900.0
@@ -60,15 +60,6 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
                 targets = [f"{name}={_MEMBER}" for name in members]
                 await enter(running(["worker", *own, "--model", model, *targets]))
             yield Stage(await enter(Bus.open(url, name="demo")), log)
-
-
-def engine_settings() -> EngineSettings:
-    """Return how the demo's engines run: on all cores but one.
-
-    One is left to the processes that talk to the engine. On all cores its threads would wait for
-    one another whenever another process runs.
-    """
-    return EngineSettings(threads=max(1, (os.cpu_count() or 1) - 1))
 
 
 def opening(bus: Bus, document: str, question: str) -> Context:

@@ -27,7 +27,10 @@ CASES = {
     "no agent": (["worker", f"{HERE}:NOT_AN_AGENT"], "is not a subclass of Agent"),
     "an agent with arguments": (["worker", f"{HERE}:Needy"], "cannot be made without arguments"),
     "no process name": (["worker", f"{HERE}:Adder", "--name", "a/b"], "'a/b' is not a valid name"),
-    "no dtype": (["worker", f"{HERE}:Adder", "--dtype", "int3"], "must be float32 or bfloat16"),
+    "no dtype": (
+        ["worker", f"{HERE}:Adder", "--dtype", "int3"],
+        "must be auto, float32 or bfloat16",
+    ),
     "no threads": (
         ["worker", "--serve", "fake:", "--threads", "-1"],
         "must be between 0 and 1024, not -1",

@@ -77,7 +77,7 @@ WRONG = {
     "bus = { mailbox = 0 }": "bus.mailbox: must be greater than 0",
     "bus = 3": "line 1: bus: input should be an object",
     "[engine]\nkv_token = 3": "line 2: engine.kv_token: unknown key; did you mean kv_tokens?",
-    "[engine]\ndtype = 'int8'": "line 2: engine.dtype: must be float32 or bfloat16, not 'int8'",
+    "[engine]\ndtype = 'int8'": "line 2: engine.dtype: must be auto, float32 or bfloat16, not 'int8'",
     "[engine]\nthreads = '2'": "line 2: engine.threads: input should be a valid integer",
     "[engine]\nqueue = 9\nkv_disk_bytes = 1": "line 1: engine.kv_dir: is needed to keep KV blocks",
     "[engine]\nkv_events = 'ipc://a'": "line 2: engine.kv_events: and kv_events_replay go together",

@@ -109,7 +109,9 @@ class TestWithTheSmallModel:
 @pytest.mark.anyio
 async def test_our_engine_answers_as_asked(tmp_path: Path) -> None:
     folder = TinyModel().write(tmp_path / "tiny")
-    engine = await open_engine(str(folder), EngineSettings(threads=1, kv_tokens=1024))
+    engine = await open_engine(
+        str(folder), EngineSettings(dtype="float32", threads=1, kv_tokens=1024)
+    )
     contender = InProcess(engine)
     asked = [Asked("", "", tuple(range(10 + n, 40 + n))) for n in range(3)]
     answers = await contender.answer(asked, 4, "salt")

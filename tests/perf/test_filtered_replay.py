@@ -36,7 +36,7 @@ async def test_filtered_hops_prefill_less_and_prompts_only_grow(tmp_path: Path) 
     from agentbus.config import EngineSettings
 
     folder = TinyModel(window=4096).write(tmp_path / "tiny")
-    engine = load_engine(str(folder), EngineSettings())
+    engine = load_engine(str(folder), EngineSettings(dtype="float32"))
     replay = Replay(engine, LAYOUTS["roster_first"])
     try:
         await replay.hold(calls(), "one")

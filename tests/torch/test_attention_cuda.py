@@ -59,7 +59,9 @@ def ids(length: int, seed: int = 1) -> tuple[int, ...]:
 
 
 def load_on(folder: Path, device: str) -> Runner:
-    settings = EngineSettings(kv_tokens=512, block_size=16, threads=1, device=device)
+    settings = EngineSettings(
+        dtype="float32", kv_tokens=512, block_size=16, threads=1, device=device
+    )
     return load_runner(folder, read_config(folder), settings, (2,))
 
 

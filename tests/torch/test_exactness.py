@@ -66,7 +66,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     cache = tmp_path_factory.mktemp("cache")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
-    settings = EngineSettings(cache_dir=str(cache), kv_tokens=8192, device=str(DEVICE))
+    settings = EngineSettings(
+        dtype="float32", cache_dir=str(cache), kv_tokens=8192, device=str(DEVICE)
+    )
     yield load("smollm2", settings)
     torch.set_num_threads(threads)
 

@@ -217,7 +217,9 @@ def test_damage_anywhere_is_typed(position: int, source: Path, tmp_path: Path) -
     content = bytearray(source.read_bytes())
     content[position] ^= 0xA5
     source.write_bytes(content)
-    settings = EngineSettings(cache_dir=str(tmp_path / "cache"), kv_tokens=256, threads=1)
+    settings = EngineSettings(
+        dtype="float32", cache_dir=str(tmp_path / "cache"), kv_tokens=256, threads=1
+    )
     try:
         load(str(source), settings)
     except AgentbusError:

@@ -265,6 +265,32 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
         load(str(path), SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "multiplies", "taken"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("float32", True, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+    ],
+)
+def test_what_a_device_multiplies_itself_is_taken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    multiplies: bool,
+    taken: torch.dtype,
+) -> None:
+    for owner, name in (
+        (torch.cpu, "_is_avx512_bf16_supported"),
+        (torch.cuda, "is_bf16_supported"),
+    ):
+        monkeypatch.setattr(owner, name, lambda **_: multiplies)
+    runner = load(str(TinyModel().write(tmp_path)), tiny_settings(dtype=dtype)).runner
+    assert runner.model.dtype == taken
+    assert runner.fingerprint.dtype == str(taken).removeprefix("torch.")
+
+
 def test_an_unknown_device(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device"):
         load(str(TinyModel().write(tmp_path)), EngineSettings(device="abacus"))

@@ -33,8 +33,8 @@ __all__ = [
 
 DEVICE = torch.device(os.environ.get("AGENTBUS_TEST_DEVICE", "cpu"))
 """Where tests compute."""
-tiny_settings = partial(EngineSettings, threads=1, device=str(DEVICE))
-"""Makes the settings of an engine that runs a tiny model there."""
+tiny_settings = partial(EngineSettings, dtype="float32", threads=1, device=str(DEVICE))
+"""Makes the settings of an engine that runs a tiny model there, exactly."""
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

@@ -81,7 +81,9 @@ class AnswersContract:
     @pytest.fixture
     async def engine(self) -> AsyncIterator[Engine]:
         """The engine, open."""
-        settings = EngineSettings(kv_tokens=POOL_TOKENS, block_size=16, threads=1, prices=PRICES)
+        settings = EngineSettings(
+            dtype="float32", kv_tokens=POOL_TOKENS, block_size=16, threads=1, prices=PRICES
+        )
         opened = await self.open(settings)
         yield opened
         await opened.aclose()
