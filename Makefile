@@ -36,7 +36,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 fuzz: venv
 	$(BIN)/python -m tests.fuzz

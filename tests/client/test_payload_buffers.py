@@ -176,7 +176,7 @@ def test_a_received_tensor_can_be_written_and_harms_no_constant() -> None:
         torch.zeros(2, device="meta"),
         torch.zeros(2, 2).to_sparse(),
     ],
-    ids=str,
+    ids=["objects", "texts", "records", "times", "masked", "nowhere", "sparse"],
 )
 def test_what_is_not_dense_and_plain_is_refused(value: Any) -> None:
     with pytest.raises(InvalidMessage, match="be sent"):
