@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ..config import EngineSettings
 from ..demo import (
     DEFAULT_QUESTION,
     MEANINGS,
@@ -17,6 +16,7 @@ from ..demo import (
     LiveView,
     check_comparable,
     compare,
+    engine_settings,
     hold,
     load_default_document,
     load_document,
@@ -53,7 +53,7 @@ async def run_demo(
     """
     check_comparable(model)
     document = load_default_document() if path is None else load_document(path)
-    settings = EngineSettings()
+    settings = engine_settings()
     console = Console(file=sys.stderr if json else None)
     asked = question or DEFAULT_QUESTION
     console.print(Text(f"Starting a broker, an engine ({model}) and two workers …", style="dim"))

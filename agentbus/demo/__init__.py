@@ -5,7 +5,7 @@ from __future__ import annotations
 from .account import Account, HopAccount, LogEntry, UnequalWork
 from .compare import check_comparable, compare
 from .events import Event, HopEnded, HopResult, HopStarted, HopText, Leg, Progress
-from .live import AgentbusWay, Stage, hold, stage
+from .live import AgentbusWay, Stage, engine_settings, hold, stage
 from .page import write_page
 from .roles import (
     DEFAULT_QUESTION,
@@ -53,6 +53,7 @@ __all__ = [
     "WayReport",
     "check_comparable",
     "compare",
+    "engine_settings",
     "hold",
     "load_default_document",
     "load_document",

@@ -23,7 +23,7 @@ from .table import AGENTBUS
 from .team import Tell, make_hop, topic_of, turn_of
 from .ways import WARM_UP, WARM_UP_TEXT, OnText
 
-__all__ = ["AgentbusWay", "Stage", "hold", "opening", "stage"]
+__all__ = ["AgentbusWay", "Stage", "engine_settings", "hold", "opening", "stage"]
 
 _LIVE = "live"
 _DEADLINE_S = 900.0
@@ -60,6 +60,16 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
                 targets = [f"{name}={_MEMBER}" for name in members]
                 await enter(running(["worker", *own, "--model", model, *targets]))
             yield Stage(await enter(Bus.open(url, name="demo")), log)
+
+
+def engine_settings() -> EngineSettings:
+    """Return how the demo's engines run: in float32, on all cores but one.
+
+    Every way has to decode what the record has, agentbus's greedily: in bfloat16, choices that are
+    nearly equal fall either way with how a prompt was cut into steps. One core is left to the
+    processes that talk to the engine, so that none of it is won or lost by who waits for whom.
+    """
+    return EngineSettings(dtype="float32", threads=max(1, (os.cpu_count() or 1) - 1))
 
 
 def opening(bus: Bus, document: str, question: str) -> Context:

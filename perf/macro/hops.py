@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from agentbus.config import EngineSettings
 from agentbus.demo import (
     DEFAULT_QUESTION,
     AgentbusWay,
@@ -17,6 +16,7 @@ from agentbus.demo import (
     HopEnded,
     WayReport,
     compare,
+    engine_settings,
     hold,
     load_default_document,
     stage,
@@ -56,7 +56,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
     if quick:
         document = document[:QUICK_DOCUMENT_CHARACTERS]
     tokens = QUICK_TOKENS if quick else TOKENS
-    settings = EngineSettings()
+    settings = engine_settings()
     async with stage(MODEL, settings) as team:
         said, _ = await hold(team, document, DEFAULT_QUESTION, max_tokens=tokens, progress=tell)
     async with stage(MODEL, settings) as team:

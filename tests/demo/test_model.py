@@ -25,7 +25,7 @@ from .local_way import LocalWay, held
 pytestmark = [pytest.mark.anyio, pytest.mark.model]
 
 MODEL = "smollm2"
-SETTINGS = EngineSettings(kv_tokens=8192)
+SETTINGS = EngineSettings(dtype="float32", kv_tokens=8192)
 FEW_ROLES = (
     Role("alpha", "Alpha counts the boats in the harbour and says the number."),
     Role("beta", "Beta names the boats in the harbour, one after the other."),
