@@ -44,7 +44,7 @@ class Team:
         return self._threads
 
     def observe(self, now: float, wall: float, cpu: float) -> None:
-        """Look at a step that has just ended.
+        """Look at what all threads together have just computed in a step.
 
         Args:
             now: on any clock that only goes on.

@@ -225,7 +225,7 @@ async def test_what_one_thread_does_alone_takes_no_threads_from_a_step(
         nonlocal alone
         begun = time.perf_counter()
         move(runner, step)
-        time.sleep(0.02)
+        time.sleep(0.02)  # far longer than the step computes, as opening many windows may take
         alone += time.perf_counter() - begun
 
     monkeypatch.setattr(Runner, "_move", moves)

@@ -46,8 +46,9 @@ def arenas(pid: int | str = "self") -> list[str]:
 
 
 def files() -> list[str]:
-    """Our files in shared memory; other programs have theirs there."""
-    return [name for name in os.listdir("/dev/shm") if "agentbus" in name]
+    """Files in shared memory, but for those of tests that run beside this one."""
+    others = ("perf-gpu-", "sem.mp-")
+    return sorted(name for name in os.listdir("/dev/shm") if not name.startswith(others))
 
 
 @pytest.fixture(autouse=True)
