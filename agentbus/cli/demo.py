@@ -68,7 +68,7 @@ async def run_demo(
     for name, meaning in MEANINGS.items():
         console.print(Text(f"  {name}: {meaning}", style="dim"))
     with replay_view(console, hops=len(steps()), ways=_WAYS) as progress:
-        async with stage(model, settings) as team:
+        async with stage(model, settings, recorded=conversation) as team:
             comparison = await compare(
                 conversation,
                 AgentbusWay(team, conversation),

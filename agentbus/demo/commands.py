@@ -1,4 +1,5 @@
-"""Runs `agentbus` commands as child processes: start, wait until ready, always end."""
+"""Runs modules that serve, such as `agentbus`, as child processes: start, wait until ready, always
+end."""
 
 from __future__ import annotations
 
@@ -22,21 +23,23 @@ _MAX_LINE_BYTES = 64 * 1024
 
 @asynccontextmanager
 async def running(arguments: Sequence[str]) -> AsyncGenerator[None, None]:
-    """Run `agentbus …` in the background from the moment when it is ready.
+    """Run `python -m …` in the background from the moment when it says that it is ready.
+
+    It ends once its standard input does.
 
     Raises:
-        PeerLost: the command ended, or said nothing for `START_TIMEOUT_S`.
+        PeerLost: it ended, or said nothing for `START_TIMEOUT_S`.
         AgentbusError: it could not start; the same class as there.
     """
     process = await anyio.open_process(
-        [sys.executable, "-m", "agentbus", *arguments, "--json", "--until-eof"],
+        [sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=None,
         start_new_session=True,  # an interrupt reaches the parent alone, which ends its children
     )
     try:
-        await _ready(process, f"agentbus {arguments[0]}")
+        await _ready(process, " ".join(arguments[:2]))
         yield
     finally:
         await _stop(process)

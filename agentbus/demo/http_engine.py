@@ -21,11 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ..config import EngineSettings
 from ..context.layout import Prompt, Turn
 from ..engine.base import Engine, Finished, GenerateRequest, Usage
-from ..engine.registry import open_engine
 from ..errors import AgentbusError, LayoutError
+from .replayed import open_replayed
 from .serving import bad_request, event_stream, read_json, serve
 from .sse import encode_event
 
@@ -70,8 +69,6 @@ class ChatServer:
     """Answers requests with one engine."""
 
     engine: Engine
-    forced: Mapping[str, tuple[int, ...]]
-    """Token ids to decode instead of the model's own choice, by request id."""
     uncached: frozenset[str]
     """Salts whose requests run without a prefix cache."""
 
@@ -103,10 +100,9 @@ class ChatServer:
             prompt=tokens,
             max_tokens=body.max_tokens,
             ignore_end=body.ignore_eos,
-            forced=self.forced.get(request_id, ()),
             reuse=body.cache_salt not in self.uncached,
             tenant=body.cache_salt,
-            label=f"{body.cache_salt}/{request_id}",
+            label=request_id,
         )
         return event_stream(self._chunks(call, request_id, body.model))
 
@@ -143,13 +139,11 @@ def _usage(usage: Usage) -> dict[str, object]:
 async def build(settings: Mapping[str, Any]) -> AsyncGenerator[Starlette, None]:
     """Open the engine that `settings` describes and yield its server.
 
-    `settings`: `model` (a model spec), `engine` (fields of `EngineSettings`), `forced` (request id
-    to token ids), `uncached` (salts).
+    `settings`: as `open_replayed`'s, and `uncached` (salts).
     """
-    engine = await open_engine(settings["model"], EngineSettings(**settings["engine"]))
+    engine = await open_replayed(settings)
     try:
-        forced = {key: tuple(ids) for key, ids in settings["forced"].items()}
-        yield ChatServer(engine, forced, frozenset(settings["uncached"])).application()
+        yield ChatServer(engine, frozenset(settings["uncached"])).application()
     finally:
         await engine.aclose()
 

@@ -211,7 +211,8 @@ def _engine(
         {
             "model": model,
             "engine": asdict(settings),
-            "forced": {str(hop.index): hop.token_ids for hop in conversation.hops},
+            "tenant": way,
+            "recorded": conversation.token_ids,
             "uncached": [_UNCACHED, WARM_UP + way],
         },
     )

@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import anyio
+import orjson
 
 from ..client import Bus, Subscription
 from ..config import EngineSettings
@@ -28,6 +29,7 @@ __all__ = ["AgentbusWay", "Stage", "engine_settings", "hold", "opening", "stage"
 _LIVE = "live"
 _DEADLINE_S = 900.0
 _MEMBER = "agentbus.demo.team:Member"
+_REPLAYED_MODULE = "agentbus.demo.replayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, None]:
+async def stage(
+    model: str, settings: EngineSettings, *, recorded: Conversation | None = None
+) -> AsyncGenerator[Stage, None]:
     """Start broker, engine and workers as processes of their own, and join them.
+
+    Where a conversation was recorded, agentbus's way decodes its token ids instead of the model's
+    own choice, as the ordinary ways do.
 
     Raises:
         AgentbusError: one of them could not start.
@@ -49,27 +56,52 @@ async def stage(model: str, settings: EngineSettings) -> AsyncGenerator[Stage, N
         url = f"unix://{folder}/bus/bus.sock"
         log = Path(folder, "tokens.jsonl")
         # no agentbus.toml that lies here: the ways are compared under the same settings
-        own = ["--bus", url, "--config", os.devnull]
-        engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
-        logged = ["--token-log", str(log)]
+        own = ["--bus", url, "--config", os.devnull, "--json", "--until-eof"]
+        logged = replace(settings, token_log=str(log))
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
-            await enter(running(["up", *own]))
-            await enter(running(["worker", *own, "--serve", model, *logged, *engine]))
+            await enter(running(["agentbus", "up", *own]))
+            if recorded is None:
+                await enter(running(_engine(model, logged, own)))
+            else:
+                await enter(running(_replaying(recorded, model, logged, url, Path(folder))))
             for members in WORKERS:
                 targets = [f"{name}={_MEMBER}" for name in members]
-                await enter(running(["worker", *own, "--model", model, *targets]))
+                await enter(running(["agentbus", "worker", *own, "--model", model, *targets]))
             yield Stage(await enter(Bus.open(url, name="demo")), log)
 
 
-def engine_settings() -> EngineSettings:
-    """Return how the demo's engines run: in float32, on all cores but one.
+def _engine(model: str, settings: EngineSettings, own: list[str]) -> list[str]:
+    engine = ["--dtype", settings.dtype, "--threads", str(settings.threads)]
+    logged = ["--token-log", settings.token_log]
+    return ["agentbus", "worker", *own, "--serve", model, *logged, *engine]
 
-    Every way has to decode what the record has, agentbus's greedily: in bfloat16, choices that are
-    nearly equal fall either way with how a prompt was cut into steps. One core is left to the
-    processes that talk to the engine, so that none of it is won or lost by who waits for whom.
+
+def _replaying(
+    recorded: Conversation, model: str, settings: EngineSettings, url: str, folder: Path
+) -> list[str]:
+    asked = folder / "replayed.json"
+    asked.write_bytes(
+        orjson.dumps(
+            {
+                "bus": url,
+                "model": model,
+                "engine": asdict(settings),
+                "tenant": AgentbusWay.tenant,
+                "recorded": recorded.token_ids,
+            }
+        )
+    )
+    return [_REPLAYED_MODULE, str(asked)]
+
+
+def engine_settings() -> EngineSettings:
+    """Return how the demo's engines run: on all cores but one.
+
+    It is left to the processes that talk to the engine, so that nothing is won or lost by who waits
+    for whom.
     """
-    return EngineSettings(dtype="float32", threads=max(1, (os.cpu_count() or 1) - 1))
+    return EngineSettings(threads=max(1, (os.cpu_count() or 1) - 1))
 
 
 def opening(bus: Bus, document: str, question: str) -> Context:
@@ -171,7 +203,7 @@ class AgentbusWay:
             await make_hop(stream, turn, role.name, _only_text(lambda text: None))
 
     async def hop(self, index: int, on_text: OnText) -> HopResult:
-        """Ask the member of hop `index` to speak again. Decoding is greedy: it says the same.
+        """Ask the member of hop `index` to speak again.
 
         Raises:
             AgentbusError: the member failed.

@@ -25,8 +25,8 @@ class Said:
 class Hop:
     """One hop as it happened.
 
-    `source` asked `target`, and the ask stands in the transcript under its name. `text` is what the receiving agent said, and `token_ids` what the model chose: replays decode
-    exactly these ids.
+    `source` asked `target`, and the ask stands in the transcript under its name. `text` is what the
+    receiving agent said, and `token_ids` what the model chose: replays decode exactly these ids.
     """
 
     index: int
@@ -45,6 +45,11 @@ class Conversation:
     document: str
     question: str
     hops: tuple[Hop, ...]
+
+    @property
+    def token_ids(self) -> dict[str, tuple[int, ...]]:
+        """What the model chose, by the label of each hop's call."""
+        return {str(hop.index): hop.token_ids for hop in self.hops}
 
     def transcript(self, index: int) -> tuple[Said, ...]:
         """Return all that has been said when hop `index` begins, its ask included."""

@@ -59,7 +59,7 @@ async def run(peers: Sequence[str], *, quick: bool, progress: Progress) -> list[
     settings = engine_settings()
     async with stage(MODEL, settings) as team:
         said, _ = await hold(team, document, DEFAULT_QUESTION, max_tokens=tokens, progress=tell)
-    async with stage(MODEL, settings) as team:
+    async with stage(MODEL, settings, recorded=said) as team:
         ours = AgentbusWay(team, said)
         compared = await compare(said, ours, model_spec=MODEL, settings=settings, progress=tell)
     print(f"Page with plots of every hop: {write_page(compared)}", file=sys.stderr)

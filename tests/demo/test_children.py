@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import anyio
 import httpx
 import pytest
 
+from agentbus.config import EngineSettings
 from agentbus.demo import children
 from agentbus.demo.children import serving_child
 from agentbus.errors import PeerLost, UnknownEngine
@@ -44,7 +47,9 @@ async def test_a_child_ends_by_itself_when_its_input_ends(
 
 
 async def test_a_child_that_cannot_start_says_why_when_it_is_waited_for() -> None:
-    settings = {"model": "nosuchkind:x", "engine": {}, "forced": {}, "uncached": []}
+    engine = asdict(EngineSettings())
+    recorded = {"tenant": "", "recorded": {}}
+    settings = {"model": "nosuchkind:x", "engine": engine, **recorded, "uncached": []}
     async with serving_child(ENGINE, settings) as child:  # others can start meanwhile
         with pytest.raises(UnknownEngine):
             await child.url()

@@ -17,6 +17,7 @@ from agentbus.demo.http_agent import AgentServer
 from agentbus.demo.http_client import EventClient, open_client
 from agentbus.demo.http_engine import ChatServer
 from agentbus.demo.http_ways import HttpWay, Tokenizer
+from agentbus.demo.replayed import Replayed
 from agentbus.demo.script import Conversation
 from agentbus.demo.serving import MAX_BODY_BYTES
 from agentbus.engine.base import (
@@ -112,7 +113,7 @@ async def events_of(url: str, body: dict[str, object]) -> list[object]:
 
 async def test_a_chat_is_tokenized_whole_and_streamed() -> None:
     engine = Letters()
-    server = ChatServer(engine, {"7": spell("ok")}, frozenset(["plain"]))
+    server = ChatServer(Replayed(engine, "way", {"7": spell("ok")}), frozenset(["plain"]))
     async with served(server.application()) as url:
         *events, leg = await events_of(url, chat(ignore_eos=True))
     assert isinstance(leg, Leg)
@@ -120,7 +121,7 @@ async def test_a_chat_is_tokenized_whole_and_streamed() -> None:
     assert [e["choices"][0]["delta"]["content"] for e in pieces] == ["o", "k"]  # type: ignore[index]
     (request,) = engine.requests
     assert request.prompt == engine.tokenize(engine.prompts[0])
-    assert (request.tenant, request.label, request.reuse) == ("way", "way/7", True)
+    assert (request.tenant, request.label, request.reuse) == ("way", "7", True)
     assert request.ignore_end and request.max_tokens == 2 and request.forced == spell("ok")
     assert last["usage"] == {  # type: ignore[index]
         "prompt_tokens": len(request.prompt),
@@ -132,7 +133,7 @@ async def test_a_chat_is_tokenized_whole_and_streamed() -> None:
 
 async def test_a_salt_without_cache_and_an_open_message() -> None:
     engine = Letters()
-    server = ChatServer(engine, {}, frozenset(["plain"]))
+    server = ChatServer(engine, frozenset(["plain"]))
     messages = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "beta:"}]
     body = chat(messages=messages, continue_final_message=True, cache_salt="plain")
     async with served(server.application()) as url:
@@ -146,7 +147,7 @@ async def test_a_salt_without_cache_and_an_open_message() -> None:
 async def test_an_engines_error_ends_the_stream_in_its_class() -> None:
     engine = Letters()
     engine.error = ContextTooLong(1000, 999)
-    async with served(ChatServer(engine, {}, frozenset()).application()) as url:
+    async with served(ChatServer(engine, frozenset()).application()) as url:
         with pytest.raises(ContextTooLong, match="999"):
             await events_of(url, chat())
 
@@ -162,7 +163,7 @@ async def test_an_engines_error_ends_the_stream_in_its_class() -> None:
     ],
 )
 async def test_a_bad_request_is_refused(body: bytes) -> None:
-    server = ChatServer(Letters(), {}, frozenset())
+    server = ChatServer(Letters(), frozenset())
     async with served(server.application()) as url, httpx.AsyncClient() as client:
         answer = await client.post(url + "/v1/chat/completions", content=body)
     assert answer.status_code == 400
@@ -170,7 +171,7 @@ async def test_a_bad_request_is_refused(body: bytes) -> None:
 
 
 async def test_a_huge_request_is_refused_unread() -> None:
-    server = ChatServer(Letters(), {}, frozenset())
+    server = ChatServer(Letters(), frozenset())
     async with served(server.application()) as url, httpx.AsyncClient() as client:
         body = b" " * (MAX_BODY_BYTES + 1)
         answer = await client.post(url + "/v1/chat/completions", content=body)
@@ -179,7 +180,7 @@ async def test_a_huge_request_is_refused_unread() -> None:
 
 
 async def test_texts_are_tokenized_as_a_chat() -> None:
-    server = ChatServer(Letters(), {}, frozenset())
+    server = ChatServer(Letters(), frozenset())
     async with served(server.application()) as url, open_client() as client:
         assert await Tokenizer(client, url).chat(("x", "yz")) == await tokenize(("x", "yz"))
         assert (await client.post(url + "/tokenize", content=b"{}")).status_code == 400
@@ -188,7 +189,7 @@ async def test_texts_are_tokenized_as_a_chat() -> None:
 async def test_hanging_up_frees_the_engine() -> None:
     engine = Letters()
     engine.hang = True
-    server = ChatServer(engine, {"7": spell("a")}, frozenset())
+    server = ChatServer(Replayed(engine, "way", {"7": spell("a")}), frozenset())
     async with served(server.application()) as url:
         async with open_client() as client:
             link = EventClient(client, url, "link")
@@ -203,9 +204,8 @@ async def test_a_hop_goes_over_two_legs_with_the_whole_transcript(
     conversation: Conversation, way: str, layout: str, tmp_path: Path
 ) -> None:
     engine = Letters()
-    forced = {str(hop.index): hop.token_ids for hop in conversation.hops}
     heard: list[str] = []
-    server = ChatServer(engine, forced, frozenset())
+    server = ChatServer(Replayed(engine, way, conversation.token_ids), frozenset())
     async with served(server.application()) as engine_url, open_client() as client:
         upstream = EventClient(client, engine_url, "agent to engine")
         hosted = frozenset(["alpha", "beta"])
