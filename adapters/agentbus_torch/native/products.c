@@ -75,8 +75,8 @@ static FOR_AMX void shape_rows(int rows) {
     shape_tiles((const uint8_t[8]){one, one, other, other, one, other, LANES, LANES});
 }
 
-/* Multiply a block's rows with its panel: tiles of them are `step` apart, a tile's rows `stride`.
- * Meanwhile write the block before, and fetch so many lines from `next` on for each tile. */
+/* Multiply a block's rows with its panel: tiles of them are `step` apart, a tile's rows `stride`. They
+ * bypass the first cache, in which the panel stays for the next block. Meanwhile write the block before, and fetch so many lines from `next` on for each tile. */
 static FOR_AMX void sum_up(Block *block, const bf16 *x, int64_t step, int64_t stride, Block *before,
                            const bf16 *next, int lines) {
     int64_t inputs = block->product->inputs, tiles = inputs / DEPTH;
@@ -93,12 +93,12 @@ static FOR_AMX void sum_up(Block *block, const bf16 *x, int64_t step, int64_t st
             _mm_prefetch((const char *)next, _MM_HINT_T1);
         put_rows(before, share);
         _tile_loadd(6, panel, 64);
-        _tile_loadd(4, x + k * step, stride);
+        _tile_stream_loadd(4, x + k * step, stride);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, panel + CELL, 64);
         _tile_dpbf16ps(1, 4, 7);
         if (both) {
-            _tile_loadd(5, lower + k * step, stride);
+            _tile_stream_loadd(5, lower + k * step, stride);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
