@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -118,6 +119,7 @@ async def run_up(
         await group.start(_renew_on_hangup, guard, rules)
         # With port 0 the system has chosen one.
         url = broker.listens_at if where.startswith(TCP_SCHEME) else settings.listen
+        _spare_from_collection()
         if json:
             print_json({"ready": url, "metrics": metrics})
         else:
@@ -172,6 +174,7 @@ async def _announced(
 ) -> AsyncGenerator[None]:
     """Let the worker be watched, and say that it is ready."""
     async with operate(bus, metrics) as url, anyio.create_task_group() as group:
+        _spare_from_collection()
         if json:
             print_json({"ready": names, "metrics": url})
         else:
@@ -181,6 +184,13 @@ async def _announced(
             group.start_soon(_set_at_end_of_input, stop)
         yield
         group.cancel_scope.cancel()
+
+
+def _spare_from_collection() -> None:
+    """Have garbage collections leave out what is there when serving begins: in a process with a
+    model that is 200,000 objects, for which everything would stop for 75 ms each time."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _renew_on_hangup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -70,6 +71,14 @@ class Adder(Agent):
         call.context = context.message(self.name, text)
         await call.publish(f"said.{self.name}", text)
         return call.context.length
+
+
+class Collected(Agent):
+    """You say what garbage collections leave out."""
+
+    @handler
+    async def spared(self, what: str, call: Call) -> int:
+        return gc.get_freeze_count()
 
 
 class Holder(Agent):

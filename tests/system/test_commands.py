@@ -75,6 +75,12 @@ async def test_a_bus_is_asked_and_watched(socket_dir: Path) -> None:
         assert {check["status"] for check in checks} <= {"ok", "warn"}
 
 
+async def test_a_workers_collections_leave_out_what_it_began_with(socket_dir: Path) -> None:
+    async with broker(socket_dir) as (url, _), Bus.open(url) as bus:
+        async with running(worker(url, agent("collected", "Collected"))):
+            assert await bus.request("collected", "", returns=int) > 10_000
+
+
 async def test_what_is_published_is_printed(socket_dir: Path) -> None:
     async with broker(socket_dir) as (url, _), Bus.open(url) as bus:
         command = [sys.executable, "-m", "agentbus", "tail", "news.*", "--json", "--bus", url]
