@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agentbus.config import EngineSettings
-    from agentbus.engine import ModelText
+    from agentbus.engine import Examined, ModelText
     from agentbus.engine.base import Engine
 
     from .engine import TorchEngine
 
-__all__ = ["open_engine", "open_model_text"]
+__all__ = ["examine", "open_engine", "open_model_text"]
 
 
 async def open_engine(model: str, settings: EngineSettings) -> Engine:
@@ -54,3 +56,14 @@ def open_model_text(model: str) -> ModelText:
     from .model_text import read_model_text
 
     return read_model_text(model)
+
+
+def examine() -> Iterator[Examined]:
+    """Return what this machine has for the engine. Torch is loaded, and kernels are compiled.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    from .machine import examined
+
+    return examined()

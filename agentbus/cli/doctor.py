@@ -17,6 +17,7 @@ import anyio
 from rich.console import Console
 from rich.text import Text
 
+from ..engine import examine_engines
 from ..errors import AgentbusError, ConfigError
 from ..routing import BROKER, AgentList, ListAgents
 from ..transport import TCP_SCHEME
@@ -60,6 +61,7 @@ async def run_doctor(url: str, join: Join, *, json: bool) -> bool:
         check_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         check_memory(Path("/proc/sys/kernel/yama/ptrace_scope")),
         *check_cores(os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")),
+        *check_engines(),
         *check_place(url),
         await check_broker(url, join),
     ]
@@ -154,6 +156,12 @@ def check_cores(cores: int, threads: str) -> Iterator[Check]:
         yield Check("torch", "warn", found, f"set OMP_NUM_THREADS to {cores} or less")
     else:
         yield Check("torch", "ok", f"{torch}, {threads or 'as many threads as cores'}")
+
+
+def check_engines() -> Iterator[Check]:
+    """Look at what local engines would compute with."""
+    for one in examine_engines():
+        yield Check(one.name, "warn" if one.advice else "ok", one.found, one.advice)
 
 
 def check_folder(folder: Path) -> Check:

@@ -16,7 +16,15 @@ from .base import (
     within_budget,
 )
 from .rankers import RANKERS, check_ranker, open_ranker
-from .registry import EngineFactory, ModelText, installed_engines, open_engine, open_model_text
+from .registry import (
+    EngineFactory,
+    Examined,
+    ModelText,
+    examine_engines,
+    installed_engines,
+    open_engine,
+    open_model_text,
+)
 from .sampling import Sampling
 from .scoring import (
     MAX_CONTINUATIONS,
@@ -50,6 +58,7 @@ __all__ = [
     "EngineFactory",
     "EngineService",
     "EngineStats",
+    "Examined",
     "Finished",
     "GenerateRequest",
     "ModelText",
@@ -68,6 +77,7 @@ __all__ = [
     "check_ranker",
     "check_texts",
     "embed",
+    "examine_engines",
     "installed_engines",
     "open_engine",
     "open_model_text",

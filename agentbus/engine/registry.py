@@ -7,7 +7,7 @@ no other. What a model's name means is the kind's own business.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
@@ -22,7 +22,9 @@ __all__ = [
     "DEFAULT_KIND",
     "ENTRY_POINTS",
     "EngineFactory",
+    "Examined",
     "ModelText",
+    "examine_engines",
     "installed_engines",
     "open_engine",
     "open_model_text",
@@ -45,6 +47,15 @@ class ModelText(NamedTuple):
     """Counts the tokens of a text, taken as data."""
     template: Template | None
     """The model's chat template, probed; None if it has none."""
+
+
+class Examined(NamedTuple):
+    """One thing that an engine's package looked at on this machine."""
+
+    name: str
+    found: str
+    advice: str = ""
+    """What to do about it, where something is to be done."""
 
 
 def installed_engines() -> dict[str, EntryPoint]:
@@ -99,6 +110,22 @@ def open_model_text(spec: str) -> ModelText:
         return opener(model)
     except ImportError as error:
         raise _not_installed(kind, error) from error
+
+
+def examine_engines() -> Iterator[Examined]:
+    """Return what the engines' packages find on this machine: what they would compute with.
+
+    A kind's package offers it as `examine`, beside the factory of its entry point; those whose own
+    packages are not installed say nothing. It may take seconds.
+    """
+    for _, point in sorted(installed_engines().items()):
+        try:
+            module = importlib.import_module(point.module)
+            examine: Callable[[], Iterable[Examined]] | None = getattr(module, "examine", None)
+            if examine is not None:
+                yield from examine()
+        except ImportError:
+            continue
 
 
 def _find(spec: str) -> tuple[str, str, EntryPoint]:

@@ -10,6 +10,7 @@ from agentbus import Bus
 from agentbus.cli.doctor import (
     check_broker,
     check_cores,
+    check_engines,
     check_files,
     check_folder,
     check_libraries,
@@ -19,6 +20,7 @@ from agentbus.cli.doctor import (
 )
 from agentbus.cli.keys import joining
 from agentbus.daemon import start_broker
+from agentbus.engine import Examined
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +38,14 @@ def test_limits() -> None:
     assert [check.status for check in check_cores(1, "")] == ["warn", "ok"]
     assert [check.status for check in check_cores(2, "4")] == ["ok", "warn"]
     assert [check.status for check in check_cores(4, "4")] == ["ok", "ok"]
+
+
+def test_what_engines_compute_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Examined("engine", "fast"), Examined("model", "none", "install one")]
+    monkeypatch.setattr("agentbus.cli.doctor.examine_engines", lambda: iter(found))
+    engine, model = check_engines()
+    assert (engine.status, engine.found, engine.advice) == ("ok", "fast", "")
+    assert (model.status, model.found, model.advice) == ("warn", "none", "install one")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at a Linux kernel's settings")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import pytest
 
 from agentbus.config import EngineSettings
-from agentbus.engine import installed_engines, open_engine
+from agentbus.engine import Examined, examine_engines, installed_engines, open_engine
 from agentbus.engine.fake import FakeEngine
 from agentbus.errors import ConfigError, ModelNotFound, UnknownEngine
 
@@ -56,3 +57,22 @@ def test_torch_is_not_imported_before_it_is_needed() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_kind_tells_what_the_machine_has_unless_its_packages_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Examined("oracle", "in a good mood")
+    module = ModuleType("oracle_at_delphi")
+    module.examine = lambda: iter([found])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    kinds = {
+        name: EntryPoint(name, f"{place}:open_engine", "agentbus.engines")
+        for name, place in {
+            "delphi": module.__name__,
+            "fake": "agentbus.engine.fake",
+            "missing": "agentbus_no_such_module",
+        }.items()
+    }
+    monkeypatch.setattr("agentbus.engine.registry.installed_engines", lambda: kinds)
+    assert list(examine_engines()) == [found]
