@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from agentbus import Bus
+from agentbus.demo.machine import machine
 
 from .children import READY, Child, ChildFailed, python_child
 from .micro.agentbus_side import Echo
-from .report import machine
 from .workloads import PING, REQUEST_TIMEOUT_S, Calls, checked_calls, settle_gc
 
 __all__ = ["Sampled", "layer_of", "main", "profile", "sampling", "serve"]

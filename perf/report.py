@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +12,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from agentbus.demo.machine import machine
+
 __all__ = [
     "UNITS",
     "VIOLATIONS",
     "Row",
     "compare",
-    "machine",
     "ratio",
     "show",
     "unit_of",
@@ -104,16 +103,6 @@ def compare(
             better = ratio(metric, value, theirs)
             rows.append(Row(suite, case, metric, value, unit, name, theirs, better))
     return rows
-
-
-def machine() -> str:
-    """Return the machine and its system in a line."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
 
 
 def show(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,9 @@ from ..errors import ConfigError
 from .account import account, read_log
 from .equal import check_equal_work, tokenize_pieces
 from .events import Progress
+from .machine import machine
 from .script import Conversation
-from .table import Comparison, WayReport
+from .table import Comparison, Ran, WayReport
 from .ways import Way, replay
 
 if TYPE_CHECKING:
@@ -58,7 +61,17 @@ async def compare(
         )
         for way in ways
     )
-    return Comparison(conversation, tuple(reports), equal, model_spec)
+    return Comparison(conversation, tuple(reports), equal, _ran(model_spec, settings))
+
+
+def _ran(model_spec: str, settings: EngineSettings) -> Ran:
+    threads = settings.threads or os.cpu_count() or 1
+    return Ran(
+        model=model_spec,
+        at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        machine=machine(),
+        engine=f"dtype {settings.dtype}, {threads} thread{'s' * (threads > 1)}",
+    )
 
 
 def check_comparable(model_spec: str) -> None:

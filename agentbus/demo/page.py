@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .events import HopResult
 from .svg import COLOURS, Bar, Part, bars, legend, lines, spans
-from .table import MEANINGS, Comparison, WayReport, sentences, side_by_side
+from .table import MEANINGS, Comparison, Ran, WayReport, sentences, side_by_side
 
 __all__ = ["render_page", "write_page"]
 
@@ -56,7 +56,7 @@ def render_page(comparison: Comparison) -> str:
         "<meta name='viewport' content='width=device-width'>",
         f"<title>agentbus: one conversation in {len(ways)} ways</title><style>{_STYLE}</style>",
         f"<h1>One conversation in {len(ways)} ways</h1>",
-        f"<p>Model: {escape(comparison.model)}.</p>",
+        _ran(comparison.ran),
         _meanings(ways),
         _table(comparison),
         *(f"<p>{escape(line)}</p>" for line in sentences(comparison)),
@@ -76,6 +76,11 @@ def render_page(comparison: Comparison) -> str:
         "</html>",
     ]
     return "\n".join(parts)
+
+
+def _ran(ran: Ran) -> str:
+    said = f"Model: {ran.model}. Run at {ran.at} on {ran.machine}; engines with {ran.engine}."
+    return f"<p>{escape(said)}</p>"
 
 
 def _meanings(ways: tuple[WayReport, ...]) -> str:

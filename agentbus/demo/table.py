@@ -18,6 +18,7 @@ __all__ = [
     "AGENTBUS",
     "MEANINGS",
     "Comparison",
+    "Ran",
     "WayReport",
     "sentences",
     "side_by_side",
@@ -74,14 +75,26 @@ class WayReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Ran:
+    """What was run, when and on what."""
+
+    model: str
+    """As it was named."""
+    at: str
+    """When, by ISO 8601."""
+    machine: str
+    engine: str
+    """How every way's engine computed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One conversation held in several ways, with equal work."""
 
     conversation: Conversation
     ways: tuple[WayReport, ...]
     equal: EqualWork
-    model: str
-    """What was run, as it was named."""
+    ran: Ran
 
     def way(self, name: str) -> WayReport:
         """Return the report of the way of that name."""
@@ -188,7 +201,7 @@ def _equal_sentence(equal: EqualWork) -> str:
 def to_json(comparison: Comparison) -> dict[str, object]:
     """Return the comparison as one object for `--json`. Times as the names say."""
     return {
-        "model": comparison.model,
+        **asdict(comparison.ran),
         "ways": {way.name: _way_json(comparison.conversation, way) for way in comparison.ways},
         "equal_work": asdict(comparison.equal),
     }

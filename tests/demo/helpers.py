@@ -9,7 +9,7 @@ from agentbus.demo.equal import EqualWork
 from agentbus.demo.events import HopResult, Leg
 from agentbus.demo.layouts import LAYOUTS, ChatMessage
 from agentbus.demo.script import Conversation
-from agentbus.demo.table import Comparison, WayReport
+from agentbus.demo.table import Comparison, Ran, WayReport
 
 START, END = 1, 2
 
@@ -89,4 +89,5 @@ def comparison_of(conversation: Conversation, *, ours_s: float = 0.1) -> Compari
         WayReport(name, "wire", tuple(texts[name]), account(logs[name], START)) for name in logs
     )
     equal = EqualWork(4, (3, 3, 3, 3), "ab" * 32, 40)
-    return Comparison(conversation, reports, equal, "tiny")
+    ran = Ran("tiny", "2026-01-02T03:04:05+00:00", "a small machine", "dtype auto, 1 thread")
+    return Comparison(conversation, reports, equal, ran)

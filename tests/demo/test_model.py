@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 import anyio
@@ -85,4 +87,9 @@ async def test_the_comparison_of_a_small_conversation(tmp_path: Path) -> None:
         "orchestrator to agent",
         "agent to engine",
     ]
-    assert set(to_json(found)) == {"model", "ways", "equal_work"}
+    said = to_json(found)
+    assert set(said) == {"model", "at", "machine", "engine", "ways", "equal_work"}
+    cores = os.cpu_count() or 1
+    assert str(said["engine"]).startswith(f"dtype float32, {cores} thread")
+    assert f"{cores} cores" in str(said["machine"])
+    assert datetime.fromisoformat(str(said["at"])).tzinfo is not None

@@ -114,7 +114,8 @@ def test_labels_of_axes_are_within_the_plot(highest: float) -> None:
 
 def test_the_page_says_what_was_run_and_what_each_way_is(conversation: Conversation) -> None:
     page = render_page(comparison_of(conversation))
-    assert "Model: tiny." in page
+    assert "Model: tiny. Run at 2026-01-02T03:04:05+00:00 on a small machine" in page
+    assert "engines with dtype auto, 1 thread." in page
     assert MEANINGS["plain"] in page
     assert "engine_cache" not in page  # it is not among the ways that were run
 
