@@ -90,6 +90,7 @@ class Product(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
         ("eps", ctypes.c_float),
         ("gated", ctypes.c_int32),
+        ("wide", ctypes.c_int32),
     )
 
 
@@ -172,12 +173,15 @@ class CPUKernels:
         return found
 
     def multiply(self, product: Product, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """Return the product of `x` [rows, inputs], plus `plus` [rows, outputs]; only with AMX."""
+        """Return the product of `x` [rows, inputs], plus `plus` [rows, outputs]; only with AMX.
+
+        A wide product's result is float32.
+        """
         assert self._multiply is not None
         x, plus = x.contiguous(), None if plus is None else plus.contiguous()
         rows = len(x)
         results = product.outputs // 2 if product.gated else product.outputs
-        found = x.new_empty(rows, results)
+        found = x.new_empty(rows, results, dtype=torch.float32 if product.wide else x.dtype)
         laid = self._scratch.of((rows + -rows % LANES) * product.inputs)
         self._multiply(
             ctypes.addressof(product),
@@ -321,11 +325,13 @@ def _built(compiler: Sequence[str]) -> Path:
     content = b"".join(source.read_bytes() for source in sources)
     made_of = _digest(content + repr((_FLAGS, compiler)).encode())
     folder = Path.home() / ".cache" / "agentbus" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_owner(folder)
     for library in folder.glob(f"{made_of}-*.so"):
-        if library.stem == f"{made_of}-{_digest(library.read_bytes())}":
+        whole = library.is_file() and not library.is_symlink()  # a pipe would be waited for
+        if whole and library.stem == f"{made_of}-{_digest(library.read_bytes())}":
             break
     else:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
             made = _compile(compiler, Path(partial))
             library = folder / f"{made_of}-{_digest(made.read_bytes())}.so"
@@ -366,9 +372,8 @@ def _run(*command: str) -> None:
     )
 
 
-def _check_owner(library: Path) -> None:
+def _check_owner(path: Path) -> None:
     """Refuse what others than this user may have written: it is going to be executed."""
-    for path in (library, library.parent):
-        status = path.stat()
-        if status.st_uid not in {os.geteuid(), 0} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(f"{path} can be written by others than its user")
+    status = path.stat()
+    if status.st_uid not in {os.geteuid(), 0} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} can be written by others than its user")

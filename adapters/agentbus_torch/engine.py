@@ -245,7 +245,7 @@ class TorchEngine:
         if request.budget is not None:
             reads = sum(len(prompt) + len(one) - 1 for one in continuations)
             check_budget(reads, request.budget, self._capabilities.prices)
-        self._runner.check_ids(ids)
+        self._runner.check_ids(ids, "a continuation")
         sinks.append(ContinuationScore(len(prompt), ids, self._runner.model.logits))
         return Call(
             prompt=prompt + ids[:-1],

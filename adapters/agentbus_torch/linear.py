@@ -23,6 +23,7 @@ __all__ = [
     "Linear",
     "SwiGLU",
     "has_fast_bfloat16",
+    "make_head",
     "make_linear",
     "make_swiglu",
 ]
@@ -88,6 +89,7 @@ class InTiles:
         norm: RMSNorm | None,
         *,
         gated: bool = False,
+        wide: bool = False,
     ) -> None:
         outputs, inputs = weight.shape
         self._kernels = kernels
@@ -104,6 +106,7 @@ class InTiles:
             outputs=outputs,
             eps=0.0 if norm is None else norm.eps,
             gated=gated,
+            wide=wide,
         )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -161,6 +164,17 @@ def _packs(weight: Tensor) -> bool:
     if weight.dtype == torch.bfloat16:
         return has_fast_bfloat16()
     return weight.dtype == torch.float32 and _has_onednn()
+
+
+def make_head(weight: Tensor, norm: RMSNorm) -> Linear:
+    """Prepare the weight [vocabulary, in] of scores, behind the last norm.
+
+    Where sums are at hand in float32, so are the scores: in bfloat16 steps between them are an
+    eighth, and the best ones often equal.
+    """
+    if (kernels := product_kernels(weight)) is not None:
+        return InTiles(kernels, weight, None, norm, wide=True)
+    return make_linear(weight, norm=norm)
 
 
 def make_linear(

@@ -16,7 +16,7 @@ from torch.nn import functional
 from .attention import Attention
 from .batch import Batch
 from .config import ModelConfig
-from .linear import Linear, SwiGLU, make_linear, make_swiglu
+from .linear import Linear, SwiGLU, make_head, make_linear, make_swiglu
 from .norm import RMSNorm
 from .rope import make_rope
 from .weights import Weights
@@ -52,7 +52,7 @@ class Model:
         self.layers = [_layer(config, weights, n) for n in range(config.layers)]
         self._norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
         head = self._embedding if config.tied else weights.take("lm_head.weight", shape)
-        self._head = make_linear(head, norm=self._norm)
+        self._head = make_head(head, self._norm)
         weights.refuse_rest(
             except_for=lambda name: name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
         )
@@ -107,7 +107,10 @@ class Model:
         return self._norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden]."""
+        """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden].
+
+        They are float32 where that costs nothing, else as the weights are.
+        """
         return self._head(hidden)
 
 

@@ -128,7 +128,7 @@ class Runner:
             raise ContextTooLong(length, self.window)
         tokens = self.check_ids(call.prompt)
         if call.forced:
-            self.check_ids(call.forced)
+            self.check_ids(call.forced, "forced")
         needed, total = -(-length // self._block_size), self._index.stats().total
         if needed > total:
             raise KVExhausted(needed, total)
@@ -140,8 +140,8 @@ class Runner:
         self._scheduler.add(sequence)
         return sequence
 
-    def check_ids(self, ids: Tokens[int]) -> array[int]:
-        """Check token ids, and return them packed.
+    def check_ids(self, ids: Tokens[int], name: str = "a prompt") -> array[int]:
+        """Check token ids, and return them packed; `name` is for the error.
 
         Raises:
             MisuseError: there are none, or one is not of this model's.
@@ -157,7 +157,7 @@ class Runner:
             or len(packed) != len(ids)
             or numpy.frombuffer(packed, numpy.uint32).max() >= size
         ):
-            raise MisuseError(f"a prompt is one or more token ids from 0 to {size - 1}")
+            raise MisuseError(f"{name} must be one or more token ids from 0 to {size - 1}")
         return packed
 
     def step(self) -> Outcomes:

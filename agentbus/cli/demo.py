@@ -27,6 +27,7 @@ from ..demo import (
     to_json,
     write_page,
 )
+from ..errors import ConfigError
 from .runtime import print_json
 
 __all__ = ["run_demo"]
@@ -53,6 +54,8 @@ async def run_demo(
     """
     check_comparable(model)
     document = load_default_document() if path is None else load_document(path)
+    if path is not None and not question:
+        raise ConfigError("question", "say what is asked about a document of your own: --question")
     settings = engine_settings()
     console = Console(file=sys.stderr if json else None)
     asked = question or DEFAULT_QUESTION

@@ -181,10 +181,10 @@ def check_folder(folder: Path) -> Check:
     return Check("socket folder", "ok", f"{folder} is yours alone")
 
 
-def check_sockets(folder: Path) -> Iterator[Check]:
-    """Look for sockets at which nobody listens any more."""
+def check_sockets(folder: Path, own: Path) -> Iterator[Check]:
+    """Look for sockets at which nobody listens any more; not for the bus's own, which is taken over."""
     try:
-        found = sorted(path for path in folder.glob("*.sock") if path.is_socket())
+        found = sorted(path for path in folder.glob("*.sock") if path.is_socket() and path != own)
     except OSError:
         return
     for path in found:
@@ -208,9 +208,9 @@ def check_url(url: str) -> None:
 def check_place(url: str) -> Iterator[Check]:
     """Look at the folder of the sockets, if the bus has one."""
     if url.startswith(_UNIX):
-        folder = Path(url.removeprefix(_UNIX)).parent
-        yield check_folder(folder)
-        yield from check_sockets(folder)
+        own = Path(url.removeprefix(_UNIX))
+        yield check_folder(own.parent)
+        yield from check_sockets(own.parent, own)
 
 
 async def check_broker(url: str, join: Join) -> Check:

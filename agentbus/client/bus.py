@@ -114,6 +114,8 @@ class Bus(Requester):
         if url and (not url.startswith((_SCHEME, TCP_SCHEME)) or url == _SCHEME):
             problem = f"{url!r} is not of the form unix:///path/to.sock or ab://host:port"
             raise ConfigError("url", problem)
+        if not isinstance(settings, BusSettings | None):
+            raise ConfigError("settings", f"must be BusSettings(…), not {settings!r:.40}")
         return Bus(url.removeprefix(_SCHEME), listen, name, settings or BusSettings(), keys, token)
 
     async def __aenter__(self) -> Self:
@@ -200,7 +202,10 @@ class Bus(Requester):
         Raises:
             ModelNotFound, ModelBroken, UnknownEngine: it cannot be started.
             NameTaken: the bus has an engine for that model.
+            ConfigError: a setting cannot be used.
         """
+        if not isinstance(settings, EngineSettings | None):
+            raise ConfigError("settings", f"must be EngineSettings(…), not {settings!r:.40}")
         self._open()
         name = model_agent_name(model)
         await self._living().serve(model, name, settings or EngineSettings())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from ..context import Context
+from ..context import Context, check_root
 from ..errors import DeadlineExceeded, PeerLost, UnknownContext
 from ..routing import FindContext
 from .delivery import Delivery
@@ -25,7 +25,9 @@ async def fetch(node: Node, root: bytes, peer: Peer | None, holder: str, origin:
     Raises:
         UnknownContext: neither has it, or the peer has not referred to it.
         AgentbusError: the process could not be asked.
+        ConfigError: it is no reference to a context.
     """
+    check_root(root)
     store = node.peers.store
     context = store.get(root)
     if context is not None:

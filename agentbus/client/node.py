@@ -18,6 +18,7 @@ from ..context import Context, TenantKey
 from ..errors import (
     AgentbusError,
     Closed,
+    ConfigError,
     DeadlineExceeded,
     Draining,
     HopsExhausted,
@@ -134,7 +135,13 @@ class Node:
     def pending(
         self, target: str, context: Context | None, returns: Any, *, stream: bool
     ) -> Pending:
-        """Make the caller's side of a request."""
+        """Make the caller's side of a request.
+
+        Raises:
+            ConfigError: what is to go along is no context.
+        """
+        if context is not None and not isinstance(context, Context):
+            raise ConfigError("context", f"must be a Context, not {context!r:.40}")
         window = self._stream_parts if stream else 0
         wanted = None if returns is None else payload_type(returns)
         self.metrics.sent += 1

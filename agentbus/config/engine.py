@@ -82,6 +82,7 @@ class EngineSettings:
         if self.dtype not in {"auto", "float32", "bfloat16"}:
             problem = f"must be auto, float32 or bfloat16, not {self.dtype!r}"
             raise ConfigError("dtype", problem)
+        self._check_types()
         if not 0 <= self.threads <= _MAX_THREADS:
             problem = f"must be between 0 and {_MAX_THREADS}, not {self.threads}"
             raise ConfigError("threads", problem)
@@ -92,6 +93,15 @@ class EngineSettings:
         if self.kv_tokens < self.block_size:
             problem = f"must hold a block of {self.block_size} tokens, not {self.kv_tokens}"
             raise ConfigError("kv_tokens", problem)
+
+    def _check_types(self) -> None:
+        """Check what code may say otherwise; a file's types are checked where it is read."""
+        for name in ("threads", "kv_tokens", "block_size", "queue"):
+            if type(getattr(self, name)) is not int:
+                problem = f"must be a whole number, not {getattr(self, name)!r:.40}"
+                raise ConfigError(name, problem)
+        if not isinstance(self.prices, Prices):
+            raise ConfigError("prices", f"must be Prices(…), not {self.prices!r:.40}")
 
     def _check_tiers(self) -> None:
         for name in ("kv_host_bytes", "kv_disk_bytes"):

@@ -48,7 +48,7 @@ from .layout import (
 from .ledger import Book, Decision, Given, Ledger, Receipt
 from .lint import Cause, Finding, Linter, TokenCounter, prompt_parts, text_parts
 from .repeats import LastPrompts
-from .resolve import CONTEXT_BYTES, ContextStore
+from .resolve import CONTEXT_BYTES, ContextStore, check_root
 from .segment import DIGEST_SIZE, Context, Segment, SegmentKind, TenantKey
 from .template import Render, Template, TurnPieces, probe
 from .tools import canonical_tools, merge_tools, read_call, write_call
@@ -106,6 +106,7 @@ __all__ = [
     "Turn",
     "TurnPieces",
     "canonical_tools",
+    "check_root",
     "choose_layout",
     "context_tools",
     "delivered_root",

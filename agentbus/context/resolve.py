@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
-from ..errors import ForgottenContext, MalformedFrame, MisuseError, TooLarge, UnknownContext
+from ..errors import (
+    ConfigError,
+    ForgottenContext,
+    MalformedFrame,
+    MisuseError,
+    TooLarge,
+    UnknownContext,
+)
 from .delta import Delta
 from .segment import DIGEST_SIZE, Context, Segment
 
-__all__ = ["CONTEXT_BYTES", "ContextStore"]
+__all__ = ["CONTEXT_BYTES", "ContextStore", "check_root"]
 
 CONTEXT_BYTES = 640
 """What one kept context is counted as, beside the author and text of its last segment: measured."""
@@ -31,6 +38,16 @@ class _Kept:
     holds: int = 0
     """Leases and retentions; what has any is not forgotten, nor what it was made from."""
     last_used: int = 0
+
+
+def check_root(root: object) -> None:
+    """Raise ConfigError if this is no reference to a context: the bytes of its root."""
+    if not isinstance(root, bytes):
+        problem = (
+            f"must be the root of a context, in bytes, not {root!r:.40}; what a mark in a text "
+            "names is had from call.context.fetch"
+        )
+        raise ConfigError("reference", problem)
 
 
 class ContextStore:
@@ -95,7 +112,9 @@ class ContextStore:
         Raises:
             ForgottenContext: it was kept here, and had to make room or was collected.
             UnknownContext: nobody has brought it here, or it was forgotten long ago.
+            ConfigError: it is no reference to a context.
         """
+        check_root(root)
         context = self.get(root)
         if context is not None:
             return context

@@ -54,7 +54,11 @@ async def _ready(process: Process, name: str) -> None:
             line = await lines.receive_until(b"\n", _MAX_LINE_BYTES)
     except (TimeoutError, anyio.IncompleteRead, anyio.DelimiterNotFound) as error:
         raise PeerLost(name) from error
-    match orjson.loads(line):
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        said = None
+    match said:
         case {"ready": _}:
             return
         case {"error": {"code": str(code), "fields": dict(fields)}}:

@@ -90,20 +90,19 @@ class ChatServer:
         return JSONResponse({"count": len(tokens), "tokens": tokens})
 
     async def _chat(self, request: Request) -> Response:
+        request_id = request.headers.get("x-request-id", "")
         try:
             body = _ChatBody.model_validate(await read_json(request))
-            tokens = self.engine.tokenize(body.prompt())
+            call = GenerateRequest(
+                prompt=self.engine.tokenize(body.prompt()),
+                max_tokens=body.max_tokens,
+                ignore_end=body.ignore_eos,
+                reuse=body.cache_salt not in self.uncached,
+                tenant=body.cache_salt,
+                label=request_id,
+            )
         except (ValueError, AgentbusError) as error:
             return bad_request(error)
-        request_id = request.headers.get("x-request-id", "")
-        call = GenerateRequest(
-            prompt=tokens,
-            max_tokens=body.max_tokens,
-            ignore_end=body.ignore_eos,
-            reuse=body.cache_salt not in self.uncached,
-            tenant=body.cache_salt,
-            label=request_id,
-        )
         return event_stream(self._chunks(call, request_id, body.model))
 
     async def _chunks(

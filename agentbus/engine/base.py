@@ -8,7 +8,7 @@ is `agentbus.workers`'.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -103,8 +103,15 @@ class GenerateRequest:
             raise ConfigError("sampling", f"must be Sampling(…), not {self.sampling!r:.40}")
         require_count("max_tokens", self.max_tokens, _MAX_ANSWER)
         require_count("logprobs", self.logprobs, MAX_LOGPROBS)
-        if not all(type(token) is int for token in self.forced):
+        if not isinstance(self.prompt, Prompt | Sequence) or isinstance(self.prompt, str):
+            problem = f"must be a Prompt or token ids, not {self.prompt!r:.40}"
+            raise ConfigError("prompt", problem)
+        if not isinstance(self.forced, Sequence) or not all(
+            type(one) is int for one in self.forced
+        ):
             raise ConfigError("forced", "must be token ids")
+        if not _is_text(self.tenant):
+            raise ConfigError("tenant", f"must be a text, not {self.tenant!r:.40}")
         self._check_stops()
         self._check_form()
 
@@ -114,7 +121,8 @@ class GenerateRequest:
         return self.tool_choice not in ("auto", "none")
 
     def _check_stops(self) -> None:
-        if isinstance(self.stop, str) or len(self.stop) > MAX_STOPS:
+        of_texts = isinstance(self.stop, Sequence) and not isinstance(self.stop, str)
+        if not of_texts or len(self.stop) > MAX_STOPS:
             raise ConfigError("stop", f"must be a tuple of up to {MAX_STOPS} texts")
         for text in self.stop:
             if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_CHARACTERS:
@@ -135,6 +143,14 @@ class GenerateRequest:
             raise ConfigError("forced", "cannot go with stop, schema or tools")
         if self.ignore_end and shaped:
             raise ConfigError("ignore_end", "cannot go with a schema or a required call")
+
+
+def _is_text(value: object) -> bool:
+    """Say whether it is a text that can be written: no half of a character."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ async def open_engine(spec: str, settings: EngineSettings | None = None) -> Engi
     try:
         factory: EngineFactory = await anyio.to_thread.run_sync(point.load)
         return await factory(model, settings or EngineSettings())
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise _not_installed(kind, error) from error
 
 
@@ -108,7 +108,7 @@ def open_model_text(spec: str) -> ModelText:
         if opener is None:
             raise ConfigError(f"engine {kind!r}", "it has no tokenizers of its own")
         return opener(model)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         raise _not_installed(kind, error) from error
 
 
@@ -118,7 +118,7 @@ def examine_engines() -> Iterator[Examined]:
     A kind's package offers it as `examine`, beside the factory of its entry point; those whose own
     packages are not installed say nothing. It may take seconds.
     """
-    for _, point in sorted(installed_engines().items()):
+    for kind, point in sorted(installed_engines().items()):
         try:
             module = importlib.import_module(point.module)
             examine: Callable[[], Iterable[Examined]] | None = getattr(module, "examine", None)
@@ -126,6 +126,9 @@ def examine_engines() -> Iterator[Examined]:
                 yield from examine()
         except ImportError:
             continue
+        except Exception as error:  # noqa: BLE001 - whatever a package or a driver breaks with
+            found = f"broken: {type(error).__name__}: {error}"
+            yield Examined(f"engine {kind}", found, "install its packages anew")
 
 
 def _find(spec: str) -> tuple[str, str, EntryPoint]:
@@ -137,9 +140,9 @@ def _find(spec: str) -> tuple[str, str, EntryPoint]:
     return kind, model, point
 
 
-def _not_installed(kind: str, error: ImportError) -> ConfigError:
+def _not_installed(kind: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"engine {kind!r}",
-        f"it needs packages that are not installed ({error}); "
+        f"it needs packages that are not installed, or broken ({error}); "
         f"install them with: pip install 'fm-agentbus[{kind}]'",
     )

@@ -51,8 +51,10 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Taken from a token's score for each time it stands in the answer. -2 to 2."""
     seed: int | None = None
-    """The same seed on the same prompt gives the same answer, whatever else runs; None takes
-    another one for each call."""
+    """The same seed on the same prompt gives the same answer where scores are computed alike: in
+    float32 whatever else runs; in bfloat16 their last bits depend on what of a prompt was cached,
+    on what is computed beside it and on the number of threads. None takes another one for each
+    call."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():

@@ -110,6 +110,9 @@ def check_choice(choice: str, names: Sequence[str]) -> None:
     Raises:
         ConfigError: it names no tool of the request, or asks for a call where there are no tools.
     """
+    if not isinstance(choice, str):
+        problem = f"must be auto, none, required or a tool's name, not {choice!r:.60}"
+        raise ConfigError("tool_choice", problem)
     if choice in ("auto", "none"):
         return
     if not names:

@@ -75,7 +75,7 @@ class DiskBlocks:
             max_bytes: most bytes in all files.
 
         Raises:
-            ConfigError: the folder cannot be used, or another process uses it, or no block fits.
+            ConfigError: the folder cannot be used, or another engine uses it, or no block fits.
             MisuseError: fingerprint or secret are of another size.
         """
         if not len(fingerprint) == len(secret) == KEY_SIZE:
@@ -215,7 +215,9 @@ def _enter(folder: Path) -> int:
                 raise OSError(errno.ENOTDIR, "there is a link where a folder should be")
     except BlockingIOError as error:
         os.close(lock)
-        raise OSError(error.errno, "another process uses it") from error
+        raise OSError(
+            error.errno, "another engine uses it; each needs a folder of its own"
+        ) from error
     except BaseException:
         os.close(lock)
         raise

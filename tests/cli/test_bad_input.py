@@ -61,6 +61,7 @@ CASES = {
     "no file": (["demo", "--input", "{folder}/none.txt"], "cannot read {folder}/none.txt: "),
     "a folder": (["demo", "--input", "{folder}"], "cannot read {folder}: it is a folder"),
     "not text": (["demo", "--input", "{folder}/binary"], "cannot read {folder}/binary: "),
+    "nothing asked": (["demo", "--input", "{folder}/text"], "question: say what is asked about"),
 }
 
 
@@ -69,6 +70,7 @@ def folder(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty place for commands to run in, which they may change as they like."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("AGENTBUS_URL", f"unix://{socket_dir}/run/bus.sock")
+    (socket_dir / "text").write_text("Nine boats lie in the harbour.")
     (socket_dir / "binary").write_bytes(b"\xff\xfe\x00\x81")
     return socket_dir
 

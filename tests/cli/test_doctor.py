@@ -76,7 +76,8 @@ def test_sockets_that_nobody_listens_at(socket_dir: Path) -> None:
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(socket_dir / "live.sock"))
         live.listen()
-        (found,) = check_sockets(socket_dir)
+        (found,) = check_sockets(socket_dir, socket_dir / "own.sock")
+        assert not list(check_sockets(socket_dir, socket_dir / "dead.sock")), "up takes it over"
     assert (found.status, found.advice) == ("warn", f"rm {socket_dir}/dead.sock")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from agentbus import Agent, Bus, BusSettings, Call, Context, handler
 from agentbus.errors import (
+    ConfigError,
     DeadlineExceeded,
     ForgottenContext,
     HandlerFailed,
@@ -293,3 +294,25 @@ async def test_a_program_fetches_from_the_process_of_an_agent(socket_dir: Path) 
         whole = await asker.fetch(summary.refers, holder="summing")
         assert [segment.text for segment in whole.segments()] == ["Explain.", "At length."]
         assert await asker.fetch(summary.refers) == whole
+
+
+@pytest.mark.pure
+async def test_what_is_no_context_or_reference_is_refused_by_name() -> None:
+    async with Bus.open() as bus:
+        for wrong in ("a text", 3):
+            with pytest.raises(ConfigError, match=r"^context: must be a Context"):
+                await bus.request("nobody", 1, context=wrong)  # type: ignore[call-overload]
+        for reference in ("ctx:deadbeef", None, 3):
+            with pytest.raises(ConfigError, match=r"^reference: must be the root of a context"):
+                bus.contexts.find(reference)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match=r"call\.context\.fetch"):
+                await bus.fetch(reference)  # type: ignore[arg-type]
+
+
+@pytest.mark.pure
+async def test_what_are_no_settings_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"^settings: must be BusSettings"):
+        Bus.open(settings={"links": 3})  # type: ignore[arg-type]
+    async with Bus.open() as bus:
+        with pytest.raises(ConfigError, match=r"^settings: must be EngineSettings"):
+            await bus.serve("fake:", {"threads": 1})  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import pytest
 from agentbus.config import EngineSettings
 from agentbus.demo import children
 from agentbus.demo.children import serving_child
-from agentbus.errors import PeerLost, UnknownEngine
+from agentbus.demo.commands import running
+from agentbus.errors import MalformedFrame, PeerLost, UnknownEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +60,9 @@ async def test_a_child_that_says_nothing_is_a_lost_peer() -> None:
     with pytest.raises(PeerLost):
         async with serving_child("agentbus.names", {}) as child:
             await child.url()
+
+
+async def test_a_child_that_says_something_else_is_not_ready() -> None:
+    with pytest.raises(MalformedFrame, match="did not say that it is ready"):
+        async with running(["this"]):  # prints a poem
+            pytest.fail("it is not ready")

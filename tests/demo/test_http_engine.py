@@ -160,6 +160,8 @@ async def test_an_engines_error_ends_the_stream_in_its_class() -> None:
         b'{"model": "m"}',
         b'{"model": "m", "messages": [], "max_tokens": 0}',
         b'{"model": "m", "messages": [], "continue_final_message": true}',
+        b'{"model": "m", "messages": [], "max_tokens": 9223372036854775807}',
+        b'{"model": "m", "messages": [], "cache_salt": "\\ud800"}',
     ],
 )
 async def test_a_bad_request_is_refused(body: bytes) -> None:

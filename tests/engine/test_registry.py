@@ -50,6 +50,21 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
         await open_engine("smollm2")
 
 
+@pytest.mark.anyio
+async def test_a_broken_package_is_told_as_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("oracle_at_delphi")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    async def broken(model: str, settings: EngineSettings) -> None:
+        raise OSError("libtorch_cpu.so: cannot open shared object file")
+
+    module.open_engine = broken  # type: ignore[attr-defined]
+    point = EntryPoint("torch", f"{module.__name__}:open_engine", "agentbus.engines")
+    monkeypatch.setattr("agentbus.engine.registry.installed_engines", lambda: {"torch": point})
+    with pytest.raises(ConfigError, match=r"broken \(libtorch_cpu.so"):
+        await open_engine("smollm2")
+
+
 def test_torch_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, agentbus.engine, agentbus_torch;"
@@ -76,3 +91,10 @@ def test_a_kind_tells_what_the_machine_has_unless_its_packages_are_missing(
     }
     monkeypatch.setattr("agentbus.engine.registry.installed_engines", lambda: kinds)
     assert list(examine_engines()) == [found]
+
+    def broken() -> None:
+        raise OSError("libtorch_cpu.so: cannot open shared object file")
+
+    module.examine = broken  # type: ignore[attr-defined]
+    (told,) = examine_engines()
+    assert told.name == "engine delphi" and "libtorch_cpu.so" in told.found and told.advice

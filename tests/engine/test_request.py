@@ -82,6 +82,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "tools",
         {"tools": tuple(tool(f"t{n}", parameters={"x": "y" * 200_000}) for n in range(2))},
     ),
+    "forced_that_is_nothing": ("forced", {"forced": None}),
+    "forced_that_is_no_id": ("forced", {"forced": (1, "2")}),
+    "stop_that_is_nothing": ("stop", {"stop": None}),
+    "prompt_that_is_a_text": ("prompt", {"prompt": "Tides."}),
+    "prompt_that_is_nothing": ("prompt", {"prompt": None}),
+    "tenant_that_is_nothing": ("tenant", {"tenant": None}),
+    "tenant_that_cannot_be_written": ("tenant", {"tenant": "\ud800"}),
+    "choice_as_an_object": ("tool_choice", {"tools": (tool(),), "tool_choice": {"name": "tide"}}),
     "choice_without_tools": ("tool_choice", {"tool_choice": "required"}),
     "choice_of_nothing": ("tool_choice", {"tools": (tool(),), "tool_choice": "moon"}),
     "schema_and_required_call": (
@@ -99,7 +107,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 def test_a_request_out_of_bounds(case: str) -> None:
     name, fields = REFUSED[case]
     with pytest.raises(ConfigError) as refused:
-        GenerateRequest(prompt=(1,), **fields)
+        GenerateRequest(**{"prompt": (1,), **fields})
     assert refused.value.setting == name and len(str(refused.value)) < 300
 
 

@@ -266,7 +266,7 @@ def test_strange_files_are_deleted_on_opening(folder: Path) -> None:
 
 def test_one_process_at_a_time(folder: Path) -> None:
     store = opened(folder)
-    with pytest.raises(ConfigError, match="another process uses it"):
+    with pytest.raises(ConfigError, match="another engine uses it"):
         opened(folder)
     store.close()
     store.close()

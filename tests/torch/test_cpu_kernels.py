@@ -298,6 +298,38 @@ def test_half_a_library_is_not_loaded_but_compiled_again(
     assert library.read_bytes() == whole
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing", "link to a pipe"])
+def test_what_is_no_library_is_not_read(
+    fresh: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CPUKernels", Path)
+    assert cpu_kernels() is not None
+    cpu_kernels.cache_clear()
+    (library,) = fresh.rglob("*.so")
+    odd = library.with_name(library.name.replace("-", "-0", 1))
+    library.unlink()
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        if "pipe" in kind:
+            os.mkfifo(fresh / "pipe")
+        odd.symlink_to(fresh / "pipe")
+    assert cpu_kernels() is not None
+    assert library.is_file()
+
+
+def test_in_a_folder_that_others_may_write_nothing_is_read_or_compiled(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_compile", None)
+    folder(fresh).mkdir(parents=True)
+    folder(fresh).chmod(0o777)
+    assert cpu_kernels() is None
+    assert "can be written by others" in caplog.text
+
+
 def test_a_group_that_may_write_new_files_is_no_hindrance(fresh: Path) -> None:
     """Some systems say so for all users, each of whom is alone in a group."""
     before = os.umask(0o002)

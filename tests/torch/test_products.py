@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from agentbus_torch import cpu_kernels, linear
-from agentbus_torch.linear import make_linear, make_swiglu
+from agentbus_torch.linear import make_head, make_linear, make_swiglu
 from agentbus_torch.memory import HugePages, empty_as_used
 from agentbus_torch.norm import RMSNorm
 from torch import Tensor
@@ -66,6 +66,26 @@ def test_a_product_of_any_number_of_rows(outputs: int, inputs: int, threads: int
                 assert torch.equal(plain(wide), plain(x))
                 found = plain.plus(wide, more[:, :outputs])
                 assert torch.equal(found, plain.plus(x, other.clone()))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("form", ["tiles"], indirect=True)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_scores_are_as_wide_as_their_sums(threads: int) -> None:
+    torch.manual_seed(8)
+    weight, norm = torch.randn(224, 576).to(BF16), RMSNorm(torch.rand(576).to(BF16), 1e-5)
+    head, narrow = make_head(weight, norm), make_linear(weight, norm=norm)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for rows in ROWS:
+            x = torch.randn(rows, 576).to(BF16)
+            found = head(x)
+            assert found.dtype == torch.float32 and found.shape == (rows, 224)
+            assert torch.equal(found.to(BF16), narrow(x))
+            right = norm(x).float() @ weight.float().T
+            assert (found - right).abs().max() < 1e-3 < (narrow(x).float() - right).abs().max()
     finally:
         torch.set_num_threads(before)
 

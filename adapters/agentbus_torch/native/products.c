@@ -22,7 +22,7 @@ typedef struct {
     float sums[PANEL][PANEL] __attribute__((aligned(64)));
     const Product *product;
     const bf16 *plus; /* or NULL */
-    bf16 *out;
+    void *out;        /* of bf16 numbers, or of floats */
     int64_t panel;
     int rows;
     int written;
@@ -32,23 +32,26 @@ static inline void put_row(Block *block) {
     const Product *product = block->product;
     const float *sums = block->sums[block->written];
     __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + LANES);
-    int64_t first = block->panel * PANEL;
+    int64_t first = block->panel * PANEL, at = block->written++ * product->outputs + first;
     if (product->gated) {
-        narrowed(block->out + block->written++ * (product->outputs / 2) + first / 2,
-                 gated(low, high));
+        narrowed((bf16 *)block->out + at / 2, gated(low, high));
+        return;
+    }
+    if (product->wide) {
+        _mm512_storeu_ps((float *)block->out + at, low);
+        _mm512_storeu_ps((float *)block->out + at + LANES, high);
         return;
     }
     if (product->bias) {
         low = _mm512_add_ps(low, widened(product->bias + first));
         high = _mm512_add_ps(high, widened(product->bias + first + LANES));
     }
-    int64_t at = block->written++ * product->outputs + first;
     if (block->plus) {
         low = _mm512_add_ps(low, widened(block->plus + at));
         high = _mm512_add_ps(high, widened(block->plus + at + LANES));
     }
     vec both = {.pairs = _mm512_cvtne2ps_pbh(high, low)};
-    _mm512_storeu_si512(block->out + at, both.bits);
+    _mm512_storeu_si512((bf16 *)block->out + at, both.bits);
 }
 
 static inline void put_rows(Block *block, int most) {
@@ -58,11 +61,11 @@ static inline void put_rows(Block *block, int most) {
 
 /* Begin to sum up the rows from `row` on, at most up to `end`. */
 static inline void begin(Block *block, const Product *product, int64_t panel, const bf16 *plus,
-                         bf16 *out, int64_t row, int64_t end) {
+                         void *out, int64_t row, int64_t end) {
     int64_t at = row * (product->gated ? product->outputs / 2 : product->outputs);
     block->product = product;
     block->plus = plus ? plus + at : NULL;
-    block->out = out + at;
+    block->out = product->wide ? (void *)((float *)out + at) : (void *)((bf16 *)out + at);
     block->panel = panel;
     block->rows = end - row < PANEL ? (int)(end - row) : PANEL;
     block->written = 0;
@@ -129,7 +132,7 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
 }
 
 void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
-                            bf16 *out, int64_t rows) {
+                            void *out, int64_t rows) {
     int64_t inputs = product->inputs, panels = product->outputs / PANEL;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
     int lays = product->norm || (rows > PANEL && inputs >= FAR);
@@ -166,7 +169,7 @@ void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, c
 }
 
 void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
-                       bf16 *out, int64_t rows, int32_t threads) {
+                       void *out, int64_t rows, int32_t threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     agentbus_share_product(product, x, laid, plus, out, rows);
 }

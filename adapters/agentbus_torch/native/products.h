@@ -19,13 +19,14 @@ typedef struct {
     int64_t outputs;
     float eps;          /* of the norm */
     int32_t gated;      /* a panel's halves are gates and what they open: half as many results */
+    int32_t wide;       /* results are floats; then there is no bias, and nothing is added */
 } Product;
 
 /* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
- * plus the bias and `plus` [rows, outputs] -> out [rows, outputs]; `laid` is memory for x in whole
+ * plus the bias and `plus` [rows, outputs] -> out [rows, outputs], floats if they are wide; `laid` is memory for x in whole
  * tiles, and `plus` may be NULL, or `out` itself. All is written when it returns. */
 void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
-                            bf16 *out, int64_t rows);
+                            void *out, int64_t rows);
 
 #endif
 
