@@ -17,6 +17,7 @@ from agentbus.errors import AgentbusError, EngineFailed
 
 from .answer import Answer
 from .choose import Chosen
+from .cores import Cores
 from .device import InTeam
 from .driver import Job
 from .load import Loaded
@@ -36,13 +37,13 @@ logger = logging.getLogger(__name__)
 class Computation:
     """The `Worker` of one engine's driver."""
 
-    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings) -> None:
+    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings, cores: Cores) -> None:
         self._name = name
         self._loaded = loaded
         self._runner = loaded.runner
         if self._runner.model.device.type == "cpu":
             team = Team(settings.threads or os.cpu_count() or 1)
-            self._runner.steps = InTeam(self._runner.steps, team)
+            self._runner.steps = InTeam(self._runner.steps, team, cores)
         self._log = TokenLog(settings.token_log)
         self._answers: dict[Sequence, Answer] = {}
         self._by_job: dict[Job, Answer] = {}

@@ -13,6 +13,7 @@ from .attention import Attention
 from .attention_cpu import WindowAttention
 from .attention_native import NativeAttention
 from .batch import Batch
+from .cores import Cores
 from .cpu_kernels import Layer, attention_kernels
 from .kv import KVPool
 from .model import Model
@@ -89,9 +90,10 @@ class InTeam:
 
     runs_ahead = False
 
-    def __init__(self, steps: Steps, team: Team) -> None:
+    def __init__(self, steps: Steps, team: Team, cores: Cores) -> None:
         self._steps = steps
         self._team = team
+        self._cores = cores
         self.attention = steps.attention
         self.chunk_tokens = steps.chunk_tokens
 
@@ -101,7 +103,7 @@ class InTeam:
         Only this is looked at: all threads compute here, and one alone does what else a step does.
         """
         begun = time.perf_counter()
-        threads = self._team.threads(begun)
+        threads = self._team.threads(begun, self._cores.available)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         cpu = time.process_time()

@@ -4,10 +4,15 @@ The threads of one operation wait for the last of them. While another process ha
 others spin in vain: beside one busy process, two threads on two cores decode at less than half the
 rate of one thread alone. Processor time says so: threads that compute, or spin, take all of the time
 that passes, unless others had the cores meanwhile.
+
+Finding out costs: a step with more threads than there are cores for takes up to a second. So where
+the system says which cores are idle, threads are added only while there are cores for them.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Final
 
 __all__ = ["Team"]
@@ -19,6 +24,8 @@ MISSED: Final = 0.5
 FIRST_PAUSE_S: Final = 1.0
 """How long it takes until more threads are tried; doubled each time that they were too many."""
 LAST_PAUSE_S: Final = 16.0
+LOOK_S: Final = 0.25
+"""How long it takes until it is looked again whether there are cores for more."""
 
 
 class Team:
@@ -35,13 +42,32 @@ class Team:
         self._wall = self._cpu = 0.0
         self._pause = FIRST_PAUSE_S
         self._grown = self._grows = 0.0
+        self._begun = False
 
-    def threads(self, now: float) -> int:
-        """Return how many threads a step that begins now gets."""
-        if self._threads < self._most and now >= self._grows:
-            self._take(self._threads + max(1, self._threads // 2))
-            self._grown, self._grows = now, now + self._pause
+    def threads(self, now: float, cores: Callable[[], float | None] = lambda: None) -> int:
+        """Return how many threads a step that begins now gets.
+
+        Args:
+            now: on any clock that only goes on.
+            cores: how many this process could have lately, beside what others use; None where that
+                is not known.
+        """
+        if not self._begun:
+            self._begun = True
+            self._take(self._allowed(self._most, cores()))
+            self._grows = now + LOOK_S
+        elif self._threads < self._most and now >= self._grows:
+            wanted = self._threads + max(1, self._threads // 2)
+            more = self._allowed(wanted, cores())
+            if more > self._threads:
+                self._take(more)
+                self._grown, self._grows = now, now + self._pause
+            else:
+                self._grows = now + LOOK_S
         return self._threads
+
+    def _allowed(self, wanted: int, cores: float | None) -> int:
+        return wanted if cores is None else min(wanted, math.floor(cores + MISSED))
 
     def observe(self, now: float, wall: float, cpu: float) -> None:
         """Look at what all threads together have just computed in a step.

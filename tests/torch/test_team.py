@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from agentbus_torch.team import FIRST_PAUSE_S, LAST_PAUSE_S, Team
 
 STEP_S = 0.02
+
+
+def none() -> None:
+    """Nothing is told."""
 
 
 @dataclass
@@ -15,6 +20,8 @@ class Machine:
 
     cores: float
     team: Team
+    told: bool = False
+    """Whether it says which cores are idle."""
     now: float = 1000.0
     taken: list[int] = field(default_factory=list)
 
@@ -23,7 +30,8 @@ class Machine:
         self.taken = []
         end = self.now + seconds
         while self.now < end:
-            threads = self.team.threads(self.now)
+            left = max(0.0, self.cores - others)
+            threads = self.team.threads(self.now, partial(float, left) if self.told else none)
             if self.taken[-1:] != [threads]:
                 self.taken.append(threads)
             self.now += STEP_S
@@ -32,8 +40,8 @@ class Machine:
         return self.taken
 
 
-def machine(cores: float, threads: int) -> Machine:
-    return Machine(cores, Team(threads))
+def machine(cores: float, threads: int, *, told: bool = False) -> Machine:
+    return Machine(cores, Team(threads), told)
 
 
 def test_alone_all_threads_compute() -> None:
@@ -79,3 +87,19 @@ def test_one_short_step_says_nothing() -> None:
     made = machine(2, 2)
     made.team.observe(made.now, 0.004, 0.0)
     assert made.run(1.0) == [2]
+
+
+def test_where_idle_cores_are_told_no_thread_is_tried_in_vain() -> None:
+    made = machine(2, 2, told=True)
+    assert made.run(60, others=1) == [1]
+    assert made.run(60, others=5) == [1]
+    assert made.run(1) == [1, 2]
+    assert made.run(60, others=1) == [2, 1]
+    assert machine(8, 8, told=True).run(60, others=2.6) == [5]
+    assert machine(64, 64, told=True).run(60) == [64]
+
+
+def test_where_idle_cores_are_told_all_threads_are_back_soon() -> None:
+    made = machine(8, 8, told=True)
+    assert made.run(10, others=7) == [1]
+    assert made.run(FIRST_PAUSE_S * 6)[-1] == 8
