@@ -88,7 +88,7 @@ async def test_prompts_outlive_the_engine_on_disk(folder: Path, tmp_path: Path) 
         expected, _ = await ask(engine, ONE)
         await ask(engine, ALL)
         assert tiers(engine).disk_blocks > 0
-        with pytest.raises(ConfigError, match="another process"):
+        with pytest.raises(ConfigError, match="another engine"):
             load_engine(str(folder), tiny_settings(kv_tokens=256, **disk))  # type: ignore[arg-type]
     async with opened(folder, **disk) as engine:
         measured(engine)
