@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
@@ -83,11 +84,9 @@ async def open_engine(spec: str, settings: EngineSettings | None = None) -> Engi
         EngineError: the model cannot be had; the error says what to do.
     """
     kind, model, point = _find(spec)
-    try:
+    with _needing_packages(kind):
         factory: EngineFactory = await anyio.to_thread.run_sync(point.load)
         return await factory(model, settings or EngineSettings())
-    except (ImportError, OSError) as error:
-        raise _not_installed(kind, error) from error
 
 
 def open_model_text(spec: str) -> ModelText:
@@ -102,14 +101,12 @@ def open_model_text(spec: str) -> ModelText:
         EngineError: the model cannot be had; the error says what to do.
     """
     kind, model, point = _find(spec)
-    try:
+    with _needing_packages(kind):
         module = importlib.import_module(point.module)
         opener: Callable[[str], ModelText] | None = getattr(module, "open_model_text", None)
         if opener is None:
             raise ConfigError(f"engine {kind!r}", "it has no tokenizers of its own")
         return opener(model)
-    except (ImportError, OSError) as error:
-        raise _not_installed(kind, error) from error
 
 
 def examine_engines() -> Iterator[Examined]:
@@ -140,9 +137,16 @@ def _find(spec: str) -> tuple[str, str, EntryPoint]:
     return kind, model, point
 
 
-def _not_installed(kind: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"engine {kind!r}",
-        f"it needs packages that are not installed, or broken ({error}); "
-        f"install them with: pip install 'fm-agentbus[{kind}]'",
-    )
+@contextmanager
+def _needing_packages(kind: str) -> Iterator[None]:
+    """Tell that packages are missing, or broken: the loader of libraries says so without a number."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of a file
+        raise ConfigError(
+            f"engine {kind!r}",
+            f"it needs packages that are not installed, or broken ({error}); "
+            f"install them with: pip install 'fm-agentbus[{kind}]'",
+        ) from error

@@ -56,6 +56,8 @@ async def test_a_broken_package_is_told_as_a_missing_one(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
     async def broken(model: str, settings: EngineSettings) -> None:
+        if model == "locked":
+            raise PermissionError(13, "Permission denied", model)
         raise OSError("libtorch_cpu.so: cannot open shared object file")
 
     module.open_engine = broken  # type: ignore[attr-defined]
@@ -63,6 +65,8 @@ async def test_a_broken_package_is_told_as_a_missing_one(monkeypatch: pytest.Mon
     monkeypatch.setattr("agentbus.engine.registry.installed_engines", lambda: {"torch": point})
     with pytest.raises(ConfigError, match=r"broken \(libtorch_cpu.so"):
         await open_engine("smollm2")
+    with pytest.raises(PermissionError):  # which is no fault of packages
+        await open_engine("locked")
 
 
 def test_torch_is_not_imported_before_it_is_needed() -> None:
