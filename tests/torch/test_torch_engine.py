@@ -19,6 +19,7 @@ import pytest
 import torch
 from agentbus_torch.batch import Batch
 from agentbus_torch.choose import Chosen
+from agentbus_torch.cores import Cores
 from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import CHUNK_TOKENS
@@ -185,8 +186,13 @@ async def test_an_unexpected_failure_ends_one_request(
     assert len(ids) == 3
 
 
-async def threads_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Ask an engine of three threads, each step of which counts; return the numbers it took."""
+async def threads_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: float | None = None
+) -> list[int]:
+    """Ask an engine of three threads, each step of which counts; return the numbers it took.
+
+    `cores` is what the system says that it could have.
+    """
     taken: list[int] = []
     original, before = torch.set_num_threads, torch.get_num_threads()
 
@@ -197,6 +203,7 @@ async def threads_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
     monkeypatch.setattr(torch, "set_num_threads", take)
     monkeypatch.setattr("agentbus_torch.team.WINDOW_S", 0.0)
+    monkeypatch.setattr(Cores, "available", lambda self: cores)
     engine = load_engine(str(folder), tiny_settings(threads=3))
     try:
         await ask(engine, GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True))
@@ -212,6 +219,14 @@ async def test_fewer_threads_compute_while_others_have_the_cores(
 ) -> None:
     monkeypatch.setattr("time.process_time", lambda: 0.0)  # the process never gets a core
     assert await threads_of(folder, monkeypatch) == [3, 1]
+
+
+@pytest.mark.anyio
+async def test_an_engine_begins_with_as_many_threads_as_there_are_cores_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 3 * time.perf_counter())
+    assert await threads_of(folder, monkeypatch, cores=2.2) == [2]
 
 
 @pytest.mark.anyio
