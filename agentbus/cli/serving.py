@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -21,7 +20,7 @@ from ..daemon import start_broker
 from ..engine import check_ranker
 from ..errors import AgentbusError, ConfigError
 from ..guard import Guard
-from ..ops import OFF, operate, parse_address
+from ..ops import OFF, operate, parse_address, spare_from_collection
 from ..routing import Policy, Tokens
 from ..transport import TCP_SCHEME
 from ..workers import parse_target, run_worker
@@ -119,7 +118,7 @@ async def run_up(
         await group.start(_renew_on_hangup, guard, rules)
         # With port 0 the system has chosen one.
         url = broker.listens_at if where.startswith(TCP_SCHEME) else settings.listen
-        _spare_from_collection()
+        spare_from_collection()
         if json:
             print_json({"ready": url, "metrics": metrics})
         else:
@@ -174,7 +173,7 @@ async def _announced(
 ) -> AsyncGenerator[None]:
     """Let the worker be watched, and say that it is ready."""
     async with operate(bus, metrics) as url, anyio.create_task_group() as group:
-        _spare_from_collection()
+        spare_from_collection()
         if json:
             print_json({"ready": names, "metrics": url})
         else:
@@ -184,13 +183,6 @@ async def _announced(
             group.start_soon(_set_at_end_of_input, stop)
         yield
         group.cancel_scope.cancel()
-
-
-def _spare_from_collection() -> None:
-    """Have garbage collections leave out what is there when serving begins: in a process with a
-    model that is 200,000 objects, for which everything would stop for 75 ms each time."""
-    gc.collect()
-    gc.freeze()
 
 
 async def _renew_on_hangup(

@@ -98,7 +98,7 @@ def _replaying(
 def engine_settings() -> EngineSettings:
     """Return how the demo's engines run: on all cores but one.
 
-    It is left to the processes that talk to the engine, so that nothing is won or lost by who waits
+    The processes that talk to the engine have that one, so that nothing is won or lost by who waits
     for whom.
     """
     return EngineSettings(threads=max(1, (os.cpu_count() or 1) - 1))

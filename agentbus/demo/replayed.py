@@ -22,6 +22,7 @@ from ..context.layout import Prompt
 from ..engine import open_engine
 from ..engine.base import Capabilities, Engine, EngineStats, Finished, GenerateRequest, Piece, Usage
 from ..errors import AgentbusError, describe
+from ..ops import spare_from_collection
 
 __all__ = ["Replayed", "open_replayed"]
 
@@ -86,6 +87,7 @@ async def _serve(settings: Mapping[str, Any]) -> None:
         async with Bus.open(settings["bus"], name="engine") as bus:
             agent = ModelAgent(await open_replayed(settings))
             name = await bus.spawn(agent, name=model_agent_name(settings["model"]))
+            spare_from_collection()
             _say({"ready": [name]})
             await anyio.wait_readable(sys.stdin)
     except AgentbusError as error:

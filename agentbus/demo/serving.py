@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..errors import AgentbusError, TooLarge, describe
+from ..ops import spare_from_collection
 from .sse import encode_event
 
 __all__ = ["MAX_BODY_BYTES", "MAX_LINE_BYTES", "bad_request", "event_stream", "read_json", "serve"]
@@ -57,6 +58,7 @@ async def _serve(build: Build) -> None:
             listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
             server = uvicorn.Server(_uvicorn_config(app))
             tasks.start_soon(_stop_at_end, reader, server)
+            spare_from_collection()  # as agentbus's own processes do
             _answer(answer, {"port": listener.getsockname()[1]})
             await server.serve(sockets=[listener])
             tasks.cancel_scope.cancel()

@@ -1,5 +1,6 @@
 """How a process of a bus is watched: its metrics over HTTP, and its agent that answers tools."""
 
+from .collection import spare_from_collection
 from .describe import AgentDescription, HandlerDescription
 from .exposition import exposition
 from .http import Page, parse_address, serve_http
@@ -45,6 +46,7 @@ __all__ = [
     "process_agent_name",
     "rates",
     "serve_http",
+    "spare_from_collection",
     "summaries",
     "survey",
     "tree",
