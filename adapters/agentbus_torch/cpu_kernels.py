@@ -21,6 +21,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from blake3 import blake3
@@ -30,6 +31,7 @@ from .memory import HugePages
 
 __all__ = [
     "CPUKernels",
+    "PackedWeight",
     "Plan",
     "Product",
     "attention_kernels",
@@ -56,6 +58,15 @@ _MAX_GROUP = 128
 """Heads that share one head of keys: what `attend` knows of their rows lies on a thread's stack."""
 _PANEL = 32
 """Inputs and outputs of products are whole multiples of it."""
+_APART = 2048
+"""Numbers between what the threads of a product write."""
+_PAIR = _PANEL * _PANEL
+"""Numbers of a weight that are packed together."""
+_EXPONENTS = 256
+_CODES = 16
+_MAX_STRAYS = 1 / 16
+"""The share of numbers that may have no code: with so many a product takes a quarter longer, and
+still less time than oneDNN's."""
 _PARALLEL_NUMBERS = 16384
 """Numbers from which several threads are faster than one."""
 _MAX_PROBLEM = 500
@@ -83,10 +94,11 @@ class Plan(ctypes.Structure):
 
 
 class Product(ctypes.Structure):
-    """A weight in tiles, and what is done before and after the product; see `products.c`."""
+    """A packed weight, and what is done before and after the product; see `products.h`."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "norm")),
+        *((name, ctypes.c_void_p) for name in ("pairs", "exponents", "first_stray", "strays")),
+        *((name, ctypes.c_void_p) for name in ("bias", "norm")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
         ("eps", ctypes.c_float),
         ("gated", ctypes.c_int32),
@@ -102,6 +114,19 @@ class Layer(ctypes.Structure):
         ("heads_norm", ctypes.c_void_p),
         ("eps", ctypes.c_float),
     )
+
+
+class PackedWeight(NamedTuple):
+    """A weight [outputs, inputs] without loss in 12 bits a number; see `weights.h`."""
+
+    pairs: Tensor
+    """[pairs, bytes], uint8: PAIR numbers each."""
+    exponents: Tensor
+    """[32], int16: of each code, where a number has them; twice."""
+    first_stray: Tensor
+    """[pairs + 1], int32: the number of each pair's first stray."""
+    strays: Tensor
+    """[strays, 2], int16: places in their pairs, and numbers."""
 
 
 class _Scratch(threading.local):
@@ -149,6 +174,11 @@ class CPUKernels:
             self._compute = library.agentbus_compute
             self._compute.argtypes = [pointer, integer, *(pointer,) * 4, long, pointer]
             self._compute.restype = None
+            self._count_exponents = library.agentbus_count_exponents
+            self._count_exponents.argtypes = [pointer, long, pointer, integer]
+            self._pack = library.agentbus_pack
+            self._pack.argtypes = [pointer, long, *(pointer,) * 4, integer]
+            self._count_exponents.restype = self._pack.restype = None
 
     def attend(self, plan: Plan, layer: int, qkv: Tensor) -> Tensor:
         """Turn queries and keys, put keys and values into their windows, and attend.
@@ -182,15 +212,16 @@ class CPUKernels:
         rows = len(x)
         results = product.outputs // 2 if product.gated else product.outputs
         found = x.new_empty(rows, results, dtype=torch.float32 if product.wide else x.dtype)
-        laid = self._scratch.of((rows + -rows % LANES) * product.inputs)
+        threads = _threads(product.inputs * product.outputs)
+        memory = self._scratch.of(_room(rows, product.inputs, threads))
         self._multiply(
             ctypes.addressof(product),
             x.data_ptr(),
-            laid.data_ptr(),
+            memory.data_ptr(),
             None if plus is None else plus.data_ptr(),
             found.data_ptr(),
             rows,
-            _threads(product.inputs * product.outputs),
+            threads,
         )
         return found
 
@@ -208,7 +239,7 @@ class CPUKernels:
         """
         rows, first = len(x), layers[0]
         products = (first.qkv, first.output, first.act, first.down)
-        whole_tiles = (rows + -rows % LANES) * max(product.inputs for product in products)
+        room = _room(rows, max(product.inputs for product in products), plan.threads)
         others = first.qkv.outputs + first.output.inputs + first.down.inputs
         found = x.new_empty(len(wanted), x.shape[1])
         self._compute(
@@ -216,24 +247,39 @@ class CPUKernels:
             len(layers),
             ctypes.addressof(plan),
             x.data_ptr(),
-            self._scratch.of(rows * others + whole_tiles).data_ptr(),
+            self._scratch.of(rows * others + room).data_ptr(),
             wanted.data_ptr(),
             len(wanted),
             found.data_ptr(),
         )
         return found
 
-    def in_tiles(self, weight: Tensor) -> Tensor:
-        """Lay a weight [outputs, inputs] out as `multiply` reads it."""
+    def packed(self, weight: Tensor) -> PackedWeight | None:
+        """Pack a weight [outputs, inputs] as `multiply` reads it; None if it has too many exponents."""
         outputs, inputs = weight.shape
         if weight.storage_offset() % 2:  # as a file of weights may have it
             weight = weight.clone()
-        pairs = weight.contiguous().view(torch.int32)
-        halves = pairs.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES)
-        laid = halves.permute(0, 3, 1, 4, 2)
+        words = weight.contiguous().view(torch.int32)
+        halves = words.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES)
+        numbers = halves.permute(0, 3, 1, 4, 2).contiguous()
+        threads, pairs = _threads(weight.numel()), weight.numel() // _PAIR
+        found = torch.zeros(_EXPONENTS, dtype=torch.int64)
+        self._count_exponents(numbers.data_ptr(), weight.numel(), found.data_ptr(), threads)
+        counts, exponents = found.topk(_CODES)
+        strays = weight.numel() - int(counts.sum())
+        if strays > weight.numel() * _MAX_STRAYS:
+            return None
         with self._loading:
-            memory = self._memory.empty(tuple(laid.shape), torch.int32)
-        return memory.copy_(laid).view(weight.dtype)
+            made = PackedWeight(
+                self._memory.empty((pairs, _PAIR * 3 // 2), torch.uint8),
+                (exponents << 7).to(torch.int16).repeat(2),
+                self._memory.empty((pairs + 1,), torch.int32),
+                self._memory.empty((strays, 2), torch.int16),
+            )
+        tensors = (made.exponents, made.pairs, made.first_stray, made.strays)
+        pointers = (tensor.data_ptr() for tensor in tensors)
+        self._pack(numbers.data_ptr(), pairs, *pointers, threads)
+        return made
 
     def silu_times(self, both: Tensor) -> Tensor:
         """Return silu(first half) * second half [rows, inner] of `both` [rows, 2 * inner]."""
@@ -247,6 +293,12 @@ class CPUKernels:
 def partial_size(head_size: int) -> int:
     """Return how many floats the kernel needs for what a row and a head give in one piece."""
     return _STATE + head_size + head_size // 2
+
+
+def _room(rows: int, inputs: int, threads: int) -> int:
+    """Return the numbers that a product needs memory for: rows in whole tiles and a panel for each
+    thread, all some way apart."""
+    return (rows + -rows % LANES) * inputs + threads * (_PANEL * inputs + _APART)
 
 
 def _threads(numbers: int) -> int:

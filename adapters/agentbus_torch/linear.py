@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cpu_kernels import LANES, CPUKernels, Product, product_kernels, row_kernels
+from .cpu_kernels import LANES, CPUKernels, PackedWeight, Product, product_kernels, row_kernels
 from .norm import RMSNorm
 
 __all__ = [
@@ -78,28 +78,28 @@ class _Packed:
 
 
 class InTiles:
-    """The weight in tiles of AMX. oneDNN reads it at 60 % of the speed, and leaves the norm before a
-    product and SwiGLU's gate behind one to others."""
+    """The weight packed for tiles of AMX. oneDNN reads it at half the speed, and leaves the norm
+    before a product and SwiGLU's gate behind one to others."""
 
     def __init__(
         self,
         kernels: CPUKernels,
-        weight: Tensor,
+        weight: PackedWeight,
+        shape: torch.Size,
         bias: Tensor | None,
         norm: RMSNorm | None,
         *,
         gated: bool = False,
         wide: bool = False,
     ) -> None:
-        outputs, inputs = weight.shape
+        outputs, inputs = shape
         self._kernels = kernels
-        self._tensors = (
-            kernels.in_tiles(weight),
-            bias,
-            norm,
-        )  # alive for as long as they are pointed to
+        self._tensors = (weight, bias, norm)  # alive for as long as they are pointed to
         self.product = Product(
-            weight=self._tensors[0].data_ptr(),
+            pairs=weight.pairs.data_ptr(),
+            exponents=weight.exponents.data_ptr(),
+            first_stray=weight.first_stray.data_ptr(),
+            strays=weight.strays.data_ptr(),
             bias=None if bias is None else bias.data_ptr(),
             norm=None if norm is None else norm.weight.data_ptr(),
             inputs=inputs,
@@ -172,9 +172,7 @@ def make_head(weight: Tensor, norm: RMSNorm) -> Linear:
     Where sums are at hand in float32, so are the scores: in bfloat16 steps between them are an
     eighth, and the best ones often equal.
     """
-    if (kernels := product_kernels(weight)) is not None:
-        return InTiles(kernels, weight, None, norm, wide=True)
-    return make_linear(weight, norm=norm)
+    return _in_tiles(weight, None, norm, wide=True) or make_linear(weight, norm=norm)
 
 
 def make_linear(
@@ -183,9 +181,24 @@ def make_linear(
     """Prepare a weight [out, in] and its bias [out] for products, behind a norm of their input."""
     if weight.is_cuda:
         return _OnGPU(weight, bias, norm)
-    if (kernels := product_kernels(weight)) is not None:
-        return InTiles(kernels, weight, bias, norm)
+    if (made := _in_tiles(weight, bias, norm)) is not None:
+        return made
     return _Packed(weight, bias, norm) if _packs(weight) else _Plain(weight, bias, norm)
+
+
+def _in_tiles(
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: RMSNorm | None,
+    *,
+    gated: bool = False,
+    wide: bool = False,
+) -> InTiles | None:
+    kernels = product_kernels(weight)
+    packed = None if kernels is None else kernels.packed(weight)
+    if kernels is None or packed is None:
+        return None
+    return InTiles(kernels, packed, weight.shape, bias, norm, gated=gated, wide=wide)
 
 
 class SwiGLU(Protocol):
@@ -233,9 +246,10 @@ def make_swiglu(gate: Tensor, up: Tensor, norm: RMSNorm) -> SwiGLU:
     both = torch.cat((gate, up))
     if gate.is_cuda:
         return _GatedOnGPU(both, norm)
-    if (kernels := product_kernels(both)) is not None:
+    if product_kernels(both) is not None:
         halves = torch.stack(
             (gate.view(-1, LANES, gate.shape[1]), up.view(-1, LANES, up.shape[1])), 1
         )
-        return InTiles(kernels, halves.view_as(both), None, norm, gated=True)
+        if (made := _in_tiles(halves.view_as(both), None, norm, gated=True)) is not None:
+            return made
     return _OneProduct(both, norm)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from agentbus_torch import cpu_kernels, linear
-from agentbus_torch.linear import make_head, make_linear, make_swiglu
+from agentbus_torch.linear import InTiles, make_head, make_linear, make_swiglu
 from agentbus_torch.memory import HugePages, empty_as_used
 from agentbus_torch.norm import RMSNorm
 from torch import Tensor
@@ -100,6 +100,53 @@ def test_swiglu(inner: int) -> None:
         x = torch.randn(rows, 96).to(BF16)
         right = normed(x, norm).float()
         close(made(x), functional.silu(right @ gate.float().T) * (right @ up.float().T))
+
+
+def with_exponents(outputs: int, inputs: int, share: float) -> Tensor:
+    """Return weights of which a share has any exponent that a number of normal size can have."""
+    torch.manual_seed(9)
+    weight = (torch.randn(outputs, inputs) / inputs**0.5).to(BF16)
+    exponents = torch.randint(1, 255, weight.shape)
+    others = (weight.view(torch.int16) & ~(255 << 7)) | (exponents << 7).to(torch.int16)
+    return torch.where(torch.rand(weight.shape) < share, others.view(BF16), weight)
+
+
+@pytest.mark.parametrize("inputs", [32, 576])
+@pytest.mark.parametrize("share", [0, 0.001, 0.05, 1])
+@pytest.mark.parametrize("special", [False, True])
+def test_no_bit_of_a_weight_is_lost(share: float, inputs: int, special: bool) -> None:
+    """What is multiplied with 1 alone is the weight itself."""
+    weight = with_exponents(96, inputs, share)
+    if special:
+        weight[5, 3], weight[40, 31], weight[95, 0], weight[64, 7] = 0, torch.inf, -torch.inf, 3e38
+        weight[:, inputs - 2] = 0
+    made, one = make_linear(weight), torch.eye(inputs).to(BF16)
+    for rows in (1, 33, inputs):
+        found = made(one[inputs - rows :])
+        right = weight.T[inputs - rows :]
+        finite = torch.isfinite(weight).all(1)  # elsewhere it is multiplied with 0
+        assert torch.equal(found[:, finite], right[:, finite])
+        assert torch.equal(torch.isinf(right), torch.isinf(found) & torch.isinf(right))
+
+
+@pytest.mark.parametrize("form", ["tiles"], indirect=True)
+def test_weights_of_any_exponents_are_left_to_onednn() -> None:
+    known, other = with_exponents(64, 64, 0.05), with_exponents(64, 64, 0.2)
+    assert isinstance(make_linear(known), InTiles)
+    assert not isinstance(make_linear(other), InTiles)
+    norm = RMSNorm(torch.ones(64).to(BF16), 1e-5)
+    assert not isinstance(make_swiglu(other, other, norm), InTiles)
+    assert not isinstance(make_head(other, norm), InTiles)
+
+
+@pytest.mark.parametrize("form", ["tiles"], indirect=True)
+def test_weights_take_three_quarters_of_their_memory() -> None:
+    kernels = cpu_kernels.cpu_kernels()
+    assert kernels is not None
+    weight = with_exponents(320, 576, 0)
+    packed = kernels.packed(weight)
+    assert packed is not None and packed.pairs.nbytes * 4 == weight.nbytes * 3
+    assert packed.strays.nbytes + packed.first_stray.nbytes < weight.nbytes / 100
 
 
 @pytest.mark.parametrize("form", ["tiles"], indirect=True)

@@ -1,21 +1,35 @@
-/* Products with weights that lie in tiles of AMX.
+/* Products with packed weights, in tiles of AMX.
  *
  * A panel of 32 outputs meets 32 rows at a time in four accumulators. It is read from memory once, in
- * order, while the panel before it is multiplied; and while a block of results is summed up, the one
- * before it is written.
+ * order: fetched while what is before it is multiplied, and unpacked, a pair of tiles ahead, for its
+ * first rows. While a block of results is summed up, the one before it is written.
  */
 
 #include "products.h"
 
 #if HAS_AMX
 
+#include <omp.h>
+
 enum {
-    DEPTH = 2 * LANES,         /* inputs of a tile */
-    CELL = LANES * DEPTH,      /* numbers of a tile of rows or weights */
-    CHUNK = 256,               /* rows that meet all panels before the next do: they stay in the cache */
-    AHEAD = CELL,              /* numbers of a panel that are fetched before they are needed */
-    FAR = 2048,                /* inputs from which many rows lie too far apart for a cache's sets */
+    DEPTH = 2 * LANES,       /* inputs of a tile */
+    CELL = LANES * DEPTH,    /* numbers of a tile of rows or weights */
+    CHUNK = 256,             /* rows that meet all panels before the next do: they stay in the cache */
+    AHEAD = 8 * PACKED_PAIR, /* bytes of a panel that are fetched before they are needed */
+    FAR = 2048,              /* inputs from which many rows lie too far apart for a cache's sets */
+    KEPT = 4,                /* pairs that stay unpacked where no other rows need them */
+    APART = 2048, /* numbers between what threads write: a prefetcher reads on where one's end */
 };
+
+/* A panel while it is multiplied. */
+typedef struct {
+    const Product *product;
+    int64_t number;
+    bf16 *numbers;       /* of pairs that are unpacked */
+    int64_t keeps;       /* a mask of their numbers: what is not kept is overwritten */
+    const uint8_t *next; /* what is to be fetched */
+    int lines;           /* for each pair of tiles */
+} Panel;
 
 /* Sums of up to PANEL rows and one panel, and where they go. */
 typedef struct {
@@ -78,27 +92,35 @@ static FOR_AMX void shape_rows(int rows) {
     shape_tiles((const uint8_t[8]){one, one, other, other, one, other, LANES, LANES});
 }
 
-/* Multiply a block's rows with its panel: tiles of them are `step` apart, a tile's rows `stride`. They
- * bypass the first cache, in which the panel stays for the next block. Meanwhile write the block before, and fetch so many lines from `next` on for each tile. */
-static FOR_AMX void sum_up(Block *block, const bf16 *x, int64_t step, int64_t stride, Block *before,
-                           const bf16 *next, int lines) {
-    int64_t inputs = block->product->inputs, tiles = inputs / DEPTH;
-    const bf16 *panel = block->product->weight + block->panel * PANEL * inputs;
-    const bf16 *lower = x + LANES * inputs;
+/* Multiply a block's rows with a panel, and unpack it if it is fresh: tiles of rows are `step` apart, a
+ * tile's rows `stride`. They bypass the first cache, in which the panel stays for the next block.
+ * Meanwhile write the block before, and fetch. */
+static FOR_AMX void sum_up(Block *block, const Panel *panel, int fresh, const bf16 *x, int64_t step,
+                           int64_t stride, Block *before) {
+    const Product *product = panel->product;
+    int64_t tiles = product->inputs / DEPTH, first = panel->number * tiles;
+    const bf16 *lower = x + LANES * product->inputs;
+    const uint8_t *next = panel->next;
     int both = block->rows > LANES, share = (int)((PANEL + tiles - 1) / tiles);
+    if (fresh)
+        unpack(&product->weight, first, panel->numbers);
     settle_memory();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t k = 0; k < tiles; k++, panel += 2 * CELL) {
-        for (int line = 0; line < lines; line++, next += LINE)
+    for (int64_t k = 0; k < tiles; k++) {
+        const bf16 *pair = panel->numbers + (k & panel->keeps) * PAIR;
+        for (int line = 0; line < panel->lines; line++, next += 64)
             _mm_prefetch((const char *)next, _MM_HINT_T1);
         put_rows(before, share);
-        _tile_loadd(6, panel, 64);
+        if (fresh && k + 1 < tiles)
+            unpack(&product->weight, first + k + 1, panel->numbers + ((k + 1) & panel->keeps) * PAIR);
+        settle_memory();
+        _tile_loadd(6, pair, 64);
         _tile_stream_loadd(4, x + k * step, stride);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, panel + CELL, 64);
+        _tile_loadd(7, pair + CELL, 64);
         _tile_dpbf16ps(1, 4, 7);
         if (both) {
             _tile_stream_loadd(5, lower + k * step, stride);
@@ -131,9 +153,9 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
     }
 }
 
-void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                             void *out, int64_t rows) {
-    int64_t inputs = product->inputs, panels = product->outputs / PANEL;
+    int64_t inputs = product->inputs, panels = product->outputs / PANEL, tiles = inputs / DEPTH;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
     int lays = product->norm || (rows > PANEL && inputs >= FAR);
     int64_t step = lays ? CELL : DEPTH, stride = (lays ? DEPTH : inputs) * (int64_t)sizeof(bf16);
@@ -143,23 +165,30 @@ void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, c
     if (lays) {
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < rows; row++)
-            lay_row(product, x, row, laid);
-        x = laid;
+            lay_row(product, x, row, memory);
+        x = memory;
     }
+    memory += (rows + LANES - 1) / LANES * LANES * inputs + APART;
+    memory += omp_get_thread_num() * (PANEL * inputs + APART);
 #pragma omp for schedule(static) nowait
     for (int64_t task = 0; task < chunks * panels; task++) {
         int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;
-        int64_t many = (end - from + PANEL - 1) / PANEL, panel = task % panels;
-        int lines = (int)((2 * CELL / LINE + many - 1) / many);
-        const bf16 *next = product->weight + panel * PANEL * inputs;
-        next += many == 1 ? AHEAD : PANEL * inputs;
+        int64_t many = (end - from + PANEL - 1) / PANEL, size = tiles * PACKED_PAIR;
+        Panel panel = {
+            .product = product,
+            .number = task % panels,
+            .numbers = memory,
+            .keeps = many > 1 ? -1 : KEPT - 1,
+        };
+        panel.next = product->weight.pairs + panel.number * size + (many > 1 ? size : AHEAD);
+        panel.lines = (int)((PACKED_PAIR / 64 + many - 1) / many);
         for (int64_t row = from; row < end; row += PANEL, now ^= 1) {
             Block *block = &blocks[now];
-            begin(block, product, panel, plus, out, row, end);
+            begin(block, product, panel.number, plus, out, row, end);
             if (shaped != block->rows)
                 shape_rows(shaped = block->rows);
-            sum_up(block, x + row * inputs, step, stride, &blocks[now ^ 1], next, lines);
-            next += lines * LINE * (inputs / DEPTH);
+            sum_up(block, &panel, row == from, x + row * inputs, step, stride, &blocks[now ^ 1]);
+            panel.next += panel.lines * 64 * tiles;
         }
     }
     put_rows(&blocks[now ^ 1], PANEL);
@@ -168,10 +197,10 @@ void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, c
 #pragma omp barrier
 }
 
-void agentbus_multiply(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+void agentbus_multiply(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                        void *out, int64_t rows, int32_t threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    agentbus_share_product(product, x, laid, plus, out, rows);
+    agentbus_share_product(product, x, memory, plus, out, rows);
 }
 
 #endif

@@ -3,7 +3,7 @@
 #ifndef AGENTBUS_PRODUCTS_H
 #define AGENTBUS_PRODUCTS_H
 
-#include "kernels.h"
+#include "weights.h"
 
 #if HAS_AMX
 
@@ -12,7 +12,7 @@ enum {
 };
 
 typedef struct {
-    const bf16 *weight; /* [outputs / PANEL, inputs / DEPTH, 2, DEPTH / 2, LANES, 2] */
+    Weight weight;      /* [outputs / PANEL, inputs / DEPTH] pairs: of [2, DEPTH / 2, LANES, 2] numbers */
     const bf16 *bias;   /* [outputs], or NULL */
     const bf16 *norm;   /* [inputs] of the inputs' norm, or NULL */
     int64_t inputs;
@@ -23,9 +23,10 @@ typedef struct {
 } Product;
 
 /* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
- * plus the bias and `plus` [rows, outputs] -> out [rows, outputs], floats if they are wide; `laid` is memory for x in whole
- * tiles, and `plus` may be NULL, or `out` itself. All is written when it returns. */
-void agentbus_share_product(const Product *product, const bf16 *x, bf16 *laid, const bf16 *plus,
+ * plus the bias and `plus` [rows, outputs] -> out [rows, outputs], floats if they are wide. `plus` may
+ * be NULL, or `out` itself; in `memory`, aligned to a line, is room for x in whole tiles and, for each
+ * thread and APART from one another, a panel's numbers. All is written when it returns. */
+void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                             void *out, int64_t rows);
 
 #endif
