@@ -12,14 +12,13 @@ import itertools
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from ctypes import Array
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .batch import Batch, Part, shared_blocks
-from .cpu_kernels import CPUKernels, Layer, Plan, partial_size
+from .cpu_kernels import CPUKernels, NativeModel, Plan, partial_size
 from .kv import KVPool
 from .rope import Rope
 from .windows import Windowed, Windows
@@ -142,9 +141,12 @@ class NativeAttention(Windowed):
         """See `Attention.attend`."""
         return self._kernels.attend(self._plan, layer, qkv)
 
-    def compute(self, layers: Array[Layer], x: Tensor, wanted: Tensor) -> Tensor:
-        """Compute all layers of the prepared batch; see `CPUKernels.compute`."""
-        return self._kernels.compute(layers, self._plan, x, wanted)
+    def compute(
+        self, model: NativeModel, batch: Batch, *, scored: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute a whole model; see `CPUKernels.compute`."""
+        self.prepare(batch)
+        return self._kernels.compute(model, self._plan, batch.tokens, batch.wanted, scored=scored)
 
 
 def tree(parts: Sequence[Rows], block_size: int) -> list[Piece]:

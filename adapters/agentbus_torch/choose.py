@@ -73,14 +73,22 @@ class Chooser:
     @property
     def is_plain(self) -> bool:
         """Whether the best score is all that counts."""
+        return self._is_greedy and not self.ignore_end
+
+    @property
+    def _is_greedy(self) -> bool:
+        """Whether the best score is all that counts, unless that is of an end that is ignored."""
         return not (
             self.forced
             or self.logprobs
-            or self.ignore_end
             or self.matcher
             or self.sampling.temperature
             or self.sampling.penalises
         )
+
+    def takes(self, best: int) -> bool:
+        """Say whether the token of the best score is the choice, whatever the others are."""
+        return self._is_greedy and not (self.ignore_end and best in self.end_ids)
 
     @property
     def runs_ahead(self) -> bool:
@@ -182,13 +190,19 @@ class Picked:
         return dict(zip(rows, report(ranked, counts), strict=True))
 
 
-def pick(scores: Tensor, choosers: Rows[Chooser], *, behind: int = 0) -> Picked:
+def pick(
+    scores: Tensor, choosers: Rows[Chooser], *, best: Tensor | None = None, behind: int = 0
+) -> Picked:
     """Pick a token for each row of scores [rows, vocabulary]. The scores are left as they are.
 
     Args:
+        best: the best tokens [rows] where they are known, and on the host; the vocabulary's size
+            for rows that are no numbers.
         behind: choices of each row that were picked and not read yet; over 0 only where all
             choosers run ahead.
     """
+    if best is not None and all(map(Chooser.takes, choosers, best.tolist())):
+        return Picked(scores, scores, best, choosers)
     if all(chooser.is_plain for chooser in choosers):
         return Picked(scores, scores, _best(scores), choosers)
     shaped = _shaped(scores, choosers)

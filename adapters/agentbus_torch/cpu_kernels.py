@@ -31,6 +31,7 @@ from .memory import HugePages
 
 __all__ = [
     "CPUKernels",
+    "NativeModel",
     "PackedWeight",
     "Plan",
     "Product",
@@ -56,11 +57,11 @@ _BLOCK = 64
 _MAX_HEAD_SIZE = 256
 _MAX_GROUP = 128
 """Heads that share one head of keys: what `attend` knows of their rows lies on a thread's stack."""
-_PANEL = 32
+PANEL = 32
 """Inputs and outputs of products are whole multiples of it."""
 _APART = 2048
 """Numbers between what the threads of a product write."""
-_PAIR = _PANEL * _PANEL
+_PAIR = PANEL * PANEL
 """Numbers of a weight that are packed together."""
 _EXPONENTS = 256
 _CODES = 16
@@ -107,12 +108,24 @@ class Product(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """A layer whose products are all in tiles; see `layers.c`."""
+    """A layer whose products are all in tiles; see `model.c`."""
 
     _fields_ = (
         *((name, Product) for name in ("qkv", "output", "act", "down")),
         ("heads_norm", ctypes.c_void_p),
         ("eps", ctypes.c_float),
+    )
+
+
+class NativeModel(ctypes.Structure):
+    """A model whose products are all in tiles; see `model.c`."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(Layer)),
+        ("embedding", ctypes.c_void_p),
+        ("head", Product),
+        ("vocabulary", ctypes.c_int64),
+        ("count", ctypes.c_int32),
     )
 
 
@@ -172,7 +185,7 @@ class CPUKernels:
             self._multiply.argtypes = [*(pointer,) * 5, long, integer]
             self._multiply.restype = None
             self._compute = library.agentbus_compute
-            self._compute.argtypes = [pointer, integer, *(pointer,) * 4, long, pointer]
+            self._compute.argtypes = [*(pointer,) * 5, long, *(pointer,) * 3]
             self._compute.restype = None
             self._count_exponents = library.agentbus_count_exponents
             self._count_exponents.argtypes = [pointer, long, pointer, integer]
@@ -225,34 +238,42 @@ class CPUKernels:
         )
         return found
 
-    def compute(self, layers: ctypes.Array[Layer], plan: Plan, x: Tensor, wanted: Tensor) -> Tensor:
-        """Compute a model's layers; only with AMX.
+    def compute(
+        self, model: NativeModel, plan: Plan, tokens: Tensor, wanted: Tensor, *, scored: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute a batch; only with AMX.
 
         Args:
-            layers: all of them.
             plan: of this batch.
-            x: [rows, hidden]; is overwritten.
+            tokens: [rows], int64.
             wanted: [results], int64: the numbers of rows, each at most once.
+            scored: whether scores are wanted.
 
         Returns:
-            [results, hidden]
+            Hidden states [results, hidden]; scores [results, vocabulary], float32; and the best
+            tokens [results] by them, the vocabulary's size where a score is no number. What is not
+            wanted is empty.
         """
-        rows, first = len(x), layers[0]
+        rows, results, first = len(tokens), len(wanted), model.layers[0]
         products = (first.qkv, first.output, first.act, first.down)
         room = _room(rows, max(product.inputs for product in products), plan.threads)
-        others = first.qkv.outputs + first.output.inputs + first.down.inputs
-        found = x.new_empty(len(wanted), x.shape[1])
+        size, inner = model.head.inputs, first.down.inputs
+        others = size + first.qkv.outputs + first.output.inputs + inner
+        hidden = torch.empty(results, size, dtype=torch.bfloat16)
+        scores = torch.empty(results if scored else 0, model.head.outputs)
+        best = torch.empty(len(scores), dtype=torch.int64)
         self._compute(
-            ctypes.addressof(layers),
-            len(layers),
+            ctypes.addressof(model),
             ctypes.addressof(plan),
-            x.data_ptr(),
+            tokens.data_ptr(),
             self._scratch.of(rows * others + room).data_ptr(),
             wanted.data_ptr(),
-            len(wanted),
-            found.data_ptr(),
+            results,
+            hidden.data_ptr(),
+            scores.data_ptr() if len(scores) else None,
+            best.data_ptr(),
         )
-        return found
+        return hidden, scores[:, : model.vocabulary], best
 
     def packed(self, weight: Tensor) -> PackedWeight | None:
         """Pack a weight [outputs, inputs] as `multiply` reads it; None if it has too many exponents."""
@@ -260,7 +281,7 @@ class CPUKernels:
         if weight.storage_offset() % 2:  # as a file of weights may have it
             weight = weight.clone()
         words = weight.contiguous().view(torch.int32)
-        halves = words.view(outputs // _PANEL, 2, LANES, inputs // _PANEL, LANES)
+        halves = words.view(outputs // PANEL, 2, LANES, inputs // PANEL, LANES)
         numbers = halves.permute(0, 3, 1, 4, 2).contiguous()
         threads, pairs = _threads(weight.numel()), weight.numel() // _PAIR
         found = torch.zeros(_EXPONENTS, dtype=torch.int64)
@@ -298,7 +319,7 @@ def partial_size(head_size: int) -> int:
 def _room(rows: int, inputs: int, threads: int) -> int:
     """Return the numbers that a product needs memory for: rows in whole tiles and a panel for each
     thread, all some way apart."""
-    return (rows + -rows % LANES) * inputs + threads * (_PANEL * inputs + _APART)
+    return (rows + -rows % LANES) * inputs + threads * (PANEL * inputs + _APART)
 
 
 def _threads(numbers: int) -> int:
@@ -334,7 +355,7 @@ def product_kernels(weight: Tensor) -> CPUKernels | None:
     suits = (
         weight.dtype == torch.bfloat16
         and weight.device.type == "cpu"
-        and not any(size % _PANEL for size in weight.shape)
+        and not any(size % PANEL for size in weight.shape)
     )
     kernels = cpu_kernels() if suits else None
     return kernels if kernels is not None and kernels.amx else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from ctypes import Array
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,14 +14,32 @@ from .attention_cpu import WindowAttention
 from .attention_native import NativeAttention
 from .batch import Batch
 from .cores import Cores
-from .cpu_kernels import Layer, attention_kernels
+from .cpu_kernels import NativeModel, attention_kernels
 from .kv import KVPool
 from .model import Model
-from .native_layers import native_layers
+from .native_model import native_model
 from .scheduler import CHUNK_TOKENS
 from .team import Team
 
-__all__ = ["AtOneCall", "Eager", "InTeam", "Steps", "make_steps"]
+__all__ = ["AtOneCall", "Eager", "InTeam", "Scores", "Steps", "make_steps"]
+
+
+_Computed = TypeVar("_Computed")
+
+
+class Scores(NamedTuple):
+    """Of what follows some rows."""
+
+    values: Tensor
+    """[rows, vocabulary]"""
+    best: Tensor | None = None
+    """The best tokens [rows], int64, the vocabulary's size where a score is no number; None if that
+    has not been looked for."""
+
+    @classmethod
+    def of(cls, model: Model, hidden: Tensor) -> Scores:
+        """Compute them from hidden states [rows, hidden]."""
+        return cls(model.logits(hidden) if len(hidden) else hidden)
 
 
 class Steps(Protocol):
@@ -51,6 +69,10 @@ class Steps(Protocol):
         """
         ...
 
+    def scores(self, batch: Batch) -> Scores:
+        """Compute a batch; return the scores of what follows its wanted rows."""
+        ...
+
 
 class Eager:
     """One operation after another."""
@@ -66,23 +88,29 @@ class Eager:
         """See `Steps.hidden`."""
         return self._model.forward(batch, self.attention)
 
+    def scores(self, batch: Batch) -> Scores:
+        """See `Steps.scores`."""
+        return Scores.of(self._model, self.hidden(batch))
+
 
 class AtOneCall:
-    """All layers at one call, in products and attention of our own."""
+    """A whole model at one call, in products and attention of our own."""
 
     chunk_tokens = CHUNK_TOKENS
     runs_ahead = False
 
-    def __init__(self, model: Model, attention: NativeAttention, layers: Array[Layer]) -> None:
+    def __init__(self, model: NativeModel, attention: NativeAttention) -> None:
         self._model = model
-        self._layers = layers
         self.attention = attention
 
     def hidden(self, batch: Batch) -> Tensor:
         """See `Steps.hidden`."""
-        self.attention.prepare(batch)
-        x = self._model.embed(batch.tokens)
-        return self.attention.compute(self._layers, x, batch.wanted)
+        return self.attention.compute(self._model, batch, scored=False)[0]
+
+    def scores(self, batch: Batch) -> Scores:
+        """See `Steps.scores`."""
+        _, scores, best = self.attention.compute(self._model, batch, scored=True)
+        return Scores(scores, best)
 
 
 class InTeam:
@@ -98,19 +126,25 @@ class InTeam:
         self.chunk_tokens = steps.chunk_tokens
 
     def hidden(self, batch: Batch) -> Tensor:
-        """See `Steps.hidden`.
+        """See `Steps.hidden`."""
+        return self._observed(self._steps.hidden, batch)
 
-        Only this is looked at: all threads compute here, and one alone does what else a step does.
-        """
+    def scores(self, batch: Batch) -> Scores:
+        """See `Steps.scores`."""
+        return self._observed(self._steps.scores, batch)
+
+    def _observed(self, compute: Callable[[Batch], _Computed], batch: Batch) -> _Computed:
+        """Only this is looked at: all threads compute here, and one alone does what else a step
+        does."""
         begun = time.perf_counter()
         threads = self._team.threads(begun, self._cores.available)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         cpu = time.process_time()
-        hidden = self._steps.hidden(batch)
+        computed = compute(batch)
         ended = time.perf_counter()
         self._team.observe(ended, ended - begun, time.process_time() - cpu)
-        return hidden
+        return computed
 
 
 def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:
@@ -153,5 +187,5 @@ def _on_cpu(model: Model, pool: KVPool, slots: int) -> Steps:
         positions=model.positions,
         sliding=config.windows,
     )
-    layers = native_layers(model)
-    return Eager(model, native) if layers is None else AtOneCall(model, native, layers)
+    whole = native_model(model)
+    return Eager(model, native) if whole is None else AtOneCall(whole, native)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .attention_cuda import Chunk, PagedAttention, Rows
 from .batch import Batch, Part
-from .device import Eager
+from .device import Eager, Scores
 from .model import Model
 
 __all__ = ["CHUNKS", "SIZES", "Graphed"]
@@ -68,6 +68,10 @@ class Graphed:
         self.attention.fill(captured.step, parts, batch.behind)
         captured.graph.replay()
         return captured.hidden[: sum(part.wanted for part in parts)]
+
+    def scores(self, batch: Batch) -> Scores:
+        """See `Steps.scores`."""
+        return Scores.of(self._model, self.hidden(batch))
 
     def _key(self, parts: Sequence[Part]) -> tuple[str, int] | None:
         """Return the kind and the width of the graph that fits parts; None if none does."""

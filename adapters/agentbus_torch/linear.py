@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cpu_kernels import LANES, CPUKernels, PackedWeight, Product, product_kernels, row_kernels
+from .cpu_kernels import (
+    LANES,
+    PANEL,
+    CPUKernels,
+    PackedWeight,
+    Product,
+    product_kernels,
+    row_kernels,
+)
 from .norm import RMSNorm
 
 __all__ = [
@@ -79,7 +87,8 @@ class _Packed:
 
 class InTiles:
     """The weight packed for tiles of AMX. oneDNN reads it at half the speed, and leaves the norm
-    before a product and SwiGLU's gate behind one to others."""
+    before a product and SwiGLU's gate behind one to others. The last `missing` outputs only fill up
+    tiles."""
 
     def __init__(
         self,
@@ -91,8 +100,10 @@ class InTiles:
         *,
         gated: bool = False,
         wide: bool = False,
+        missing: int = 0,
     ) -> None:
         outputs, inputs = shape
+        self._missing = missing
         self._kernels = kernels
         self._tensors = (weight, bias, norm)  # alive for as long as they are pointed to
         self.product = Product(
@@ -110,7 +121,8 @@ class InTiles:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._kernels.multiply(self.product, x)
+        found = self._kernels.multiply(self.product, x)
+        return found[:, : -self._missing] if self._missing else found
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         return self._kernels.multiply(self.product, x, other)
@@ -170,9 +182,13 @@ def make_head(weight: Tensor, norm: RMSNorm) -> Linear:
     """Prepare the weight [vocabulary, in] of scores, behind the last norm.
 
     Where sums are at hand in float32, so are the scores: in bfloat16 steps between them are an
-    eighth, and the best ones often equal.
+    eighth, and the best ones often equal. There a product gives whole tiles, and scores of tokens
+    that do not exist are cut off.
     """
-    return _in_tiles(weight, None, norm, wide=True) or make_linear(weight, norm=norm)
+    missing = 0 if weight.is_cuda else -len(weight) % PANEL
+    whole = functional.pad(weight, (0, 0, 0, missing)) if missing else weight
+    made = _in_tiles(whole, None, norm, wide=True, missing=missing)
+    return make_linear(weight, norm=norm) if made is None else made
 
 
 def make_linear(
@@ -193,12 +209,15 @@ def _in_tiles(
     *,
     gated: bool = False,
     wide: bool = False,
+    missing: int = 0,
 ) -> InTiles | None:
     kernels = product_kernels(weight)
     packed = None if kernels is None else kernels.packed(weight)
     if kernels is None or packed is None:
         return None
-    return InTiles(kernels, packed, weight.shape, bias, norm, gated=gated, wide=wide)
+    return InTiles(
+        kernels, packed, weight.shape, bias, norm, gated=gated, wide=wide, missing=missing
+    )
 
 
 class SwiGLU(Protocol):

@@ -48,11 +48,11 @@ class Model:
         self.config = config
         self.positions = positions
         shape = (config.vocabulary, config.hidden)
-        self._embedding = weights.take("model.embed_tokens.weight", shape)
+        self.embedding = weights.take("model.embed_tokens.weight", shape)
         self.layers = [_layer(config, weights, n) for n in range(config.layers)]
-        self._norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
-        head = self._embedding if config.tied else weights.take("lm_head.weight", shape)
-        self._head = make_head(head, self._norm)
+        self.norm = RMSNorm(weights.take("model.norm.weight", (config.hidden,)), config.norm_eps)
+        head = self.embedding if config.tied else weights.take("lm_head.weight", shape)
+        self.head = make_head(head, self.norm)
         weights.refuse_rest(
             except_for=lambda name: name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
         )
@@ -61,12 +61,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._embedding.device
+        return self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are stored as."""
-        return self._embedding.dtype
+        return self.embedding.dtype
 
     def forward(self, batch: Batch, attention: Attention) -> Tensor:
         """Compute a batch; return the hidden states [wanted, hidden] of its wanted rows.
@@ -79,7 +79,7 @@ class Model:
     def compute(self, tokens: Tensor, wanted: Tensor | None, attention: Attention) -> Tensor:
         """As `forward`, of rows that `attention` was told of before; without `wanted`, of all."""
         config = self.config
-        x = self.embed(tokens)
+        x = functional.embedding(tokens, self.embedding)
         heads = (len(tokens), config.heads + 2 * config.kv_heads, config.head_size)
         last = config.layers - 1
         for number, layer in enumerate(self.layers):
@@ -98,20 +98,16 @@ class Model:
             x = layer.down.plus(layer.act(x), x)
         return x
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Return what the first layer takes [rows, hidden] for tokens [rows]."""
-        return functional.embedding(tokens, self._embedding)
-
     def normed(self, hidden: Tensor) -> Tensor:
         """Return hidden states [rows, hidden] behind the last norm."""
-        return self._norm(hidden)
+        return self.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores [rows, vocabulary] of what follows hidden states [rows, hidden].
 
         They are float32 where that costs nothing, else as the weights are.
         """
-        return self._head(hidden)
+        return self.head(hidden)
 
 
 def _layer(config: ModelConfig, weights: Weights, number: int) -> Layer:

@@ -24,7 +24,7 @@ from agentbus.storage import TieredBlocks
 from .ahead import Flight, make_part
 from .batch import Batch, make_batch
 from .choose import Chooser, Chosen, pick
-from .device import make_steps
+from .device import Scores, make_steps
 from .kv import KVPool, KVShape
 from .model import Model
 from .scheduler import MAX_SEQUENCES, Parked, Scheduler, Step
@@ -324,14 +324,15 @@ class Runner:
             parts = [before.next_part(sequence) for sequence, _ in rows]
             behind = before.picked.known
         batch = make_batch(parts, self._model.device, behind=behind)
-        hidden = self.steps.hidden(batch)
-        asking, last = self._hand_out(batch, {s.slot: s for s, _ in rows}, hidden)
-        if len(last) < len(hidden):
-            hidden = hidden[upload(last, torch.int64, hidden.device)]
-        logits = self._model.logits(hidden) if asking else hidden
+        by_slot = {sequence.slot: sequence for sequence, _ in rows}
+        if any(sequence.call.rows is not None for sequence, _ in rows):
+            asking, scores = self._hand_out(batch, by_slot)
+        else:
+            asking = [by_slot[part.slot] for part in batch.parts if part.wanted]
+            scores = self.steps.scores(batch)
         choosers = [sequence.chooser for sequence in asking]
-        picked = pick(logits, choosers, behind=0 if before is None else 1)
-        return Flight(rows, asking, logits, picked)
+        picked = pick(scores.values, choosers, best=scores.best, behind=0 if before is None else 1)
+        return Flight(rows, asking, scores.values, picked)
 
     def _read(self, flight: Flight, follower: Flight | None) -> Outcomes:
         """Take a step's tokens, once they are there."""
@@ -349,9 +350,10 @@ class Runner:
         return outcomes
 
     def _hand_out(
-        self, batch: Batch, by_slot: dict[int, Sequence], hidden: Tensor
-    ) -> tuple[list[Sequence], list[int]]:
-        """Give hidden states to who takes them; return who gets a token, by which of the rows."""
+        self, batch: Batch, by_slot: dict[int, Sequence]
+    ) -> tuple[list[Sequence], Scores]:
+        """Give hidden states to who takes them; return who gets a token, and by which scores."""
+        hidden = self.steps.hidden(batch)
         asking: list[Sequence] = []
         last: list[int] = []
         row = 0
@@ -364,7 +366,7 @@ class Runner:
             elif part.wanted:
                 asking.append(sequence)
                 last.append(row - 1)
-        return asking, last
+        return asking, Scores.of(self._model, hidden[upload(last, torch.int64, hidden.device)])
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         was_prompt = not sequence.decodes

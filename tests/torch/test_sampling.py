@@ -260,6 +260,26 @@ def test_ends_are_ignored_and_forced_tokens_are_taken() -> None:
     assert torch.equal(scores, before)
 
 
+def test_best_tokens_that_are_known_are_not_looked_for() -> None:
+    scores = torch.tensor([[1.0, 5.0, 3.0]] * 2, device=DEVICE)
+    told, ends = torch.tensor([2, 0]), frozenset({2})
+    plain, deaf = Chooser(end_ids=ends), Chooser(end_ids=ends, ignore_end=True)
+
+    def tokens(*choosers: Chooser) -> list[int]:
+        return [one.token for one in pick(scores, choosers, best=told).read()]
+
+    assert tokens(plain, plain) == tokens(plain, deaf) == [2, 0]
+    assert tokens(deaf, plain) == [1, 1]  # what it was told of is an end: all is looked at
+    for other in (
+        Chooser(logprobs=1),
+        Chooser(forced=(1,)),
+        Chooser(Sampling(temperature=1e-6)),
+        Chooser(Sampling(presence_penalty=0.1)),
+    ):
+        other.begin((), DEVICE)
+        assert tokens(plain, other) == [1, 1]
+
+
 def test_greedy_heeds_penalties() -> None:
     chooser = Chooser(Sampling(frequency_penalty=1.0))
     chooser.begin((), DEVICE)

@@ -20,6 +20,7 @@ import torch
 from agentbus_torch.batch import Batch
 from agentbus_torch.choose import Chosen
 from agentbus_torch.cores import Cores
+from agentbus_torch.device import Scores
 from agentbus_torch.engine import TorchEngine, load_engine
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import CHUNK_TOKENS
@@ -175,7 +176,7 @@ async def test_an_unexpected_failure_ends_one_request(
     def fail(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    for owner, name in ((type(engine._runner.steps), "hidden"), (Runner, "step")):
+    for owner, name in ((type(engine._runner.steps), "scores"), (Runner, "step")):
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
             patch.setattr(owner, name, fail)
             with pytest.raises(EngineFailed, match="out of luck"):
@@ -352,9 +353,9 @@ async def test_what_breaks_one_call_spares_the_others(
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
     steps, cursed = engine._runner.steps, 4  # with which the second prompt begins
-    original = steps.hidden
+    original = steps.scores
 
-    def hidden(batch: Batch) -> torch.Tensor:
+    def scores(batch: Batch) -> Scores:
         if any(part.start == 0 and part.tokens[0] == cursed for part in batch.parts):
             raise error
         return original(batch)
@@ -368,7 +369,7 @@ async def test_what_breaks_one_call_spares_the_others(
         except EngineFailed:
             found[number] = []
 
-    monkeypatch.setattr(steps, "hidden", hidden)
+    monkeypatch.setattr(steps, "scores", scores)
     async with anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(one, number)
@@ -387,9 +388,9 @@ async def test_memory_that_runs_out_for_a_while_costs_time_only(
     ]
     alone = [(await ask(engine, request))[1] for request in requests]
     steps = engine._runner.steps
-    original = steps.hidden
+    original = steps.scores
 
-    def hidden(batch: Batch) -> torch.Tensor:
+    def scores(batch: Batch) -> Scores:
         if len(batch.parts) > 1:
             raise MemoryError
         return original(batch)
@@ -399,7 +400,7 @@ async def test_memory_that_runs_out_for_a_while_costs_time_only(
     async def one(number: int) -> None:
         found[number] = (await ask(engine, requests[number]))[1]
 
-    monkeypatch.setattr(steps, "hidden", hidden)
+    monkeypatch.setattr(steps, "scores", scores)
     async with anyio.create_task_group() as group:
         for number in range(3):
             group.start_soon(one, number)

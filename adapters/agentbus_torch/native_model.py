@@ -1,21 +1,27 @@
-"""A model's layers as our CPU kernels take them, all at one call."""
+"""A model as our CPU kernels take it, all at one call."""
 
 from __future__ import annotations
 
-import ctypes
-
 from . import model
-from .cpu_kernels import Layer
+from .cpu_kernels import Layer, NativeModel
 from .linear import InTiles
 
-__all__ = ["native_layers"]
+__all__ = ["native_model"]
 
 
-def native_layers(of: model.Model) -> ctypes.Array[Layer] | None:
-    """Return them; None if a product is not in tiles. They point to what the model holds."""
+def native_model(of: model.Model) -> NativeModel | None:
+    """Return it; None if a product is not in tiles. It points to what the model holds."""
     layers = [_native(layer, of.config.norm_eps) for layer in of.layers]
     found = [layer for layer in layers if layer is not None]
-    return (Layer * len(found))(*found) if len(found) == len(layers) else None
+    if len(found) < len(layers) or not isinstance(of.head, InTiles):
+        return None
+    return NativeModel(
+        layers=(Layer * len(found))(*found),
+        embedding=of.embedding.data_ptr(),
+        head=of.head.product,
+        vocabulary=of.config.vocabulary,
+        count=len(found),
+    )
 
 
 def _native(layer: model.Layer, eps: float) -> Layer | None:

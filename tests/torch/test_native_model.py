@@ -13,9 +13,9 @@ from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.config import read_config
 from agentbus_torch.device import AtOneCall, Eager, Steps, make_steps
 from agentbus_torch.kv import KVPool, KVShape
-from agentbus_torch.linear import make_linear
+from agentbus_torch.linear import make_head, make_linear
 from agentbus_torch.model import Model
-from agentbus_torch.native_layers import native_layers
+from agentbus_torch.native_model import native_model
 from agentbus_torch.weights import Weights
 
 from .tiny import TinyModel
@@ -84,6 +84,29 @@ def test_they_compute_what_one_after_another_do(name: str, tmp_path: Path) -> No
         theirs = right.hidden(make_batch(made, CPU))
         assert ours.shape == (sum(part.wanted for part in made), model.config.hidden)
         assert torch.equal(ours, theirs)
+        scores, best = found.scores(make_batch(made, CPU))  # once more, over the same
+        assert scores.shape == (len(ours), model.config.vocabulary) and best is not None
+        assert torch.equal(scores, model.logits(theirs))
+        assert torch.equal(best, scores.max(-1).indices)
+
+
+@pytest.mark.parametrize(("place", "twin"), [(0, 1), (3, 40), (255, 256), (17, 258), (258, 259)])
+def test_the_first_of_equal_scores_is_best_and_none_where_one_is_no_number(
+    place: int, twin: int, tmp_path: Path
+) -> None:
+    """Whether it is among whole vectors of 16 scores or behind the last."""
+    model = opened("llama", tmp_path)
+    batch = make_batch([Part(0, (), 0, (7,), 1)], CPU)
+    (state,) = steps(model).hidden(batch)
+    size = model.config.vocabulary
+    assert size == 260
+    head = -state.sign() * (1 + torch.rand(size, 1)).to(BF16)  # what a tile is filled up with has 0
+    head[place] = head[twin] = -state.sign() / 8
+    for found in (place, size):
+        model.head = make_head(head, model.norm)
+        best = steps(model).scores(batch).best
+        assert best is not None and best.tolist() == [found]
+        head[twin, 0] = torch.nan
 
 
 def test_a_model_of_which_one_product_is_not_in_tiles(tmp_path: Path) -> None:
@@ -91,4 +114,7 @@ def test_a_model_of_which_one_product_is_not_in_tiles(tmp_path: Path) -> None:
     steps(model)
     plain = make_linear(torch.zeros(96, 200, dtype=BF16))  # 200 is no multiple of 32
     model.layers[1] = replace(model.layers[1], down=plain)
-    assert native_layers(model) is None
+    assert native_model(model) is None
+    model = opened("llama", tmp_path)
+    model.head = make_linear(model.embedding, norm=model.norm)  # no multiple of 32 either
+    assert native_model(model) is None
