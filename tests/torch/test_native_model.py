@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +111,28 @@ def test_the_first_of_equal_scores_is_best_and_none_where_one_is_no_number(
         best = steps(model).scores(batch).best
         assert best is not None and best.tolist() == [found]
         head[twin, 0] = torch.nan
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count in their own way")
+def test_its_threads_do_not_sleep_while_others_of_the_process_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenMP lets them, once the process has more threads than there are cores."""
+    monkeypatch.setitem(MODELS, "deep", TinyModel(hidden=64, head_size=64, layers=24))
+    computes = steps(opened("deep", tmp_path))
+    batch = make_batch([Part(0, (), 0, (7, 8, 9), 1)], CPU)
+    many, before = 2 * (os.cpu_count() or 1), torch.get_num_threads()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(torch.set_num_threads, many).result()
+        other.submit(lambda: torch.ones(1 << 20).add_(1)).result()  # its threads wait from here on
+        torch.set_num_threads(2)
+        computes.scores(batch)
+        slept = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        for _ in range(20):
+            computes.scores(batch)
+        slept = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - slept
+    torch.set_num_threads(before)
+    assert slept < 20 * 24  # they meet ten times a layer
 
 
 def test_a_model_of_which_one_product_is_not_in_tiles(tmp_path: Path) -> None:

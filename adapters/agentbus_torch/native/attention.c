@@ -275,23 +275,29 @@ static void merge(const Plan *plan, int row, int head, bf16 *out) {
     }
 }
 
-void agentbus_share_attention(const Plan *plan, int layer, bf16 *qkv, bf16 *out) {
+void agentbus_share_attention(const Team *team, const Plan *plan, int layer, bf16 *qkv, bf16 *out) {
     int64_t row_stride = (int64_t)(plan->heads + 2 * plan->kv_heads) * plan->size;
     bf16 *window = plan->windows[layer];
     int sees = plan->sees[layer];
-#pragma omp for schedule(static)
-    for (int row = 0; row < plan->rows; row++)
+    Share rows = share_of(team, plan->rows);
+    for (int64_t row = rows.from; row < rows.end; row++)
         turn_and_put(plan, qkv + row * row_stride, window, plan->slots[row], plan->positions[row]);
-#pragma omp for schedule(dynamic, 1)
-    for (int task = 0; task < plan->count * plan->kv_heads; task++)
+    await_all(team);
+    for (int64_t task; (task = next_task(team)) < plan->count * plan->kv_heads;)
         attend_in_its_way(plan, qkv, window, plan->pieces + task / plan->kv_heads,
-                          task % plan->kv_heads, sees);
-#pragma omp for schedule(static)
-    for (int task = 0; task < plan->rows * plan->heads; task++)
-        merge(plan, task / plan->heads, task % plan->heads, out + (int64_t)task * plan->size);
+                          (int)(task % plan->kv_heads), sees);
+    await_all(team);
+    Share heads = share_of(team, (int64_t)plan->rows * plan->heads);
+    for (int64_t task = heads.from; task < heads.end; task++)
+        merge(plan, (int)(task / plan->heads), (int)(task % plan->heads), out + task * plan->size);
+    await_all(team);
 }
 
 void agentbus_attend(const Plan *plan, int32_t layer, bf16 *qkv, bf16 *out) {
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(plan->threads)
-    agentbus_share_attention(plan, layer, qkv, out);
+    {
+        Team team = join(&meeting);
+        agentbus_share_attention(&team, plan, layer, qkv, out);
+    }
 }

@@ -4,6 +4,7 @@
 #define AGENTBUS_ATTENTION_H
 
 #include "kernels.h"
+#include "team.h"
 
 enum {
     BLOCK = 64,     /* keys that are met at once */
@@ -124,7 +125,7 @@ static inline void pair_up(const bf16 *from, int count, int size, int32_t *to) {
 
 /* What each thread of a team does of: qkv [rows, heads + 2 kv_heads, size], which is overwritten ->
  * out [rows, heads, size], in one layer. All is written when it returns. */
-void agentbus_share_attention(const Plan *plan, int layer, bf16 *qkv, bf16 *out);
+void agentbus_share_attention(const Team *team, const Plan *plan, int layer, bf16 *qkv, bf16 *out);
 
 /* Let a piece's rows meet its positions, with the heads that share one head of keys; there are up to
  * FEW of both together. */

@@ -25,12 +25,12 @@ typedef struct {
     int32_t count; /* of layers */
 } Model;
 
-static void norm_heads(const Layer *layer, const Plan *plan, bf16 *qkv) {
+static void norm_heads(const Team *team, const Layer *layer, const Plan *plan, bf16 *qkv) {
     int size = plan->size, heads = plan->heads + plan->kv_heads;
-#pragma omp for schedule(static)
-    for (int row = 0; row < plan->rows; row++)
+    Share rows = share_of(team, plan->rows);
+    for (int64_t row = rows.from; row < rows.end; row++)
         for (int head = 0; head < heads; head++) {
-            bf16 *x = qkv + ((int64_t)row * (heads + plan->kv_heads) + head) * size;
+            bf16 *x = qkv + (row * (heads + plan->kv_heads) + head) * size;
             const bf16 *weight = layer->heads_norm + head * size;
             __m512 factor = norm_factor(x, size, layer->eps);
             for (int d = 0; d < size; d += LANES) { /* rounded twice, as transformers has it */
@@ -38,13 +38,16 @@ static void norm_heads(const Layer *layer, const Plan *plan, bf16 *qkv) {
                 narrowed(x + d, _mm512_mul_ps(widened(x + d), widened(weight + d)));
             }
         }
+    await_all(team);
 }
 
 /* Copy rows by number. */
-static void take(const bf16 *from, const int64_t *numbers, int64_t count, int64_t size, bf16 *to) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < count; row++)
+static void take(const Team *team, const bf16 *from, const int64_t *numbers, int64_t count,
+                 int64_t size, bf16 *to) {
+    Share rows = share_of(team, count);
+    for (int64_t row = rows.from; row < rows.end; row++)
         memcpy(to + row * size, from + numbers[row] * size, size * sizeof(bf16));
+    await_all(team);
 }
 
 static inline __mmask16 lanes_of(int64_t count) {
@@ -78,34 +81,36 @@ static int64_t best_of(const float *scores, int64_t count) {
 void agentbus_compute(const Model *model, const Plan *plan, const int64_t *tokens, bf16 *memory,
                       const int64_t *wanted, int64_t results, bf16 *hidden, float *scores,
                       int64_t *best) {
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(plan->threads)
     {
+        Team joined = join(&meeting), *team = &joined;
         const Layer *layers = model->layers, *last = layers + model->count - 1;
         int64_t rows = plan->rows, size = model->head.inputs, heads = layers->output.inputs;
         bf16 *now = memory, *qkv = now + rows * size;
         bf16 *attended = qkv + rows * layers->qkv.outputs, *inner = attended + rows * heads;
         bf16 *others = inner + rows * layers->down.inputs;
-        take(model->embedding, tokens, rows, size, now);
+        take(team, model->embedding, tokens, rows, size, now);
         for (const Layer *layer = layers; layer <= last; layer++) {
-            agentbus_share_product(&layer->qkv, now, others, NULL, qkv, rows);
+            agentbus_share_product(team, &layer->qkv, now, others, NULL, qkv, rows);
             if (layer->heads_norm)
-                norm_heads(layer, plan, qkv);
-            agentbus_share_attention(plan, (int)(layer - layers), qkv, attended);
+                norm_heads(team, layer, plan, qkv);
+            agentbus_share_attention(team, plan, (int)(layer - layers), qkv, attended);
             if (layer == last) { /* the other rows serve nobody any more */
-                take(now, wanted, results, size, hidden);
-                take(attended, wanted, results, heads, qkv);
+                take(team, now, wanted, results, size, hidden);
+                take(team, attended, wanted, results, heads, qkv);
                 rows = results;
                 attended = qkv;
                 now = hidden;
             }
-            agentbus_share_product(&layer->output, attended, others, now, now, rows);
-            agentbus_share_product(&layer->act, now, others, NULL, inner, rows);
-            agentbus_share_product(&layer->down, inner, others, now, now, rows);
+            agentbus_share_product(team, &layer->output, attended, others, now, now, rows);
+            agentbus_share_product(team, &layer->act, now, others, NULL, inner, rows);
+            agentbus_share_product(team, &layer->down, inner, others, now, now, rows);
         }
         if (scores) {
-            agentbus_share_product(&model->head, hidden, others, NULL, scores, rows);
-#pragma omp for schedule(static)
-            for (int64_t row = 0; row < rows; row++)
+            agentbus_share_product(team, &model->head, hidden, others, NULL, scores, rows);
+            Share own = share_of(team, rows);
+            for (int64_t row = own.from; row < own.end; row++)
                 best[row] = best_of(scores + row * model->head.outputs, model->vocabulary);
         }
     }

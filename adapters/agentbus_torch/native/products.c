@@ -9,8 +9,6 @@
 
 #if HAS_AMX
 
-#include <omp.h>
-
 enum {
     DEPTH = 2 * LANES,       /* inputs of a tile */
     CELL = LANES * DEPTH,    /* numbers of a tile of rows or weights */
@@ -153,7 +151,7 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
     }
 }
 
-void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
+void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                             void *out, int64_t rows) {
     int64_t inputs = product->inputs, panels = product->outputs / PANEL, tiles = inputs / DEPTH;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
@@ -163,15 +161,16 @@ void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory,
     int now = 0, shaped = 0;
     blocks[1].rows = blocks[1].written = 0;
     if (lays) {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < rows; row++)
+        Share own = share_of(team, rows);
+        for (int64_t row = own.from; row < own.end; row++)
             lay_row(product, x, row, memory);
+        await_all(team);
         x = memory;
     }
     memory += (rows + LANES - 1) / LANES * LANES * inputs + APART;
-    memory += omp_get_thread_num() * (PANEL * inputs + APART);
-#pragma omp for schedule(static) nowait
-    for (int64_t task = 0; task < chunks * panels; task++) {
+    memory += team->number * (PANEL * inputs + APART);
+    Share own = share_of(team, chunks * panels);
+    for (int64_t task = own.from; task < own.end; task++) {
         int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;
         int64_t many = (end - from + PANEL - 1) / PANEL, size = tiles * PACKED_PAIR;
         Panel panel = {
@@ -194,13 +193,17 @@ void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory,
     put_rows(&blocks[now ^ 1], PANEL);
     if (shaped)
         leave_tiles();
-#pragma omp barrier
+    await_all(team);
 }
 
 void agentbus_multiply(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                        void *out, int64_t rows, int32_t threads) {
+    Meeting meeting = {0};
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    agentbus_share_product(product, x, memory, plus, out, rows);
+    {
+        Team team = join(&meeting);
+        agentbus_share_product(&team, product, x, memory, plus, out, rows);
+    }
 }
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef AGENTBUS_PRODUCTS_H
 #define AGENTBUS_PRODUCTS_H
 
+#include "team.h"
 #include "weights.h"
 
 #if HAS_AMX
@@ -26,7 +27,7 @@ typedef struct {
  * plus the bias and `plus` [rows, outputs] -> out [rows, outputs], floats if they are wide. `plus` may
  * be NULL, or `out` itself; in `memory`, aligned to a line, is room for x in whole tiles and, for each
  * thread and APART from one another, a panel's numbers. All is written when it returns. */
-void agentbus_share_product(const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
+void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
                             void *out, int64_t rows);
 
 #endif
