@@ -18,6 +18,7 @@ from ..ops import AgentRates, ProcessReport, handled, rates, survey
 from ..routing import Location
 from .keys import Join
 from .runtime import json_text, print_json
+from .tables import fitting_table
 from .terminal import print_line
 
 __all__ = ["require_answers", "run_ps", "run_tail", "run_top"]
@@ -92,7 +93,8 @@ async def run_top(join: Join, *, once: bool, json: bool) -> None:
     async with join("top") as bus:
         before = await survey(bus)
         require_answers("top", before)
-        with Live(console=Console(), auto_refresh=False, transient=once or json) as live:
+        console = Console()
+        with Live(console=console, auto_refresh=False, transient=once or json) as live:
             while True:
                 await anyio.sleep(REFRESH)
                 after = await survey(bus)
@@ -100,38 +102,44 @@ async def run_top(join: Join, *, once: bool, json: bool) -> None:
                 if json:
                     print_json([dataclasses.asdict(row) for row in rows])
                 elif not once:
-                    live.update(_top(rows, after), refresh=True)
+                    live.update(_top(rows, after, console.width), refresh=True)
                 if once:
                     break
                 before = after
         if not json:
-            Console().print(_top(rows, after))
+            console.print(_top(rows, after, console.width))
 
 
-def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport]) -> Table:
-    title = f"{len(rows)} agents in {len(processes)} processes"
-    table = Table(title=title, title_justify="left")
-    table.add_column("agent", overflow="fold", min_width=12)
+def _top(rows: Sequence[AgentRates], processes: Sequence[ProcessReport], width: int) -> Table:
     saves = any(row.saved_tokens for row in rows)
     structured = any(row.structured_answers for row in rows)
-    names = ["req/s", "p50 ms", "p99 ms", "waiting", "errors", "reused", "prefilled", "lost"]
-    for name in (*names, *["saved"] * saves, *["unparsable"] * structured):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.agent,
-            f"{row.requests_per_s:,.1f}",
-            _milliseconds(row.p50_s),
-            _milliseconds(row.p99_s),
-            str(row.waiting),
-            str(row.errors),
-            f"{row.reused_tokens:,}",
-            f"{row.prefilled_tokens:,}",
-            f"{row.lost_tokens:,}",
-            *([f"{row.saved_tokens:,}"] if saves else []),
-            *([_share(row.unparsable_answers, row.structured_answers)] if structured else []),
-        )
+    counts = ["waiting", "errors", "reused", "prefilled", "lost"]
+    extra = [*["saved"] * saves, *["unparsable"] * structured]
+    table = fitting_table(
+        width,
+        ["agent", "req/s", "p50 ms", "p99 ms", *counts, *extra],
+        [_top_row(row, saves=saves, structured=structured) for row in rows],
+        names={"agent": 12},
+        first_to_go=["lost", "p50 ms", *extra, "prefilled", "waiting"],
+    )
+    table.title, table.title_justify = f"{len(rows)} agents in {len(processes)} processes", "left"
     return table
+
+
+def _top_row(row: AgentRates, *, saves: bool, structured: bool) -> list[str]:
+    return [
+        row.agent,
+        f"{row.requests_per_s:,.1f}",
+        _milliseconds(row.p50_s),
+        _milliseconds(row.p99_s),
+        str(row.waiting),
+        str(row.errors),
+        f"{row.reused_tokens:,}",
+        f"{row.prefilled_tokens:,}",
+        f"{row.lost_tokens:,}",
+        *([f"{row.saved_tokens:,}"] if saves else []),
+        *([_share(row.unparsable_answers, row.structured_answers)] if structured else []),
+    ]
 
 
 def _share(part: int, whole: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.console import Console
 
 from agentbus.cli.tracing import _label
@@ -31,10 +33,10 @@ def row(agent: str, structured: int, unparsable: int) -> AgentRates:
     )
 
 
-def shown(*rows: AgentRates) -> str:
-    console = Console(width=120)
+def shown(*rows: AgentRates, width: int = 120) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
-        console.print(_top(rows, []))
+        console.print(_top(rows, [], width))
     return capture.get()
 
 
@@ -45,6 +47,24 @@ def test_top_shows_the_rate_where_values_were_asked_for() -> None:
     assert "4.0% of 1,250" in judge
     assert writer.count("–") == 3
     assert "unparsable" not in shown(row("writer", 0, 0))
+
+
+def test_top_shows_what_matters_most_where_a_terminal_is_narrow() -> None:
+    busy = dataclasses.replace(
+        row("research-assistant", 9_000, 12),
+        reused_tokens=12_345_678,
+        prefilled_tokens=234_567,
+        saved_tokens=1,
+    )
+    for width, there, gone in (
+        (160, ["p50 ms", "prefilled", "lost", "saved", "unparsable"], []),
+        (80, ["req/s", "p99 ms", "waiting", "errors", "12,345,678", "234,567"], ["lost", "saved"]),
+        (60, ["req/s", "p99 ms", "errors", "12,345,678"], ["prefilled"]),
+    ):
+        text = shown(busy, width=width)
+        assert all(name in text for name in there), (width, text)
+        assert not any(name in text for name in gone)
+        assert "…" not in text and max(map(len, text.split("\n"))) <= width
 
 
 def label(model: ModelCost) -> str:
