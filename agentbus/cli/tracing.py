@@ -36,7 +36,7 @@ async def run_trace(join: Join, trace: str, *, json: bool) -> None:
             require_answers("trace", await survey(bus))
     traces = summaries(spans)
     if not trace:
-        _list(traces[-_SHOWN:], json=json)
+        _list([one for one in traces if not _is_routine(one)][-_SHOWN:], json=json)
     elif len(traces) != 1:
         problem = f"{len(traces) or 'no'} traces are known whose id begins with {trace!r}"
         raise ConfigError("trace", problem)
@@ -46,6 +46,11 @@ async def run_trace(join: Join, trace: str, *, json: bool) -> None:
         shown = Tree(f"trace {traces[0].trace}")
         _grow(shown, tree(spans))
         Console(highlight=False).print(shown)
+
+
+def _is_routine(trace: TraceSummary) -> bool:
+    """Say whether the bus itself was asked, as `ps` and `top` do all the time, and answered."""
+    return trace.target.startswith("$") and not trace.error
 
 
 def _list(traces: list[TraceSummary], *, json: bool) -> None:

@@ -6,9 +6,9 @@ import dataclasses
 
 from rich.console import Console
 
-from agentbus.cli.tracing import _label
+from agentbus.cli.tracing import _is_routine, _label
 from agentbus.cli.watching import _top
-from agentbus.ops import AgentRates
+from agentbus.ops import AgentRates, TraceSummary
 from agentbus.telemetry import HopAccount, ModelCost, Span
 
 
@@ -65,6 +65,12 @@ def test_top_shows_what_matters_most_where_a_terminal_is_narrow() -> None:
         assert all(name in text for name in there), (width, text)
         assert not any(name in text for name in gone)
         assert "…" not in text and max(map(len, text.split("\n"))) <= width
+
+
+def test_traces_leave_out_what_the_bus_asks_itself_unless_that_failed() -> None:
+    asked = [("$process.w1", ""), ("$process.w1", "timeout"), ("writer", ""), ("writer", "timeout")]
+    traces = [TraceSummary("t", 1, 0.1, target, 1, error) for target, error in asked]
+    assert [_is_routine(trace) for trace in traces] == [True, False, False, False]
 
 
 def label(model: ModelCost) -> str:
