@@ -188,9 +188,9 @@ class CPUKernels:
             self._compute.argtypes = [*(pointer,) * 5, long, *(pointer,) * 3]
             self._compute.restype = None
             self._count_exponents = library.agentbus_count_exponents
-            self._count_exponents.argtypes = [pointer, long, pointer, integer]
+            self._count_exponents.argtypes = [pointer, long, pointer]
             self._pack = library.agentbus_pack
-            self._pack.argtypes = [pointer, long, *(pointer,) * 4, integer]
+            self._pack.argtypes = [pointer, long, *(pointer,) * 4]
             self._count_exponents.restype = self._pack.restype = None
 
     def attend(self, plan: Plan, layer: int, qkv: Tensor) -> Tensor:
@@ -283,9 +283,9 @@ class CPUKernels:
         words = weight.contiguous().view(torch.int32)
         halves = words.view(outputs // PANEL, 2, LANES, inputs // PANEL, LANES)
         numbers = halves.permute(0, 3, 1, 4, 2).contiguous()
-        threads, pairs = _threads(weight.numel()), weight.numel() // _PAIR
-        found = torch.zeros(_EXPONENTS, dtype=torch.int64)
-        self._count_exponents(numbers.data_ptr(), weight.numel(), found.data_ptr(), threads)
+        pairs = weight.numel() // _PAIR
+        found = torch.empty(_EXPONENTS, dtype=torch.int64)
+        self._count_exponents(numbers.data_ptr(), weight.numel(), found.data_ptr())
         counts, exponents = found.topk(_CODES)
         strays = weight.numel() - int(counts.sum())
         if strays > weight.numel() * _MAX_STRAYS:
@@ -299,7 +299,7 @@ class CPUKernels:
             )
         tensors = (made.exponents, made.pairs, made.first_stray, made.strays)
         pointers = (tensor.data_ptr() for tensor in tensors)
-        self._pack(numbers.data_ptr(), pairs, *pointers, threads)
+        self._pack(numbers.data_ptr(), pairs, *pointers)
         return made
 
     def silu_times(self, both: Tensor) -> Tensor:

@@ -36,16 +36,21 @@ typedef struct {
     const Stray *strays;
 } Weight;
 
+/* Words with their bytes exchanged. */
+static inline __m512i exchanged(__m512i words) {
+    return _mm512_shuffle_epi8(
+        words, _mm512_set4_epi32(0x0e0f0c0d, 0x0a0b0809, 0x06070405, 0x02030001));
+}
+
 /* `codes` has those of two vectors in its lowest bits; what is above them is not read. */
 static inline void unpack_two(__m512i both, __m512i codes, __m512i exponents, bf16 *to) {
     const __m512i mask = _mm512_set1_epi16((short)SIGN_AND_MANTISSA);
-    const __m512i exchange = _mm512_set4_epi32(0x0e0f0c0d, 0x0a0b0809, 0x06070405, 0x02030001);
     const int merge = 0xea; /* (a and b) or c */
     __m512i one = _mm512_permutexvar_epi16(codes, exponents);
     __m512i other = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4), exponents);
     _mm512_store_si512(to, _mm512_ternarylogic_epi32(both, mask, one, merge));
-    both = _mm512_shuffle_epi8(both, exchange);
-    _mm512_store_si512(to + LINE, _mm512_ternarylogic_epi32(both, mask, other, merge));
+    _mm512_store_si512(to + LINE,
+                       _mm512_ternarylogic_epi32(exchanged(both), mask, other, merge));
 }
 
 /* Put a pair's PAIR numbers where they are wanted, aligned to a line. */
