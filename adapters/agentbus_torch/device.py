@@ -99,17 +99,18 @@ class AtOneCall:
     chunk_tokens = CHUNK_TOKENS
     runs_ahead = False
 
-    def __init__(self, model: NativeModel, attention: NativeAttention) -> None:
-        self._model = model
+    def __init__(self, model: Model, native: NativeModel, attention: NativeAttention) -> None:
+        self._model = model  # alive for as long as it is pointed to
+        self._native = native
         self.attention = attention
 
     def hidden(self, batch: Batch) -> Tensor:
         """See `Steps.hidden`."""
-        return self.attention.compute(self._model, batch, scored=False)[0]
+        return self.attention.compute(self._native, batch, scored=False)[0]
 
     def scores(self, batch: Batch) -> Scores:
         """See `Steps.scores`."""
-        _, scores, best = self.attention.compute(self._model, batch, scored=True)
+        _, scores, best = self.attention.compute(self._native, batch, scored=True)
         return Scores(scores, best)
 
 
@@ -188,4 +189,4 @@ def _on_cpu(model: Model, pool: KVPool, slots: int) -> Steps:
         sliding=config.windows,
     )
     whole = native_model(model)
-    return Eager(model, native) if whole is None else AtOneCall(whole, native)
+    return Eager(model, native) if whole is None else AtOneCall(model, whole, native)

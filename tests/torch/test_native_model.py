@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -111,6 +113,17 @@ def test_the_first_of_equal_scores_is_best_and_none_where_one_is_no_number(
         best = steps(model).scores(batch).best
         assert best is not None and best.tolist() == [found]
         head[twin, 0] = torch.nan
+
+
+def test_what_it_points_to_stays(tmp_path: Path) -> None:
+    model = opened("llama", tmp_path)
+    kept, made = weakref.ref(model), steps(model)
+    del model
+    gc.collect()
+    assert kept() is not None
+    del made
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count in their own way")
