@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .batch import Batch, Part, shared_blocks
-from .cpu_kernels import CPUKernels, NativeModel, Plan, partial_size
+from .cpu_kernels import CPUKernels, partial_size
 from .kv import KVPool
+from .native_types import NativeModel, Plan
 from .rope import Rope
 from .windows import Windowed, Windows
 

@@ -11,30 +11,21 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import os
-import shlex
-import shutil
-import stat
 import subprocess
-import tempfile
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from blake3 import blake3
 from torch import Tensor
 
 from .memory import HugePages
+from .native_library import built, find_compiler
+from .native_types import NativeModel, Plan, Product
 
 __all__ = [
     "CPUKernels",
-    "NativeModel",
     "PackedWeight",
-    "Plan",
-    "Product",
     "attention_kernels",
     "cpu_kernels",
     "partial_size",
@@ -46,10 +37,6 @@ logger = logging.getLogger(__name__)
 
 _STATE = 16
 """Floats of a partial result before its sums; this and the numbers below are the kernels'."""
-_SOURCES = Path(__file__).with_name("native")
-_VECTORS = ("f", "bw", "vl", "dq", "bf16")
-_FLAGS = ("-O3", "-std=gnu11", "-mfma", *(f"-mavx512{part}" for part in _VECTORS))
-_COMPILE_TIMEOUT_S = 120.0
 LANES = 16
 """Rows between products are whole multiples of it."""
 _BLOCK = 64
@@ -59,8 +46,6 @@ _MAX_GROUP = 128
 """Heads that share one head of keys: what `attend` knows of their rows lies on a thread's stack."""
 PANEL = 32
 """Inputs and outputs of products are whole multiples of it."""
-_APART = 2048
-"""Numbers between what the threads of a product write."""
 _PAIR = PANEL * PANEL
 """Numbers of a weight that are packed together."""
 _EXPONENTS = 256
@@ -78,55 +63,6 @@ _PROBLEMS = (
     ValueError,  # the quotes in `CC` do not match
     subprocess.SubprocessError,  # the compiler fails, or takes too long
 )
-
-
-class Plan(ctypes.Structure):
-    """What a batch's attention reads and writes, for all layers; see `attention.c`."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("pieces", "members", "slots", "positions")),
-        *((name, ctypes.c_void_p) for name in ("merged", "partials", "windows", "sees")),
-        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "scratch")),
-        *((name, ctypes.c_int64) for name in ("slot_stride", "head_stride")),
-        *((name, ctypes.c_int32) for name in ("count", "rows", "results", "heads", "kv_heads")),
-        *((name, ctypes.c_int32) for name in ("size", "threads", "amx")),
-        ("scale", ctypes.c_float),
-    )
-
-
-class Product(ctypes.Structure):
-    """A packed weight, and what is done before and after the product; see `products.h`."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("pairs", "exponents", "first_stray", "strays")),
-        *((name, ctypes.c_void_p) for name in ("bias", "norm")),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
-        ("eps", ctypes.c_float),
-        ("gated", ctypes.c_int32),
-        ("wide", ctypes.c_int32),
-    )
-
-
-class Layer(ctypes.Structure):
-    """A layer whose products are all in tiles; see `model.c`."""
-
-    _fields_ = (
-        *((name, Product) for name in ("qkv", "output", "act", "down")),
-        ("heads_norm", ctypes.c_void_p),
-        ("eps", ctypes.c_float),
-    )
-
-
-class NativeModel(ctypes.Structure):
-    """A model whose products are all in tiles; see `model.c`."""
-
-    _fields_ = (
-        ("layers", ctypes.POINTER(Layer)),
-        ("embedding", ctypes.c_void_p),
-        ("head", Product),
-        ("vocabulary", ctypes.c_int64),
-        ("count", ctypes.c_int32),
-    )
 
 
 class PackedWeight(NamedTuple):
@@ -187,6 +123,8 @@ class CPUKernels:
             self._compute = library.agentbus_compute
             self._compute.argtypes = [*(pointer,) * 5, long, *(pointer,) * 3]
             self._compute.restype = None
+            self._room = library.agentbus_room
+            self._room.argtypes, self._room.restype = [long, long, integer], long
             self._count_exponents = library.agentbus_count_exponents
             self._count_exponents.argtypes = [pointer, long, pointer]
             self._pack = library.agentbus_pack
@@ -226,7 +164,7 @@ class CPUKernels:
         results = product.outputs // 2 if product.gated else product.outputs
         found = x.new_empty(rows, results, dtype=torch.float32 if product.wide else x.dtype)
         threads = _threads(product.inputs * product.outputs)
-        memory = self._scratch.of(_room(rows, product.inputs, threads))
+        memory = self._scratch.of(self._room(rows, product.inputs, threads))
         self._multiply(
             ctypes.addressof(product),
             x.data_ptr(),
@@ -256,7 +194,7 @@ class CPUKernels:
         """
         rows, results, first = len(tokens), len(wanted), model.layers[0]
         products = (first.qkv, first.output, first.act, first.down)
-        room = _room(rows, max(product.inputs for product in products), plan.threads)
+        room = self._room(rows, max(product.inputs for product in products), plan.threads)
         size, inner = model.head.inputs, first.down.inputs
         others = size + first.qkv.outputs + first.output.inputs + inner
         hidden = torch.empty(results, size, dtype=torch.bfloat16)
@@ -294,8 +232,8 @@ class CPUKernels:
             made = PackedWeight(
                 self._memory.empty((pairs, _PAIR * 3 // 2), torch.uint8),
                 (exponents << 7).to(torch.int16).repeat(2),
-                self._memory.empty((pairs + 1,), torch.int32),
-                self._memory.empty((strays, 2), torch.int16),
+                torch.empty(pairs + 1, dtype=torch.int32),
+                torch.empty(strays, 2, dtype=torch.int16),
             )
         tensors = (made.exponents, made.pairs, made.first_stray, made.strays)
         pointers = (tensor.data_ptr() for tensor in tensors)
@@ -316,12 +254,6 @@ def partial_size(head_size: int) -> int:
     return _STATE + head_size + head_size // 2
 
 
-def _room(rows: int, inputs: int, threads: int) -> int:
-    """Return the numbers that a product needs memory for: rows in whole tiles and a panel for each
-    thread, all some way apart."""
-    return (rows + -rows % LANES) * inputs + threads * (PANEL * inputs + _APART)
-
-
 def _threads(numbers: int) -> int:
     return torch.get_num_threads() if numbers >= _PARALLEL_NUMBERS else 1
 
@@ -332,11 +264,11 @@ def cpu_kernels() -> CPUKernels | None:
     if not torch.cpu._is_avx512_bf16_supported():
         return None
     try:
-        compiler = _compiler()
+        compiler = find_compiler()
         if compiler is None:
             logger.info("there is no C compiler: torch's own operations are used, which are slower")
             return None
-        return CPUKernels(_built(compiler), amx=_may_use_amx())
+        return CPUKernels(built(compiler), amx=_may_use_amx())
     except _PROBLEMS as error:
         said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
         problem = " ".join((said or str(error)).split())
@@ -376,77 +308,3 @@ def _may_use_amx() -> bool:
     """Say whether there is AMX, once this process has asked the kernel for its registers."""
     supported: bool = torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()
     return supported
-
-
-def _compiler() -> tuple[str, ...] | None:
-    """Return the command that compiles, as build tools read `CC`; None if there is no such program.
-
-    Raises:
-        ValueError: its quotes do not match.
-    """
-    name, *arguments = shlex.split(os.environ.get("CC", "")) or ("cc",)
-    found = shutil.which(name)
-    return None if found is None else (found, *arguments)
-
-
-def _built(compiler: Sequence[str]) -> Path:
-    """Return the library, compiling it if it is not there yet, or not whole.
-
-    A process that loads a part of one dies, so its name ends in a digest of its bytes.
-    """
-    sources = sorted(_SOURCES.glob("*.[ch]"))
-    content = b"".join(source.read_bytes() for source in sources)
-    made_of = _digest(content + repr((_FLAGS, compiler)).encode())
-    folder = Path.home() / ".cache" / "agentbus" / "kernels"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_owner(folder)
-    for library in folder.glob(f"{made_of}-*.so"):
-        whole = library.is_file() and not library.is_symlink()  # a pipe would be waited for
-        if whole and library.stem == f"{made_of}-{_digest(library.read_bytes())}":
-            break
-    else:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-            made = _compile(compiler, Path(partial))
-            library = folder / f"{made_of}-{_digest(made.read_bytes())}.so"
-            os.replace(made, library)
-    _check_owner(library)
-    return library
-
-
-def _digest(content: bytes) -> str:
-    return blake3(content).hexdigest()[:16]
-
-
-def _compile(compiler: Sequence[str], folder: Path) -> Path:
-    """Compile in two steps, so that the library does not name an OpenMP of its own: a second one
-    beside torch's would have its threads fight for the same cores."""
-
-    def compiled(source: Path) -> str:
-        made = str(folder / source.with_suffix(".o").name)
-        _run(*compiler, *_FLAGS, "-fPIC", "-fopenmp", "-c", str(source), "-o", made)
-        return made
-
-    linked = folder / "kernels.so"
-    with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compiled, sorted(_SOURCES.glob("*.c"))))
-    _run(*compiler, "-shared", *objects, "-o", str(linked), "-lm")
-    linked.chmod(0o700)  # whatever the umask says: what a group may write is not loaded
-    return linked
-
-
-def _run(*command: str) -> None:
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=_COMPILE_TIMEOUT_S,
-    )
-
-
-def _check_owner(path: Path) -> None:
-    """Refuse what others than this user may have written: it is going to be executed."""
-    status = path.stat()
-    if status.st_uid not in {os.geteuid(), 0} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"{path} can be written by others than its user")

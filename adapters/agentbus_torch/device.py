@@ -14,10 +14,11 @@ from .attention_cpu import WindowAttention
 from .attention_native import NativeAttention
 from .batch import Batch
 from .cores import Cores
-from .cpu_kernels import NativeModel, attention_kernels
+from .cpu_kernels import attention_kernels
 from .kv import KVPool
 from .model import Model
 from .native_model import native_model
+from .native_types import NativeModel
 from .scheduler import CHUNK_TOKENS
 from .team import Team
 
@@ -39,7 +40,9 @@ class Scores(NamedTuple):
     @classmethod
     def of(cls, model: Model, hidden: Tensor) -> Scores:
         """Compute them from hidden states [rows, hidden]."""
-        return cls(model.logits(hidden) if len(hidden) else hidden)
+        if not len(hidden):  # of no rows no product is computed
+            return cls(hidden.new_empty(0, model.config.vocabulary))
+        return cls(model.logits(hidden))
 
 
 class Steps(Protocol):

@@ -20,10 +20,10 @@ from .cpu_kernels import (
     PANEL,
     CPUKernels,
     PackedWeight,
-    Product,
     product_kernels,
     row_kernels,
 )
+from .native_types import Product
 from .norm import RMSNorm
 
 __all__ = [

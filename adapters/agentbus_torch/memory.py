@@ -38,8 +38,6 @@ class HugePages:
             MemoryError: there is none.
         """
         count = prod(shape)
-        if not count:
-            return torch.empty(shape, dtype=dtype)
         size = count * dtype.itemsize
         if self._used + size > len(self._mapping):
             self._mapping, self._used = _map(max(size, _MAPPED_BYTES)), 0

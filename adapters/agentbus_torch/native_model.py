@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from . import model
-from .cpu_kernels import Layer, NativeModel
+from . import native_types
 from .linear import InTiles
+from .model import Layer, Model
 
 __all__ = ["native_model"]
 
 
-def native_model(of: model.Model) -> NativeModel | None:
+def native_model(model: Model) -> native_types.NativeModel | None:
     """Return it; None if a product is not in tiles. It points to what the model holds."""
-    layers = [_native(layer, of.config.norm_eps) for layer in of.layers]
+    layers = [_native(layer, model.config.norm_eps) for layer in model.layers]
     found = [layer for layer in layers if layer is not None]
-    if len(found) < len(layers) or not isinstance(of.head, InTiles):
+    if len(found) < len(layers) or not isinstance(model.head, InTiles):
         return None
-    return NativeModel(
-        layers=(Layer * len(found))(*found),
-        embedding=of.embedding.data_ptr(),
-        head=of.head.product,
-        vocabulary=of.config.vocabulary,
+    return native_types.NativeModel(
+        layers=(native_types.Layer * len(found))(*found),
+        embedding=model.embedding.data_ptr(),
+        head=model.head.product,
+        vocabulary=model.config.vocabulary,
         count=len(found),
     )
 
 
-def _native(layer: model.Layer, eps: float) -> Layer | None:
+def _native(layer: Layer, eps: float) -> native_types.Layer | None:
     qkv, output, act, down = layer.qkv, layer.output, layer.act, layer.down
     if not (
         isinstance(qkv, InTiles)
@@ -34,7 +34,7 @@ def _native(layer: model.Layer, eps: float) -> Layer | None:
     ):
         return None
     norm = layer.heads_norm
-    return Layer(
+    return native_types.Layer(
         qkv=qkv.product,
         output=output.product,
         act=act.product,

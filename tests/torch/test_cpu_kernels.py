@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from agentbus_torch import cpu_kernels as module
+from agentbus_torch import native_library
 from agentbus_torch.attention_native import NativeAttention, Piece, cut, tree
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.cpu_kernels import attention_kernels, cpu_kernels, row_kernels
@@ -280,7 +281,7 @@ def test_they_are_compiled_once_even_by_many(fresh: Path, monkeypatch: pytest.Mo
     (library,) = folder(fresh).iterdir()
     assert library.suffix == ".so"
     cpu_kernels.cache_clear()
-    monkeypatch.setattr(module, "_compile", None)
+    monkeypatch.setattr(native_library, "_compile", None)
     assert cpu_kernels() is not None
 
 
@@ -323,7 +324,7 @@ def test_what_is_no_library_is_not_read(
 def test_in_a_folder_that_others_may_write_nothing_is_read_or_compiled(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_compile", None)
+    monkeypatch.setattr(native_library, "_compile", None)
     folder(fresh).mkdir(parents=True)
     folder(fresh).chmod(0o777)
     assert cpu_kernels() is None
@@ -383,7 +384,7 @@ def test_a_compiler_that_fails_is_told_of_and_no_reason_to_stop(
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     if "sleep" in script:
-        monkeypatch.setattr(module, "_COMPILE_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(native_library, "_COMPILE_TIMEOUT_S", 0.5)
     with caplog.at_level(logging.WARNING):
         assert cpu_kernels() is None
     assert FAILURES[script] in caplog.text

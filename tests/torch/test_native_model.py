@@ -1,4 +1,4 @@
-"""All layers at one call, against the same products and attention one after another."""
+"""A whole model at one call, against the same products and attention one after another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from agentbus_torch import cpu_kernels
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.config import read_config
-from agentbus_torch.device import AtOneCall, Eager, Steps, make_steps
+from agentbus_torch.device import AtOneCall, Eager, Scores, Steps, make_steps
 from agentbus_torch.kv import KVPool, KVShape
 from agentbus_torch.linear import make_head, make_linear
 from agentbus_torch.model import Model
@@ -92,7 +92,7 @@ def test_they_compute_what_one_after_another_do(name: str, tmp_path: Path) -> No
         assert torch.equal(ours, theirs)
         scores, best = found.scores(make_batch(made, CPU))  # once more, over the same
         assert scores.shape == (len(ours), model.config.vocabulary) and best is not None
-        assert torch.equal(scores, model.logits(theirs))
+        assert torch.equal(scores, Scores.of(model, theirs).values)
         assert torch.equal(best, scores.max(-1).indices)
 
 

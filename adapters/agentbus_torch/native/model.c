@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     const Layer *layers;
     const bf16 *embedding; /* [vocabulary, hidden] */
-    Product head;          /* behind the last norm; wide. It may have more outputs than there are tokens */
+    Product head;          /* behind the last norm; wide. Perhaps with more outputs than tokens */
     int64_t vocabulary;
     int32_t count; /* of layers */
 } Model;
@@ -76,8 +76,8 @@ static int64_t best_of(const float *scores, int64_t count) {
 }
 
 /* tokens [rows] -> hidden [results, hidden] of the rows `wanted` [results] and, unless that is NULL,
- * their scores [results, outputs of the head] and the best tokens [results] by them. In `memory` is room for what
- * each row is, its qkv, what it attends to, act(x), and for any product. */
+ * their scores [results, outputs of the head] and the best tokens [results] by them. In `memory` is
+ * room for what each row is, its qkv, what it attends to, act(x), and for any product. */
 void agentbus_compute(const Model *model, const Plan *plan, const int64_t *tokens, bf16 *memory,
                       const int64_t *wanted, int64_t results, bf16 *hidden, float *scores,
                       int64_t *best) {

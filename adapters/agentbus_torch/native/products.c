@@ -16,7 +16,7 @@ enum {
     AHEAD = 8 * PACKED_PAIR, /* bytes of a panel that are fetched before they are needed */
     FAR = 2048,              /* inputs from which many rows lie too far apart for a cache's sets */
     KEPT = 4,                /* pairs that stay unpacked where no other rows need them */
-    APART = 2048, /* numbers between what threads write: a prefetcher reads on where one's end */
+    APART = 2048,            /* numbers between threads' memory: a prefetcher reads on behind one's */
 };
 
 /* A panel while it is multiplied. */
@@ -151,8 +151,21 @@ static void lay_row(const Product *product, const bf16 *x, int64_t row, bf16 *la
     }
 }
 
-void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
-                            void *out, int64_t rows) {
+/* Memory for rows laid in whole tiles, and for a panel of each thread. */
+static inline int64_t rows_room(int64_t rows, int64_t inputs) {
+    return (rows + LANES - 1) / LANES * LANES * inputs + APART;
+}
+
+static inline int64_t panel_room(int64_t inputs) {
+    return PANEL * inputs + APART;
+}
+
+int64_t agentbus_room(int64_t rows, int64_t inputs, int threads) {
+    return rows_room(rows, inputs) + threads * panel_room(inputs);
+}
+
+void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory,
+                            const bf16 *plus, void *out, int64_t rows) {
     int64_t inputs = product->inputs, panels = product->outputs / PANEL, tiles = inputs / DEPTH;
     int64_t chunks = (rows + CHUNK - 1) / CHUNK;
     int lays = product->norm || (rows > PANEL && inputs >= FAR);
@@ -167,8 +180,7 @@ void agentbus_share_product(const Team *team, const Product *product, const bf16
         await_all(team);
         x = memory;
     }
-    memory += (rows + LANES - 1) / LANES * LANES * inputs + APART;
-    memory += team->number * (PANEL * inputs + APART);
+    memory += rows_room(rows, inputs) + team->number * panel_room(inputs);
     Share own = share_of(team, chunks * panels);
     for (int64_t task = own.from; task < own.end; task++) {
         int64_t from = task / panels * CHUNK, end = from + CHUNK < rows ? from + CHUNK : rows;

@@ -25,10 +25,13 @@ typedef struct {
 
 /* What each thread of a team does of: x [rows, inputs], normed if there is a norm, times the weight,
  * plus the bias and `plus` [rows, outputs] -> out [rows, outputs], floats if they are wide. `plus` may
- * be NULL, or `out` itself; in `memory`, aligned to a line, is room for x in whole tiles and, for each
- * thread and APART from one another, a panel's numbers. All is written when it returns. */
-void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory, const bf16 *plus,
-                            void *out, int64_t rows);
+ * be NULL, or `out` itself. All is written when it returns. In `memory`, aligned to a line, is room for
+ * as many numbers as `agentbus_room` says. */
+void agentbus_share_product(const Team *team, const Product *product, const bf16 *x, bf16 *memory,
+                            const bf16 *plus, void *out, int64_t rows);
+
+/* The numbers that products with up to so many inputs need memory for. */
+int64_t agentbus_room(int64_t rows, int64_t inputs, int threads);
 
 #endif
 

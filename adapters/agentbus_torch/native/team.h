@@ -1,8 +1,10 @@
 /* Threads that compute together: who does what, and where they wait for one another.
  *
- * OpenMP starts them. Its own barriers have threads sleep, and be woken by the system, as soon as a process
- * has more of them than there are cores, though all others may be idle: torch, used once on another thread of
- * the process, is enough. A step has hundreds of barriers, and would take twice its time.
+ * OpenMP starts them. Its own barriers have threads sleep, and be woken by the system, as soon as a
+ * process has more of them than there are cores, though all others may be idle: torch, used once on
+ * another thread of the process, is enough. A step has hundreds of barriers, and would take twice its
+ * time. Here no thread sleeps, however long it waits: the system likes to wake a thread on the core of
+ * the one that wakes it, where the two then take turns for the rest of the step.
  */
 
 #ifndef AGENTBUS_TEAM_H
@@ -14,7 +16,7 @@
 #include <stdint.h>
 
 enum {
-    PATIENCE = 2000, /* looks, of some 50 ns, after which a thread that waits lets others have its core */
+    PATIENCE = 2000, /* looks, of some 50 ns, after which a thread lets others have its core */
 };
 
 /* What all threads of a team see; 0 at first. */

@@ -3,16 +3,16 @@
 #include "weights.h"
 
 enum {
-    KINDS = 256, /* of exponents */
-    SHIFT = 7,   /* of an exponent's bits in a number */
-    APART = 4,   /* counts of the same kind: one after another waits for the one before */
+    KINDS = 256,  /* of exponents */
+    SHIFT = 7,    /* of an exponent's bits in a number */
+    COUNTERS = 4, /* of the same kind: one after another waits for the one before */
 };
 
-/* How many of the numbers [count], a multiple of APART, have which exponent -> found [KINDS]. */
+/* How many of the numbers [count], a multiple of COUNTERS, have which exponent -> found [KINDS]. */
 void agentbus_count_exponents(const bf16 *numbers, int64_t count, int64_t *found) {
-    int64_t counts[APART][KINDS] = {0};
-    for (int64_t at = 0; at < count; at += APART)
-        for (int i = 0; i < APART; i++)
+    int64_t counts[COUNTERS][KINDS] = {0};
+    for (int64_t at = 0; at < count; at += COUNTERS)
+        for (int i = 0; i < COUNTERS; i++)
             counts[i][numbers[at + i] >> SHIFT & (KINDS - 1)]++;
     for (int kind = 0; kind < KINDS; kind++)
         found[kind] = counts[0][kind] + counts[1][kind] + counts[2][kind] + counts[3][kind];
