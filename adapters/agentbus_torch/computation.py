@@ -17,14 +17,12 @@ from agentbus.errors import AgentbusError, EngineFailed
 
 from .answer import Answer
 from .choose import Chosen
-from .cores import Cores
-from .device import InTeam
 from .driver import Job
+from .in_team import InTeam, process_team
 from .load import Loaded
 from .runner import Outcomes
 from .sequence import Sequence
 from .spoken import Spoken
-from .team import Team
 
 if TYPE_CHECKING:
     from agentbus.transport.kv_feed import KVEventFeed
@@ -37,13 +35,13 @@ logger = logging.getLogger(__name__)
 class Computation:
     """The `Worker` of one engine's driver."""
 
-    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings, cores: Cores) -> None:
+    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings) -> None:
         self._name = name
         self._loaded = loaded
         self._runner = loaded.runner
         if self._runner.model.device.type == "cpu":
-            team = Team(settings.threads or os.cpu_count() or 1)
-            self._runner.steps = InTeam(self._runner.steps, team, cores)
+            most = settings.threads or os.cpu_count() or 1
+            self._runner.steps = InTeam(self._runner.steps, process_team(), most)
         self._log = TokenLog(settings.token_log)
         self._answers: dict[Sequence, Answer] = {}
         self._by_job: dict[Job, Answer] = {}

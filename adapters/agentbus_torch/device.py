@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from .attention import Attention
 from .attention_cpu import WindowAttention
 from .attention_native import NativeAttention
 from .batch import Batch
-from .cores import Cores
 from .cpu_kernels import attention_kernels
 from .kv import KVPool
 from .model import Model
 from .native_model import native_model
 from .native_types import NativeModel
 from .scheduler import CHUNK_TOKENS
-from .team import Team
 
-__all__ = ["AtOneCall", "Eager", "InTeam", "Scores", "Steps", "make_steps"]
-
-
-_Computed = TypeVar("_Computed")
+__all__ = ["AtOneCall", "Eager", "Scores", "Steps", "make_steps"]
 
 
 class Scores(NamedTuple):
@@ -115,40 +107,6 @@ class AtOneCall:
         """See `Steps.scores`."""
         _, scores, best = self.attention.compute(self._native, batch, scored=True)
         return Scores(scores, best)
-
-
-class InTeam:
-    """Steps of a CPU, computed by as many threads as others leave cores for."""
-
-    runs_ahead = False
-
-    def __init__(self, steps: Steps, team: Team, cores: Cores) -> None:
-        self._steps = steps
-        self._team = team
-        self._cores = cores
-        self.attention = steps.attention
-        self.chunk_tokens = steps.chunk_tokens
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """See `Steps.hidden`."""
-        return self._observed(self._steps.hidden, batch)
-
-    def scores(self, batch: Batch) -> Scores:
-        """See `Steps.scores`."""
-        return self._observed(self._steps.scores, batch)
-
-    def _observed(self, compute: Callable[[Batch], _Computed], batch: Batch) -> _Computed:
-        """Only this is looked at: all threads compute here, and one alone does what else a step
-        does."""
-        begun = time.perf_counter()
-        threads = self._team.threads(begun, self._cores.available)
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-        cpu = time.process_time()
-        computed = compute(batch)
-        ended = time.perf_counter()
-        self._team.observe(ended, ended - begun, time.process_time() - cpu)
-        return computed
 
 
 def make_steps(model: Model, pool: KVPool, *, slots: int) -> Steps:

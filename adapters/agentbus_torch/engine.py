@@ -35,10 +35,10 @@ from agentbus.telemetry import Budget
 
 from .choose import Chooser
 from .computation import Computation
-from .cores import Cores
 from .driver import Driver
 from .embed import MeanPool
 from .grammar import Matcher, is_available
+from .in_team import process_team
 from .load import Loaded, load
 from .score import ContinuationScore
 from .sequence import Call
@@ -52,10 +52,10 @@ __all__ = ["TorchEngine", "load_engine"]
 class TorchEngine:
     """One model in this process."""
 
-    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings, cores: Cores) -> None:
+    def __init__(self, name: str, loaded: Loaded, settings: EngineSettings) -> None:
         self._loaded = loaded
         self._runner = loaded.runner
-        self._computation = Computation(name, loaded, settings, cores)
+        self._computation = Computation(name, loaded, settings)
         self._driver = Driver(self._computation, name=name, limit=settings.queue)
         self._capabilities = Capabilities(
             model=name,
@@ -304,5 +304,5 @@ def load_engine(model: str, settings: EngineSettings) -> TorchEngine:
     # Each thread that computes with several has a team of them, and with more of these than cores
     # OpenMP lets all sleep between operations: decoding took 1.6 times as long. Loading needs none.
     torch.set_num_threads(1)
-    cores = Cores()  # which looks at what others do while the model is loaded
-    return TorchEngine(model, load(model, settings), settings, cores)
+    process_team()  # which looks at what others do while the model is loaded
+    return TorchEngine(model, load(model, settings), settings)

@@ -1,9 +1,9 @@
 """How many threads a step is computed with, on a machine where others compute too.
 
-The threads of one operation wait for the last of them. While another process has its core, all
-others spin in vain: beside one busy process, two threads on two cores decode at less than half the
-rate of one thread alone. Processor time says so: threads that compute, or spin, take all of the time
-that passes, unless others had the cores meanwhile.
+The threads of one operation wait for the last of them. While something else has its core, all others
+spin in vain: beside one busy process, two threads on two cores decode at less than half the rate of
+one thread alone. Processor time says so: threads that compute, or spin, take all of the time that
+passes, unless others had the cores meanwhile.
 
 Finding out costs: a step with more threads than there are cores for takes up to a second. So where
 the system says which cores are idle, threads are added only while there are cores for them.
@@ -12,13 +12,14 @@ the system says which cores are idle, threads are added only while there are cor
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Final
 
 __all__ = ["Team"]
 
 WINDOW_S: Final = 0.05
-"""Steps of so much time are looked at together."""
+"""What was computed in so much time is looked at together; who computed within it computes still."""
 MISSED: Final = 0.5
 """Cores less than there are threads that say that others have them."""
 FIRST_PAUSE_S: Final = 1.0
@@ -29,66 +30,90 @@ LOOK_S: Final = 0.25
 
 
 class Team:
-    """The threads of one engine: all, or fewer while others need cores. Times are in seconds."""
+    """The threads of a process's engines, which share them: all, or fewer while others need cores.
 
-    def __init__(self, most: int) -> None:
-        """Begin with all.
+    Times are in seconds: `now` on any clock that only goes on, `cpu` what all threads of the process
+    have been on processors for. For several threads at once.
+    """
+
+    def __init__(self, cores: Callable[[], float | None] = lambda: None) -> None:
+        """Begin with none.
+
+        Args:
+            cores: how many this process could have lately, beside what others use; None where that
+                is not known.
+        """
+        self._cores = cores
+        self._most = self._threads = 0
+        self._computing: dict[object, int] = {}
+        """The threads of each engine that computes."""
+        self._computed: dict[object, float] = {}
+        """When engines ended what they computed last."""
+        self._now = self._cpu = 0.0
+        self._wall = self._given = self._used = 0.0
+        """Time in which engines computed, all their threads' time, and what was used of it."""
+        self._pause = FIRST_PAUSE_S
+        self._grown = self._grows = 0.0
+        self._lock = threading.Lock()
+
+    def begin(self, engine: object, most: int, now: float, cpu: float) -> int:
+        """Return how many threads compute a step of an engine that begins now.
 
         Args:
             most: threads where nobody else computes.
         """
-        self._most = most
-        self._threads = most
-        self._wall = self._cpu = 0.0
-        self._pause = FIRST_PAUSE_S
-        self._grown = self._grows = 0.0
-        self._begun = False
-
-    def threads(self, now: float, cores: Callable[[], float | None] = lambda: None) -> int:
-        """Return how many threads a step that begins now gets.
-
-        Args:
-            now: on any clock that only goes on.
-            cores: how many this process could have lately, beside what others use; None where that
-                is not known.
-        """
-        if not self._begun:
-            self._begun = True
-            self._take(self._allowed(self._most, cores()))
-            self._grows = now + LOOK_S
-        elif self._threads < self._most and now >= self._grows:
-            wanted = self._threads + max(1, self._threads // 2)
-            more = self._allowed(wanted, cores())
-            if more > self._threads:
-                self._take(more)
-                self._grown, self._grows = now, now + self._pause
-            else:
+        with self._lock:
+            self._count(now, cpu)
+            if most > self._most:
+                self._most = most
+                self._take(self._allowed(most))
                 self._grows = now + LOOK_S
-        return self._threads
+            self._grow(now)
+            self._computed = {e: at for e, at in self._computed.items() if now < at + WINDOW_S}
+            engines = len(self._computing.keys() | self._computed.keys() | {engine})
+            self._computing[engine] = max(1, min(most, self._threads // engines))
+            return self._computing[engine]
 
-    def _allowed(self, wanted: int, cores: float | None) -> int:
+    def end(self, engine: object, now: float, cpu: float) -> None:
+        """The step that the engine began is computed."""
+        with self._lock:
+            self._count(now, cpu)
+            self._computed[engine] = now
+            del self._computing[engine]
+            if self._wall >= WINDOW_S:
+                self._look(now)
+
+    def _count(self, now: float, cpu: float) -> None:
+        if self._computing:
+            passed = now - self._now
+            self._wall += passed
+            self._given += passed * sum(self._computing.values())
+            self._used += cpu - self._cpu
+        self._now, self._cpu = now, cpu
+
+    def _grow(self, now: float) -> None:
+        if self._threads == self._most or now < self._grows:
+            return
+        more = self._allowed(self._threads + max(1, self._threads // 2))
+        if more > self._threads:
+            self._take(more)
+            self._grown, self._grows = now, now + self._pause
+        else:
+            self._grows = now + LOOK_S
+
+    def _allowed(self, wanted: int) -> int:
+        cores = self._cores()
         return wanted if cores is None else min(wanted, math.floor(cores + MISSED))
 
-    def observe(self, now: float, wall: float, cpu: float) -> None:
-        """Look at what all threads together have just computed in a step.
-
-        Args:
-            now: on any clock that only goes on.
-            wall: how long it took.
-            cpu: how long the process's threads were on processors meanwhile, together.
-        """
-        self._wall += wall
-        self._cpu += cpu
-        if self._wall < WINDOW_S:
-            return
-        missed = self._threads - self._cpu / self._wall
-        self._wall = self._cpu = 0.0
+    def _look(self, now: float) -> None:
+        missed, had = (self._given - self._used) / self._wall, self._used / self._wall
+        self._wall = self._given = self._used = 0.0
         if missed > MISSED and self._threads > 1:
             too_many = now < self._grown + FIRST_PAUSE_S
             self._pause = min(2 * self._pause, LAST_PAUSE_S) if too_many else FIRST_PAUSE_S
-            self._take(self._threads - max(1, round(missed)))
+            self._take(round(had))
             self._grows = now + self._pause
 
     def _take(self, threads: int) -> None:
         self._threads = min(max(1, threads), self._most)
-        self._wall = self._cpu = 0.0
+        self._wall = self._given = self._used = 0.0

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from agentbus_torch.team import FIRST_PAUSE_S, LAST_PAUSE_S, Team
 
 STEP_S = 0.02
-
-
-def none() -> None:
-    """Nothing is told."""
 
 
 @dataclass
@@ -19,29 +14,41 @@ class Machine:
     """Has so many cores, of which others take some; threads of a step spin for one another."""
 
     cores: float
-    team: Team
+    threads: int
+    """Of each engine."""
     told: bool = False
     """Whether it says which cores are idle."""
     now: float = 1000.0
-    taken: list[int] = field(default_factory=list)
+    cpu: float = 100.0
+    others: float = 0.0
+    team: Team = field(init=False)
 
-    def run(self, seconds: float, others: float = 0.0) -> list[int]:
-        """Compute for a while; return the numbers of threads, each once in a row."""
-        self.taken = []
+    def __post_init__(self) -> None:
+        self.team = Team(lambda: max(0.0, self.cores - self.others) if self.told else None)
+
+    def run(self, seconds: float, others: float = 0.0, engines: int = 1) -> list[int]:
+        """Compute for a while, all engines at once; return the threads of one of them, each number
+        once in a row."""
+        taken: list[int] = []
+        self.others = others
         end = self.now + seconds
         while self.now < end:
-            left = max(0.0, self.cores - others)
-            threads = self.team.threads(self.now, partial(float, left) if self.told else none)
-            if self.taken[-1:] != [threads]:
-                self.taken.append(threads)
+            given = [
+                self.team.begin(engine, self.threads, self.now, self.cpu)
+                for engine in range(engines)
+            ]
+            if taken[-1:] != given[-1:]:
+                taken.append(given[-1])
             self.now += STEP_S
-            share = min(1.0, self.cores / (threads + others))
-            self.team.observe(self.now, STEP_S, STEP_S * threads * share)
-        return self.taken
+            threads = sum(given)
+            self.cpu += STEP_S * threads * min(1.0, self.cores / (threads + others))
+            for engine in range(engines):
+                self.team.end(engine, self.now, self.cpu)
+        return taken
 
 
 def machine(cores: float, threads: int, *, told: bool = False) -> Machine:
-    return Machine(cores, Team(threads), told)
+    return Machine(cores, threads, told)
 
 
 def test_alone_all_threads_compute() -> None:
@@ -85,7 +92,9 @@ def test_who_comes_back_from_a_rest_begins_with_more() -> None:
 
 def test_one_short_step_says_nothing() -> None:
     made = machine(2, 2)
-    made.team.observe(made.now, 0.004, 0.0)
+    made.team.begin(0, 2, made.now, made.cpu)
+    made.team.end(0, made.now + 0.004, made.cpu)
+    made.now += 0.004
     assert made.run(1.0) == [2]
 
 
@@ -103,3 +112,45 @@ def test_where_idle_cores_are_told_all_threads_are_back_soon() -> None:
     made = machine(8, 8, told=True)
     assert made.run(10, others=7) == [1]
     assert made.run(FIRST_PAUSE_S * 6)[-1] == 8
+
+
+def test_engines_that_compute_at_once_share_the_threads() -> None:
+    made = machine(2, 2)
+    assert made.run(1) == [2]
+    assert made.run(10, engines=2) == [1]
+    made.now += 0.1  # from here on the other one rests
+    assert made.run(1) == [2]
+    assert machine(16, 16).run(10, engines=3)[-1] == 5
+
+
+def test_more_engines_than_cores_have_a_thread_each_and_leave_all_to_the_last() -> None:
+    made = machine(2, 2)
+    assert made.run(10, engines=5) == [1]
+    made.now += 0.1
+    assert made.run(0.1) == [2]
+
+
+def test_engines_that_share_the_threads_find_that_others_have_cores() -> None:
+    made = machine(8, 8)
+    assert made.run(FIRST_PAUSE_S / 2, others=4, engines=2)[-1] == 2
+    assert made.run(10, engines=2)[-1] == 4
+
+
+def test_an_engine_of_few_threads_takes_none_from_one_of_many() -> None:
+    team = Team()
+    assert team.begin("one", 1, 1000.0, 100.0) == 1
+    team.end("one", 1001.0, 101.0)
+    assert team.begin("all", 8, 1002.0, 102.0) == 8
+    assert team.begin("one", 1, 1002.5, 106.0) == 1
+    team.end("one", 1003.0, 110.5)
+    team.end("all", 1004.0, 118.5)
+    assert team.begin("all", 8, 1004.01, 118.5) == 8
+
+
+def test_what_is_used_while_no_engine_computes_does_not_count() -> None:
+    made = machine(2, 2)
+    taken = []
+    for _ in range(10):
+        taken += made.run(STEP_S, others=1)
+        made.now, made.cpu = made.now + 0.01, made.cpu + 0.04
+    assert taken[0] == 2 and taken[-1] == 1

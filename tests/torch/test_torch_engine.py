@@ -22,9 +22,11 @@ from agentbus_torch.choose import Chosen
 from agentbus_torch.cores import Cores
 from agentbus_torch.device import Scores
 from agentbus_torch.engine import TorchEngine, load_engine
+from agentbus_torch.in_team import process_team
 from agentbus_torch.runner import Runner
 from agentbus_torch.scheduler import CHUNK_TOKENS
 from agentbus_torch.sequence import Sequence
+from agentbus_torch.team import Team
 from anyio.lowlevel import checkpoint
 
 from agentbus.context import Prompt, Turn
@@ -188,9 +190,9 @@ async def test_an_unexpected_failure_ends_one_request(
 
 
 async def threads_of(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: float | None = None
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: float | None = None, most: int = 3
 ) -> list[int]:
-    """Ask an engine of three threads, each step of which counts; return the numbers it took.
+    """Ask an engine of most threads, each step of which counts; return the numbers it took.
 
     `cores` is what the system says that it could have.
     """
@@ -205,11 +207,13 @@ async def threads_of(
     monkeypatch.setattr(torch, "set_num_threads", take)
     monkeypatch.setattr("agentbus_torch.team.WINDOW_S", 0.0)
     monkeypatch.setattr(Cores, "available", lambda self: cores)
-    engine = load_engine(str(folder), tiny_settings(threads=3))
+    process_team.cache_clear()  # as in a process of its own
+    engine = load_engine(str(folder), tiny_settings(threads=most))
     try:
         await ask(engine, GenerateRequest(prompt=SAID, max_tokens=4, ignore_end=True))
     finally:
         await engine.aclose()
+        process_team.cache_clear()
         original(before)
     return taken
 
@@ -247,6 +251,24 @@ async def test_what_one_thread_does_alone_takes_no_threads_from_a_step(
     monkeypatch.setattr(Runner, "_move", moves)
     monkeypatch.setattr("time.process_time", lambda: 3 * (time.perf_counter() - alone))
     assert await threads_of(folder, monkeypatch) == [3]
+
+
+@pytest.mark.anyio
+async def test_another_engine_of_the_process_that_computes_has_its_share_of_the_threads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 9 * time.perf_counter())
+    other = threading.Event()
+    begin = Team.begin
+
+    def begins(team: Team, engine: object, *most_and_times: Any) -> int:
+        if not other.is_set():
+            other.set()
+            begin(team, other, *most_and_times)  # and never ends
+        return begin(team, engine, *most_and_times)
+
+    monkeypatch.setattr(Team, "begin", begins)
+    assert await threads_of(folder, monkeypatch, most=6) == [3]
 
 
 @pytest.mark.anyio
