@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError
@@ -13,6 +14,7 @@ __all__ = [
     "Prices",
 ]
 
+_DEVICE = re.compile(r"cpu|cuda(:(0|[1-9]\d?))?")
 _MAX_THREADS = 1024
 
 
@@ -47,6 +49,7 @@ class EngineSettings:
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it itself, else float32."""
     device: str = "cpu"
+    """`cpu`, `cuda`, or one GPU of several: `cuda:0`, `cuda:1` and so on."""
     threads: int = 0
     """CPU threads; 0 takes as many as there are cores."""
     kv_tokens: int = 32768
@@ -82,6 +85,8 @@ class EngineSettings:
         if self.dtype not in {"auto", "float32", "bfloat16"}:
             problem = f"must be auto, float32 or bfloat16, not {self.dtype!r}"
             raise ConfigError("dtype", problem)
+        if not _DEVICE.fullmatch(str(self.device)):
+            raise ConfigError("device", f"must be cpu, cuda or cuda:0, not {self.device!r:.40}")
         self._check_types()
         if not 0 <= self.threads <= _MAX_THREADS:
             problem = f"must be between 0 and {_MAX_THREADS}, not {self.threads}"

@@ -78,6 +78,8 @@ WRONG = {
     "bus = 3": "line 1: bus: input should be an object",
     "[engine]\nkv_token = 3": "line 2: engine.kv_token: unknown key; did you mean kv_tokens?",
     "[engine]\ndtype = 'int8'": "line 2: engine.dtype: must be auto, float32 or bfloat16, not 'int8'",
+    "[engine]\ndevice = 'gpu'": "line 2: engine.device: must be cpu, cuda or cuda:0, not 'gpu'",
+    "[engine]\ndevice = 'cuda:01'": "line 2: engine.device: must be cpu, cuda or cuda:0, not 'cuda:01'",
     "[engine]\nthreads = '2'": "line 2: engine.threads: input should be a valid integer",
     "[engine]\nqueue = 9\nkv_disk_bytes = 1": "line 1: engine.kv_dir: is needed to keep KV blocks",
     "[engine]\nkv_events = 'ipc://a'": "line 2: engine.kv_events: and kv_events_replay go together",

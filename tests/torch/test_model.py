@@ -291,9 +291,9 @@ def test_what_a_device_multiplies_itself_is_taken(
     assert runner.fingerprint.dtype == str(taken).removeprefix("torch.")
 
 
-def test_an_unknown_device(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="device"):
-        load(str(TinyModel().write(tmp_path)), EngineSettings(device="abacus"))
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'cuda:99' cannot be used"):
+        load(str(TinyModel().write(tmp_path)), EngineSettings(device="cuda:99"))
 
 
 @pytest.mark.parametrize("position", range(0, 400, 23))
