@@ -56,6 +56,9 @@ def empty_as_used(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if not count:
         return torch.empty(shape, dtype=dtype)
     mapping = _mapped(count * dtype.itemsize, _NORESERVE)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # of which a whole one would be taken
+            mapping.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(mapping, dtype=dtype, count=count).view(shape)
 
 

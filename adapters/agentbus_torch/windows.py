@@ -23,8 +23,9 @@ from .memory import empty_as_used
 
 __all__ = ["Windowed", "Windows"]
 
-_FIRST_POSITIONS = 1024
-"""Positions that windows begin with; they double as longer sequences come."""
+_FIRST_POSITIONS = 8192
+"""Positions that windows begin with; they double as longer sequences come. Memory is only taken as
+it is used, and to make windows longer is to copy them: a call would wait for that."""
 
 _CLEARED_POSITIONS = 256
 """Positions that are cleared at once, where a shorter sequence is read as far as a longer one."""
@@ -129,20 +130,23 @@ class Windows:
         """Make windows hold that many positions."""
         if positions <= self.capacity:
             return
-        capacity = max(_FIRST_POSITIONS, self.capacity)
-        while capacity < positions:
-            capacity *= 2
-        capacity = min(self._limit, -(-capacity // self._size) * self._size)
-        grown = self._made(capacity)
+        least = 1 << (positions - 1).bit_length()
+        try:
+            grown = self._made(max(least, _FIRST_POSITIONS))
+        except MemoryError:  # some systems count what is not used yet
+            grown = self._made(least)
         for number, window in enumerate(self._slots):
-            grown[:, number, :, : window.held] = self._memory[:, number, :, : window.held]
-        for window in self._slots:
+            if window.is_open:
+                grown[:, number, :, : window.held] = self._memory[:, number, :, : window.held]
+            else:  # the pool has it: who goes on with it waits for its copy alone
+                window.mirrored, window.held = [], 0
             window.cleared = window.held
         self._memory, self.layers = grown, list(grown.unbind())
-        self.capacity = capacity
+        self.capacity = grown.shape[3]
 
     def _made(self, capacity: int) -> Tensor:
         shape = self._pool.shape
+        capacity = min(self._limit, -(-capacity // self._size) * self._size)
         size = (len(self._slots), 2 * shape.kv_heads, capacity, shape.head_size)
         return empty_as_used((shape.layers, *size), self._stored.dtype)
 
@@ -151,9 +155,9 @@ class Windows:
 
     def _load(self, slot: int, wanted: list[tuple[int, int]], length: int) -> None:
         window, size = self._slots[slot], self._size
+        self.reach(len(wanted) * size)
         kept = _shared(window.mirrored, wanted)
         window.mirrored = []  # should copying break, nothing of it is used
-        self.reach(len(wanted) * size)
         for stored, mirrored in self._pairs(slot, [block for block, _ in wanted[kept:]], kept):
             mirrored.copy_(stored)
         window.mirrored = wanted

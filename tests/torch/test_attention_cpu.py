@@ -9,6 +9,7 @@ import torch
 from agentbus_torch.attention_cpu import WindowAttention, group_lengths
 from agentbus_torch.batch import Part, make_batch
 from agentbus_torch.kv import KVPool
+from agentbus_torch.memory import empty_as_used
 from agentbus_torch.rope import Rope
 
 from agentbus.errors import MisuseError
@@ -166,7 +167,63 @@ def test_a_window_that_is_not_kept_is_forgotten() -> None:
     assert (attention._windows.layers[0][0, :, :8] == 7.0).all()
 
 
-def test_longer_windows_keep_what_they_hold() -> None:
+def test_sequences_of_usual_lengths_need_no_longer_windows() -> None:
+    _, attention = make()
+    slot = attention.open((), 0, ())
+    write(attention, slot, 0, pairs_of(1, torch.float32))
+    memory = attention._windows._memory
+    write(attention, slot, 1, pairs_of(2500, torch.float32))
+    assert attention._windows._memory is memory
+
+
+def test_longer_windows_are_read_anew_where_nobody_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To copy all of them would have a call wait for other conversations."""
+    monkeypatch.setattr("agentbus_torch.windows._FIRST_POSITIONS", 16)
+    _, attention = make(slots=2)
+    pairs = pairs_of(12, torch.float32)
+    slot = attention.open((), 0, ())
+    write(attention, slot, 0, pairs)
+    attention.save(slot, [0, 1, 2], 0, 12)
+    attention.close(slot, keep=True)
+    write(attention, attention.open((), 0, ()), 0, pairs_of(100, torch.float32))
+    assert attention._windows.capacity == 128
+    assert not attention._windows.layers[0][slot].any()
+    assert attention.open([0, 1, 2], 12, ()) == slot
+    for layer in attention._windows.layers:
+        assert torch.equal(layer[slot, :, :12], pairs.transpose(0, 1))
+
+
+def test_a_window_that_becomes_longer_as_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentbus_torch.windows._FIRST_POSITIONS", 16)
+    pool, attention = make(slots=1)
+    pool.blocks.normal_()
+    attention.open([0, 1, 2], 12, ())
+    attention.close(0, keep=True)
+    attention.open([0, 1, 2, 3, 4, 5], 24, ())
+    for stored, window in zip(pool.layers, attention._windows.layers, strict=True):
+        assert torch.equal(window[0, :, :24].transpose(0, 1), stored[:6].flatten(0, 1))
+
+
+def test_where_there_are_no_addresses_windows_begin_shorter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = empty_as_used
+
+    def bounded(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if shape[3] > 256:
+            raise MemoryError
+        return made(shape, dtype)
+
+    monkeypatch.setattr("agentbus_torch.windows.empty_as_used", bounded)
+    _, attention = make()
+    write(attention, attention.open((), 0, ()), 0, pairs_of(130, torch.float32))
+    assert attention._windows.capacity == 256
+    with pytest.raises(MemoryError):
+        write(attention, attention.open((), 0, ()), 0, pairs_of(257, torch.float32))
+
+
+def test_longer_windows_keep_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentbus_torch.windows._FIRST_POSITIONS", 64)
     _, attention = make()
     pairs = pairs_of(30, torch.float32)
     slot = attention.open((), 0, ())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,3 +233,19 @@ def test_memory_that_is_not_used_need_not_be_there() -> None:
     assert far[-1, -9:].tolist() == [0] + [3] * 8
     assert far[0, :9].tolist() == [2] * 8 + [0]
     assert empty_as_used((4, 0), BF16).shape == (4, 0)
+
+
+def flags_of(address: int) -> list[str]:
+    """Return the flags of the mapping that an address is in, as Linux tells them."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= address < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise LookupError(address)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not tell")
+def test_no_huge_page_is_taken_for_a_little() -> None:
+    assert "nh" in flags_of(empty_as_used((1 << 26,), BF16).data_ptr())
