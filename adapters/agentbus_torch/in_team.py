@@ -31,6 +31,9 @@ class InTeam:
         self._steps = steps
         self._team = team
         self._most = most
+        self._engine = (
+            object()
+        )  # for the team, which may keep it for longer than the model is there
         self.attention = steps.attention
         self.chunk_tokens = steps.chunk_tokens
 
@@ -45,13 +48,15 @@ class InTeam:
     def _observed(self, compute: Callable[[Batch], _Computed], batch: Batch) -> _Computed:
         """Only this is looked at: all threads compute here, and one alone does what else a step
         does."""
-        threads = self._team.begin(self, self._most, time.perf_counter(), time.process_time())
+        threads = self._team.begin(
+            self._engine, self._most, time.perf_counter(), time.process_time()
+        )
         try:
             if threads != torch.get_num_threads():
                 torch.set_num_threads(threads)
             return compute(batch)
         finally:
-            self._team.end(self, time.perf_counter(), time.process_time())
+            self._team.end(self._engine, time.perf_counter(), time.process_time())
 
 
 @functools.cache

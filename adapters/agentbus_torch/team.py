@@ -111,7 +111,7 @@ class Team:
         if missed > MISSED and self._threads > 1:
             too_many = now < self._grown + FIRST_PAUSE_S
             self._pause = min(2 * self._pause, LAST_PAUSE_S) if too_many else FIRST_PAUSE_S
-            self._take(round(had))
+            self._take(max(round(had), self._threads - round(missed)))
             self._grows = now + self._pause
 
     def _take(self, threads: int) -> None:

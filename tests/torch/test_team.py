@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
+from agentbus_torch.in_team import InTeam
 from agentbus_torch.team import FIRST_PAUSE_S, LAST_PAUSE_S, Team
 
 STEP_S = 0.02
@@ -154,3 +159,25 @@ def test_what_is_used_while_no_engine_computes_does_not_count() -> None:
         taken += made.run(STEP_S, others=1)
         made.now, made.cpu = made.now + 0.01, made.cpu + 0.04
     assert taken[0] == 2 and taken[-1] == 1
+
+
+def test_that_a_core_is_missed_by_one_engine_takes_one_thread_from_all() -> None:
+    made = machine(64, 64)
+    assert made.run(1) == [64]
+    made.team.begin("one", 1, made.now, made.cpu)
+    made.now, made.cpu = made.now + 0.06, made.cpu + 0.02
+    made.team.end("one", made.now, made.cpu)
+    made.now += 0.1
+    assert made.run(STEP_S) == [63]
+
+
+def test_a_team_keeps_no_model_that_nobody_else_does() -> None:
+    steps: Any = SimpleNamespace(attention=None, chunk_tokens=1, hidden=lambda batch: batch)
+    team = Team()
+    computes = InTeam(steps, team, 1)
+    batch: Any = None
+    computes.hidden(batch)
+    kept = weakref.ref(computes)
+    del computes
+    gc.collect()
+    assert kept() is None
