@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,9 +32,8 @@ class InTeam:
         self._steps = steps
         self._team = team
         self._most = most
-        self._engine = (
-            object()
-        )  # for the team, which may keep it for longer than the model is there
+        # What the team knows this engine by: it may keep it for longer than the model is there.
+        self._engine = object()
         self.attention = steps.attention
         self.chunk_tokens = steps.chunk_tokens
 
@@ -63,3 +63,7 @@ class InTeam:
 def process_team() -> Team:
     """Return the team of this process, which looks from now on at what others do."""
     return Team(Cores().available)
+
+
+if hasattr(os, "register_at_fork"):  # in a child no engine of its parent computes
+    os.register_at_fork(after_in_child=process_team.cache_clear)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 __all__ = ["Team"]
@@ -27,6 +28,16 @@ FIRST_PAUSE_S: Final = 1.0
 LAST_PAUSE_S: Final = 16.0
 LOOK_S: Final = 0.25
 """How long it takes until it is looked again whether there are cores for more."""
+
+
+@dataclass(slots=True)
+class _Engine:
+    """One that computes, or did a moment ago."""
+
+    most: int
+    threads: int = 0
+    """While it computes."""
+    ended: float = 0.0
 
 
 class Team:
@@ -45,10 +56,7 @@ class Team:
         """
         self._cores = cores
         self._most = self._threads = 0
-        self._computing: dict[object, int] = {}
-        """The threads of each engine that computes."""
-        self._computed: dict[object, float] = {}
-        """When engines ended what they computed last."""
+        self._engines: dict[object, _Engine] = {}
         self._now = self._cpu = 0.0
         self._wall = self._given = self._used = 0.0
         """Time in which engines computed, all their threads' time, and what was used of it."""
@@ -68,38 +76,52 @@ class Team:
                 self._most = most
                 self._take(self._allowed(most))
                 self._grows = now + LOOK_S
+            self._engines = {
+                name: one
+                for name, one in self._engines.items()
+                if one.threads or now < one.ended + WINDOW_S
+            }
+            self._engines[engine] = own = _Engine(most)
             self._grow(now)
-            self._computed = {e: at for e, at in self._computed.items() if now < at + WINDOW_S}
-            engines = len(self._computing.keys() | self._computed.keys() | {engine})
-            self._computing[engine] = max(1, min(most, self._threads // engines))
-            return self._computing[engine]
+            own.threads = self._share(most)
+            return own.threads
 
     def end(self, engine: object, now: float, cpu: float) -> None:
         """The step that the engine began is computed."""
         with self._lock:
             self._count(now, cpu)
-            self._computed[engine] = now
-            del self._computing[engine]
+            self._engines[engine].threads, self._engines[engine].ended = 0, now
             if self._wall >= WINDOW_S:
                 self._look(now)
 
     def _count(self, now: float, cpu: float) -> None:
-        if self._computing:
+        if threads := sum(engine.threads for engine in self._engines.values()):
             passed = now - self._now
             self._wall += passed
-            self._given += passed * sum(self._computing.values())
+            self._given += passed * threads
             self._used += cpu - self._cpu
         self._now, self._cpu = now, cpu
 
     def _grow(self, now: float) -> None:
-        if self._threads == self._most or now < self._grows:
+        most = max(engine.most for engine in self._engines.values())
+        if self._threads >= most or now < self._grows:
             return
-        more = self._allowed(self._threads + max(1, self._threads // 2))
+        more = self._allowed(min(most, self._threads + max(1, self._threads // 2)))
         if more > self._threads:
             self._take(more)
             self._grown, self._grows = now, now + self._pause
         else:
             self._grows = now + LOOK_S
+
+    def _share(self, most: int) -> int:
+        """Return what one has that takes so many: who takes less than others leaves them the rest."""
+        left, mosts = self._threads, sorted(engine.most for engine in self._engines.values())
+        for number, other in enumerate(mosts):
+            fair = left // (len(mosts) - number)
+            if other >= fair:
+                return max(1, min(most, fair))
+            left -= other
+        return most
 
     def _allowed(self, wanted: int) -> int:
         cores = self._cores()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
+import time
+import warnings
 import weakref
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from agentbus_torch.in_team import InTeam
+import pytest
+from agentbus_torch.in_team import InTeam, process_team
 from agentbus_torch.team import FIRST_PAUSE_S, LAST_PAUSE_S, Team
 
 STEP_S = 0.02
@@ -141,15 +145,33 @@ def test_engines_that_share_the_threads_find_that_others_have_cores() -> None:
     assert made.run(10, engines=2)[-1] == 4
 
 
-def test_an_engine_of_few_threads_takes_none_from_one_of_many() -> None:
+def test_an_engine_of_few_threads_leaves_the_rest_to_one_of_many() -> None:
     team = Team()
     assert team.begin("one", 1, 1000.0, 100.0) == 1
-    team.end("one", 1001.0, 101.0)
-    assert team.begin("all", 8, 1002.0, 102.0) == 8
-    assert team.begin("one", 1, 1002.5, 106.0) == 1
-    team.end("one", 1003.0, 110.5)
-    team.end("all", 1004.0, 118.5)
-    assert team.begin("all", 8, 1004.01, 118.5) == 8
+    assert team.begin("all", 8, 1000.0, 100.0) == 7
+    assert team.begin("two", 2, 1000.0, 100.0) == 2
+    team.end("all", 1000.01, 100.1)
+    assert team.begin("all", 8, 1000.01, 100.1) == 5
+
+
+def test_more_threads_than_those_that_compute_take_are_not_tried() -> None:
+    made = machine(2, 64)
+    assert made.run(FIRST_PAUSE_S / 2)[-1] == 2
+    made.threads = 2
+    made.now += 0.1
+    assert made.run(60) == [2]
+    assert made.run(60, engines=2) == [1]
+
+
+def test_an_engine_that_takes_fewer_shrinks_nobody() -> None:
+    made = machine(8, 2)
+    assert made.run(1) == [2]
+    made.threads = 8
+    assert made.run(STEP_S) == [8]
+    made.threads = 2
+    assert made.run(STEP_S) == [2]
+    made.threads = 8
+    assert made.run(STEP_S) == [8]
 
 
 def test_what_is_used_while_no_engine_computes_does_not_count() -> None:
@@ -181,3 +203,27 @@ def test_a_team_keeps_no_model_that_nobody_else_does() -> None:
     del computes
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_child_has_a_team_of_its_own() -> None:
+    team = process_team()
+    with warnings.catch_warnings(action="ignore"):  # of forks beside threads
+        child = os.fork()
+    if not child:
+        os._exit(3 if process_team() is team else 0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert process_team() is team
+
+
+def test_a_step_that_breaks_holds_no_threads() -> None:
+    def breaks(batch: Any) -> Any:
+        raise RuntimeError("broken")
+
+    team = Team()
+    steps: Any = SimpleNamespace(attention=None, chunk_tokens=1, hidden=breaks)
+    batch: Any = None
+    with pytest.raises(RuntimeError, match="broken"):
+        InTeam(steps, team, 4).hidden(batch)
+    later = time.perf_counter() + 1
+    assert team.begin("another", 4, later, time.process_time()) == 4

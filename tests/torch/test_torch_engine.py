@@ -264,7 +264,7 @@ async def test_another_engine_of_the_process_that_computes_has_its_share_of_the_
     def begins(team: Team, engine: object, *most_and_times: Any) -> int:
         if not other.is_set():
             other.set()
-            begin(team, other, *most_and_times)  # and never ends
+            begin(process_team(), other, *most_and_times)  # and never ends
         return begin(team, engine, *most_and_times)
 
     monkeypatch.setattr(Team, "begin", begins)
