@@ -52,6 +52,10 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a tiny shape, to check the command")
     parser.add_argument("--no-peer", action="store_true", help="leave transformers out")
     arguments = parser.parse_args()
+    import torch
+
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("there is no GPU that torch can use; --device cpu --tiny checks the command")
     from perf.device import shapes, work
 
     shape = shapes.TINY if arguments.tiny else shapes.LLAMA_8B

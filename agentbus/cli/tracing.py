@@ -21,7 +21,10 @@ __all__ = ["run_trace"]
 
 _SHOWN = 20
 """Traces that are listed, the latest."""
-_NONE = "No spans are kept: 1 % of traces and all errors are, unless agentbus.toml says otherwise."
+_NONE = (
+    "No spans are kept: 1 % of traces and all errors are, unless agentbus.toml says otherwise "
+    "(`sample` in [bus.telemetry])."
+)
 
 
 async def run_trace(join: Join, trace: str, *, json: bool) -> None:
