@@ -56,18 +56,20 @@ def empty_as_used(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if not count:
         return torch.empty(shape, dtype=dtype)
     mapping = _mapped(count * dtype.itemsize, _NORESERVE)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # of which a whole one would be taken
-            mapping.madvise(mmap.MADV_NOHUGEPAGE)
+    _advise(mapping, "MADV_NOHUGEPAGE")  # of which a whole one would be taken
     return torch.frombuffer(mapping, dtype=dtype, count=count).view(shape)
 
 
 def _map(size: int) -> mmap.mmap:
     mapping = _mapped(size)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a kernel may be built without them
-            mapping.madvise(mmap.MADV_HUGEPAGE)
+    _advise(mapping, "MADV_HUGEPAGE")
     return mapping
+
+
+def _advise(mapping: mmap.mmap, advice: str) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a kernel may be built without huge pages
+            mapping.madvise(getattr(mmap, advice))
 
 
 def _mapped(size: int, flags: int = 0) -> mmap.mmap:
