@@ -20,6 +20,7 @@ from .choose import Chosen
 from .driver import Job
 from .in_team import InTeam, process_team
 from .load import Loaded
+from .openmp import let_threads_go
 from .runner import Outcomes
 from .sequence import Sequence
 from .spoken import Spoken
@@ -113,6 +114,9 @@ class Computation:
         del self._answers[answer.sequence]
         self._runner.finish(answer.sequence)
         self._tell()
+
+    def rest(self) -> None:
+        let_threads_go()
 
     def _tell(self) -> None:
         events = self._loaded.kv_events

@@ -32,6 +32,9 @@ Result = Piece | Finished | AgentbusError
 _STEP_LIMIT_S = 60.0
 """Longest that a cancelled call waits for the step that is being computed."""
 
+_REST_S = 0.1
+"""A worker rests when nothing was asked for so long."""
+
 _YIELD_S = 2e-5
 """A pause after the last tokens of answers: ending them is Python's work alone, and would keep
 their readers' threads waiting for the interpreter's lock."""
@@ -126,6 +129,10 @@ class Worker(Protocol):
 
     def cancel(self, job: Job) -> None:
         """Free all that a job holds."""
+        ...
+
+    def rest(self) -> None:
+        """Let go of what others could use: nothing was asked for a while."""
         ...
 
 
@@ -235,8 +242,11 @@ class Driver:
     def _take_up(self) -> bool:
         """Wait until there is something to do, and take it up; False when the driver is closed."""
         with self._changed:
+            rests = False
             while not (self._jobs or self._closed):
-                self._changed.wait()
+                if not self._changed.wait(None if rests else _REST_S):
+                    self._worker.rest()
+                    rests = True
             if self._closed:
                 return False
             new, self._new = self._new, []

@@ -123,6 +123,9 @@ class _Panics:
     def end(self, job: Job) -> None:
         self._do("end")
 
+    def rest(self) -> None:
+        self._do("rest")
+
     def cancel(self, job: Job) -> None:
         self._do("cancel")
 

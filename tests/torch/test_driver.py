@@ -49,6 +49,9 @@ class Speaks:
     def cancel(self, job: Job) -> None:
         pass
 
+    def rest(self) -> None:
+        pass
+
 
 def _call() -> Call:
     return Call(prompt=(1,), max_tokens=1)
@@ -102,3 +105,22 @@ async def test_a_loop_that_is_gone_keeps_nothing_from_the_others() -> None:
 
 def _append(to: list[int], number: int) -> Callable[[], None]:
     return lambda: to.append(number)
+
+
+async def test_a_worker_rests_once_after_each_time_that_it_had_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agentbus_torch.driver._REST_S", 0.001)
+    rested: list[str] = []
+    worker = Speaks(expected=1, steps=1)
+    monkeypatch.setattr(worker, "rest", lambda: rested.append(threading.current_thread().name))
+    driver = Driver(worker, name="model", limit=9)
+    for n in (1, 2):
+        with anyio.fail_after(5):
+            while len(rested) < n:
+                await checkpoint()
+            await anyio.sleep(0.02)
+        assert rested == ["agentbus-torch"] * n
+        worker._jobs, worker._pieces = [], [Piece("", ())]
+        await _texts(driver.submit(GenerateRequest(prompt=(1,)), _call))
+    await driver.aclose()
