@@ -22,6 +22,14 @@ from perf.device.work import FULL, SMALL, prompts, shared_prompts
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_sentence_says_so() -> None:
+    argv = [sys.executable, str(ROOT / "perf" / "gpu.py")]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "there is no GPU that torch can use" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_every_figure_comes_as_a_line_of_json() -> None:
     argv = [sys.executable, str(ROOT / "perf" / "gpu.py"), "--device", "cpu", "--tiny", "--no-peer"]
     done = subprocess.run(argv, capture_output=True, check=True, text=True, timeout=300)
